@@ -1,0 +1,20 @@
+"""What holds for every test. Imports no module of the project: the shape checks hook into imports only after this."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a network
+
+import numpy as np
+import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, whichever ran before."""
+    torch.manual_seed(0)
+    np.random.seed(0)
