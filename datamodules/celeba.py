@@ -1,0 +1,127 @@
+"""CelebA, as torchvision, Kaggle and the Hugging Face hub lay it out.
+
+Liu, Luo, Wang, Tang (2015), https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: 202,599 photographs of 10,177 people,
+178 x 218 pixels, with 40 binary attributes and a partition that keeps each person in one part.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from datamodules.celeba_files import PARTITION, advice, locate
+from datamodules.factors import (
+    TRAIN,
+    FactorTable,
+    ImageData,
+    complete_split,
+    factor_table,
+    fingerprint,
+    hash_split,
+    missing_notes,
+    named_columns,
+    split_numbers,
+)
+from datamodules.images import decode_images
+from datamodules.tables import join_tables, read_tables
+from models import UserError
+
+__all__ = ["FACTORS", "celeba"]
+
+FACTORS = {"glasses": "Eyeglasses", "sex": "Male", "smile": "Smiling", "race": "race"}
+WIDTH = 178  # of CelebA's photographs, in which `crop` is given
+VALUES = {
+    "Eyeglasses": ("without", "with"),
+    "Male": ("female", "male"),
+    "Smiling": ("not smiling", "smiling"),
+    "Pale_Skin": ("not pale", "pale"),
+}
+PALE_SKIN = (
+    "race is Pale_Skin here: CelebA has no race label. Pale_Skin says that an annotator found the skin pale in the "
+    "photograph; it follows lighting and make-up as well as skin tone and is no race. For a race label, give a table "
+    "with a race column as data.extra_attributes."
+)
+NO_PARTITION = (
+    f"No {PARTITION} table: split 80/10/10 by a hash of the image ids, not officially (one person may be in two parts)."
+)
+
+
+def without_race(factors: dict[str, str], table: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
+    """Pale_Skin in the place of `race` where no table has that, with a note that says so."""
+    if "race" in table or "Pale_Skin" not in table or "race" not in factors.values():
+        return factors, []
+    return {name: "Pale_Skin" if column == "race" else column for name, column in factors.items()}, [PALE_SKIN]
+
+
+def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTable:
+    """Words for the values of CelebA's best known attributes in the place of no and yes."""
+    named = [
+        factor._replace(values=VALUES.get(attribute, factor.values)) if factor.kind == "binary" else factor
+        for factor, attribute in zip(table.factors, attributes, strict=True)
+    ]
+    return FactorTable(tuple(named), table.values)
+
+
+def official_split(ids: Sequence[str], partition: Mapping[str, pd.DataFrame]) -> tuple[UInt8[Tensor, " n"], list[str]]:
+    """The official partition of these images, and notes where it does not tell."""
+    if not partition:
+        return hash_split(ids), [NO_PARTITION]
+    table = join_tables(ids, partition).table
+    numbers = split_numbers(table[table.columns[0]])
+    unknown = int(numbers.isnan().sum())
+    notes = [f"{unknown} images are not in the partition table: they are used for training."] if unknown else []
+    split, more = complete_split(numbers.nan_to_num(TRAIN).to(torch.uint8), ids)
+    return split, notes + more
+
+
+def subset_notes(n: int, labels: Mapping[str, pd.DataFrame]) -> list[str]:
+    described = max((len(table) for table in labels.values()), default=n)
+    return [f"A part of the data set: {n} of the {described} images in its tables."] if described > n else []
+
+
+def celeba(
+    root: str | Path,
+    size: int = 64,
+    factors: Mapping[str, str] | Sequence[str] | None = None,
+    extra_attributes: str | Path | Sequence[str | Path] | None = None,
+    crop: int = 160,
+    download: bool = False,
+    max_unreadable: float = 0.01,
+    cache_dir: str | Path = "cache",
+) -> ImageData:
+    """CelebA found below `root`, its images decoded once into `cache_dir`, with the chosen attributes as factors.
+
+    `factors` maps a factor's name to an attribute (default: `FACTORS`; a list names factors after their attributes).
+    `extra_attributes` are tables by image id, relative to the working directory or to `root`. `crop` is the side of
+    the centred square in pixels of the photograph's 178; images of another size are cropped in proportion.
+
+    Raises:
+        UserError: nothing found, labels or images missing, an unknown or constant attribute, unreadable images or
+            tables, a cache folder that cannot be written.
+    """
+    if not 0 < crop <= WIDTH:
+        raise UserError(f"Expected data.crop between 1 and {WIDTH} pixels, got {crop}: choose a side within that.")
+    root = Path(root).expanduser()
+    images, labels, partition = locate(root, download)
+    tables = labels | read_tables(extra_attributes, root)
+    if not tables:
+        raise UserError(f"Expected CelebA in {root}, got {len(images.ids)} images but no labels: {advice(root)}")
+    attributes = join_tables(images.ids, tables)
+    chosen, race_notes = without_race(named_columns(FACTORS if factors is None else factors), attributes.table)
+    table = with_value_names(factor_table(attributes.table, chosen, attributes.sources), list(chosen.values()))
+    split, split_notes = official_split(images.ids, partition)
+    decoded = decode_images(images, size, cache_dir, crop / WIDTH, max_unreadable)
+    rows = decoded.rows
+    return ImageData(
+        name="celeba",
+        images=decoded.images,
+        ids=[images.ids[row] for row in rows.tolist()],
+        factors=table[rows],
+        split=split[rows],
+        fingerprint=fingerprint(decoded.fingerprint, split[rows]),
+        notes=race_notes + split_notes + subset_notes(len(images.ids), labels) + missing_notes(table),
+        skipped=decoded.skipped,
+    )

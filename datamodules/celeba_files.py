@@ -1,0 +1,211 @@
+"""Where CelebA's files lie: as torchvision, Kaggle and the Hugging Face hub lay them out, or just in one folder."""
+
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.factors import SPLITS
+from datamodules.images import IMAGE_SUFFIXES, EncodedImages, from_files, from_parquet, from_zip
+from datamodules.tables import ID_COLUMNS, parse_table, read_table
+from models import UserError
+
+__all__ = ["PARTITION", "Layout", "advice", "locate"]
+
+IMAGES, LABELS, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
+PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+
+
+class Layout(NamedTuple):
+    """What was found: the images, the label tables and the partition table by file name (none or one)."""
+
+    images: EncodedImages
+    labels: dict[str, pd.DataFrame]
+    partition: dict[str, pd.DataFrame]
+
+
+def list_files(root: Path, depth: int = 4) -> list[Path]:
+    """All files down to `depth` folders below root, sorted, without hidden ones."""
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        deep = len(Path(folder).relative_to(root).parts) >= depth
+        folders[:] = [] if deep else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def tables_named(stem: str, files: Iterable[Path]) -> dict[str, pd.DataFrame]:
+    """The first table with that name, as {path: table}."""
+    paths = [path for path in files if path.stem == stem and path.suffix in (".txt", ".csv")]
+    return {str(path): read_table(path) for path in paths[:1]}
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def folder_layout(files: Iterable[Path]) -> Layout | None:
+    """The images of the folder that has most of them."""
+    folders: dict[Path, list[Path]] = {}
+    for path in files:
+        if is_image(path.name):
+            folders.setdefault(path.parent, []).append(path)
+    paths = max(folders.values(), key=len, default=[])
+    return Layout(from_files(paths, [path.name for path in paths]), {}, {}) if paths else None
+
+
+def archive_members(path: Path) -> list[zipfile.ZipInfo]:
+    """The files in an archive, sorted.
+
+    Raises:
+        UserError: it is no zip archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"Expected a zip archive in {path}, got {path.stat().st_size} bytes of something else (Google Drive's page "
+            f"about its quota, or half a download): get the archive from {PAGE} and put it there."
+        ) from error
+    names = [(member, PurePosixPath(member.filename)) for member in members if not member.is_dir()]
+    kept = [member for member, name in names if not name.name.startswith(".") and "__MACOSX" not in name.parts]
+    return sorted(kept, key=lambda member: member.filename)
+
+
+def archive_tables(path: Path, members: Sequence[zipfile.ZipInfo], stem: str) -> dict[str, pd.DataFrame]:
+    found = [m.filename for m in members if re.search(rf"(^|/){stem}\.(txt|csv)$", m.filename)][:1]
+    with zipfile.ZipFile(path) as archive:
+        return {f"{path}/{name}": parse_table(name, archive.read(name)) for name in found}
+
+
+def archive_layout(files: Sequence[Path]) -> Layout | None:
+    """The first archive that holds CelebA's images, with the tables that lie in it."""
+    for path in (path for path in files if path.suffix.lower() == ".zip"):
+        if IMAGES not in path.name and not zipfile.is_zipfile(path):
+            continue  # some other file's problem
+        members = archive_members(path)
+        images = [m for m in members if is_image(m.filename) and IMAGES in f"{path.name}/{m.filename}"]
+        if images:
+            encoded = from_zip(path, images, [PurePosixPath(member.filename).name for member in images])
+            return Layout(encoded, archive_tables(path, members, LABELS), archive_tables(path, members, PARTITION))
+    return None
+
+
+def has_images(path: Path) -> bool:
+    try:
+        return "image" in pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"Expected a parquet file in {path}, got a damaged one: download it again.") from error
+
+
+def part_of(path: Path) -> int | None:
+    """The split that a file's or folder's name says, as train-00000-of-00019.parquet or train/0000.parquet."""
+    words = [word for part in reversed(path.parts) for word in re.split(r"[^a-z]+", part.lower())]
+    return next((SPLITS[word] for word in words if word in SPLITS), None)
+
+
+def parquet_labels(path: Path, root: Path) -> pd.DataFrame:
+    """The columns besides the image's bytes, with `.id`, the image's own file name, and `.row`, its place."""
+    schema = pq.read_schema(path)
+    image = schema.field("image").type
+    named = pa.types.is_struct(image) and image.get_field_index("path") >= 0
+    columns = [name for name in schema.names if name != "image"]
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=columns + ["image.path"] * named)
+    labels = table.select(columns).to_pandas()
+    own = [column for column in columns if column in ID_COLUMNS]
+    names = pc.struct_field(table["image"], "path").to_pylist() if named else [None] * len(table)
+    stem = path.relative_to(root).with_suffix("").as_posix()
+    labels[".id"] = labels[own[0]].astype(str) if own else [name and PurePosixPath(name).name for name in names]
+    labels[".row"] = [f"{stem}/{row:06d}" for row in range(len(table))]
+    labels[".split"] = part_of(path.relative_to(root))
+    return labels
+
+
+def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
+    """The Hugging Face hub's parquet files, whose names say the split."""
+    paths = [path for path in files if path.suffix == ".parquet" and has_images(path)]
+    if not paths:
+        return None
+    table = pd.concat([parquet_labels(path, root) for path in paths], ignore_index=True)
+    unique = bool(table[".id"].notna().all()) and table[".id"].is_unique
+    table = table.set_index(".id" if unique else ".row")
+    labels = table[[column for column in table if not str(column).startswith(".")]]
+    partition = table[[".split"]].rename(columns={".split": "split"})
+    images = from_parquet(paths, [str(name) for name in table.index])
+    return Layout(
+        images, {"the parquet files": labels} if labels.size else {},
+        {"the parquet files": partition} if bool(partition["split"].notna().all()) else {},
+    )  # fmt: skip
+
+
+def find_layout(root: Path) -> Layout:
+    """CelebA below a folder, whoever laid it out; unpacked images before an archive before parquet files.
+
+    Raises:
+        UserError: there is no such folder, or no images in it; missing labels may yet come from an extra table.
+    """
+    if not root.is_dir():
+        raise UserError(f"Expected CelebA in {root}, got no such folder: {advice(root)}")
+    files = list_files(root)
+    labels, partition = tables_named(LABELS, files), tables_named(PARTITION, files)
+    layout = (
+        folder_layout(path for path in files if path.parent.name.startswith(IMAGES))
+        or archive_layout(files)
+        or parquet_layout(files, root)
+        or folder_layout(files)
+    )
+    if layout is None:
+        found = f"{Path(next(iter(labels))).name} but no images" if labels else "neither images nor labels"
+        raise UserError(f"Expected CelebA in {root}, got {found}: {advice(root)}")
+    return Layout(layout.images, layout.labels | labels, partition or layout.partition)
+
+
+def advice(root: Path) -> str:
+    return (
+        f"put {IMAGES}.zip (or the unpacked folder), {LABELS}.txt and {PARTITION}.txt from {PAGE} "
+        f"into {root / 'celeba'}, point data.root at the folder that has them, or download it by data.download=true "
+        "(1.4 GB)."
+    )
+
+
+def download_to(root: Path) -> None:
+    """Download through torchvision, announced.
+
+    Raises:
+        UserError: it failed, as Google Drive's quota often makes it.
+    """
+    from torchvision.datasets import CelebA  # slow to import, and only needed here
+
+    print(f"Downloading CelebA (about 1.4 GB, by torchvision from Google Drive) into {root / 'celeba'}.", flush=True)
+    try:
+        CelebA(str(root), split="all", download=True)
+    except Exception as error:  # of a network, a quota page or a checksum
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"Expected to download CelebA, got {type(error).__name__} ({reason}): get {IMAGES}.zip, {LABELS}.txt and "
+            f"{PARTITION}.txt from {PAGE} by hand and put them into {root / 'celeba'}."
+        ) from error
+
+
+def locate(root: Path, download: bool) -> Layout:
+    """CelebA below `root`, downloaded to there if it is missing and `download` is set.
+
+    Raises:
+        UserError: as `find_layout` and `download_to`.
+    """
+    try:
+        return find_layout(root)
+    except UserError:
+        if not download:
+            raise
+    download_to(root)
+    return find_layout(root)

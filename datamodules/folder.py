@@ -1,0 +1,125 @@
+"""Any folder of images, with or without a table of attributes."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from datamodules.factors import (
+    MOST_CLASSES,
+    ImageData,
+    complete_split,
+    factor_table,
+    fingerprint,
+    hash_split,
+    infer_labels,
+    missing_notes,
+    named_columns,
+    split_numbers,
+)
+from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
+from datamodules.tables import ID_COLUMNS, join_tables, read_tables
+from models import UserError
+
+__all__ = ["folder"]
+
+SPLIT_COLUMNS = ("split", "partition")
+
+
+def find_images(root: Path) -> list[Path]:
+    """All images below a folder, sorted, without hidden ones.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"Expected a folder of images at {root}, got no such folder: set data.root to one.")
+    found = []
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [Path(place, name) for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise UserError(f"Expected images ({kinds}) in {root}, got none: set data.root to the folder that has them.")
+    return sorted(found)
+
+
+def unusable(column: pd.Series) -> str | None:
+    """Why an attribute cannot be a factor, None where it can."""
+    labels = infer_labels(column)
+    if len(labels.values) < 2:
+        return "one value only" if labels.values else "no value at all"
+    many = labels.kind == "categorical" and len(labels.values) > MOST_CLASSES
+    return f"{len(labels.values)} different texts" if many else None
+
+
+def usable_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The attributes that can be factors, and a note for each that cannot; ids and the split are neither."""
+    chosen = [column for column in table if column.lower() not in ID_COLUMNS + SPLIT_COLUMNS]
+    reasons = {column: unusable(table[column]) for column in chosen}
+    notes = [f"{column} is not used as a factor: it has {why}." for column, why in reasons.items() if why]
+    return [column for column, why in reasons.items() if not why], notes
+
+
+def folder_split(ids: Sequence[str], table: pd.DataFrame, seed: int) -> tuple[UInt8[Tensor, " n"], list[str]]:
+    """The table's own split where it has one, by a hash of the id where it has none or says nothing."""
+    drawn = hash_split(ids, seed)
+    columns = [column for column in table if column.lower() in SPLIT_COLUMNS]
+    if not columns:
+        return drawn, []
+    numbers = split_numbers(table[columns[0]])
+    unknown = numbers.isnan()
+    count = int(unknown.sum())
+    notes = [f"{count} images have no {columns[0]}: they are split by a hash of their ids."] if count else []
+    split, more = complete_split(torch.where(unknown, drawn, numbers.nan_to_num()).to(torch.uint8), ids)
+    return split, notes + more
+
+
+def folder(
+    root: str | Path,
+    attributes: str | Path | Sequence[str | Path] | None = None,
+    factors: Mapping[str, str] | Sequence[str] | None = None,
+    size: int = 64,
+    crop: float = 1.0,
+    split_seed: int = 0,
+    max_unreadable: float = 0.01,
+    cache_dir: str | Path = "cache",
+) -> ImageData:
+    """All images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
+
+    `attributes` are tables by image id, relative to the working directory or to `root`; `factors` maps a factor's
+    name to one of their columns (default: every usable one). `crop` is the side of the centred square in shares of
+    the shorter side.
+
+    Raises:
+        UserError: no images, factors without a table, an unknown or constant attribute, unreadable images or tables,
+            a cache folder that cannot be written.
+    """
+    if not 0 < crop <= 1:
+        raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
+    if factors and attributes is None:
+        raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
+    root = Path(root).expanduser()
+    paths = find_images(root)
+    ids = [path.relative_to(root).as_posix() for path in paths]
+    labels = join_tables(ids, read_tables(attributes, root))
+    chosen, notes = usable_columns(labels.table) if factors is None else (named_columns(factors), [])
+    table = factor_table(labels.table, chosen, labels.sources)
+    split, split_notes = folder_split(ids, labels.table, split_seed)
+    decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
+    rows = decoded.rows
+    return ImageData(
+        name="folder",
+        images=decoded.images,
+        ids=[ids[row] for row in rows.tolist()],
+        factors=table[rows],
+        split=split[rows],
+        fingerprint=fingerprint(decoded.fingerprint, split[rows]),
+        notes=notes + split_notes + missing_notes(table),
+        skipped=decoded.skipped,
+    )

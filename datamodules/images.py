@@ -1,0 +1,296 @@
+"""Encoded images (files, archive members, parquet rows) decoded once into a memory map of one size.
+
+The cache of a set of images is a folder named by what went in: `images.uint8`, the pixels row after row, and
+`manifest.json`. It is written under a temporary name and renamed when whole, so a folder with the final name is one.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.factors import fingerprint
+from models import UserError
+
+__all__ = [
+    "IMAGE_SUFFIXES", "Decoded", "EncodedImages", "decode", "decode_images", "from_files", "from_parquet", "from_zip",
+]  # fmt: skip
+
+VERSION = 1  # of the cache and of what `decode` does to an image
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+PIXELS, MANIFEST = "images.uint8", "manifest.json"
+MIB = 2**20
+T = TypeVar("T")
+
+
+class EncodedImages(NamedTuple):
+    """Images as they are stored. `stamps` change when their bytes do; `contents` starts reading them in order."""
+
+    ids: list[str]
+    stamps: list[tuple[object, ...]]
+    contents: Callable[[], Iterable[Callable[[], bytes]]]
+
+
+class Decoded(NamedTuple):
+    """Decoded images: `rows` are the numbers of those that could be read, `skipped` the ids of the others."""
+
+    images: UInt8[Tensor, "n 3 size size"]
+    rows: Int64[Tensor, " n"]
+    skipped: list[str]
+    fingerprint: str
+
+
+def file_stamp(path: Path) -> tuple[object, ...]:
+    """Size in bytes and time of the last change; a link to nothing is found out when it is read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_size, status.st_mtime_ns)
+
+
+def from_files(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
+    return EncodedImages(ids, [file_stamp(path) for path in paths], lambda: (path.read_bytes for path in paths))
+
+
+def from_zip(path: Path, members: list[zipfile.ZipInfo], ids: list[str]) -> EncodedImages:
+    """Members of an archive, read without unpacking it."""
+
+    def contents() -> Iterator[Callable[[], bytes]]:
+        archive = zipfile.ZipFile(path)  # closes with the last reader, which may outlive this loop
+        return (partial(archive.read, member) for member in members)
+
+    return EncodedImages(ids, [(member.file_size, member.CRC) for member in members], contents)
+
+
+def from_parquet(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
+    """The `image` column of parquet files, as bytes or as the Hugging Face's {bytes, path}."""
+    rows = [(path.name, *file_stamp(path)) for path in paths for _ in range(pq.read_metadata(path).num_rows)]
+    return EncodedImages(ids, rows, lambda: (partial(bytes, content) for path in paths for content in read_rows(path)))
+
+
+def read_rows(path: Path) -> Iterator[bytes]:
+    nested = pa.types.is_struct(pq.read_schema(path).field("image").type)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64, columns=["image.bytes" if nested else "image"]):
+                column = batch.column(0).field("bytes") if nested else batch.column(0)
+                yield from (content or b"" for content in column.to_pylist())
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"Expected images in {path}, got a damaged file: download it again.") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB on white where the image is transparent; 16-bit grey by its high byte."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode(content: bytes, size: int, crop: float = 1.0) -> UInt8[np.ndarray, "3 size size"]:
+    """The centred square whose side is `crop` of the shorter side, upright, in RGB, resized with antialiasing."""
+    with Image.open(io.BytesIO(content)) as image:
+        # A JPEG far larger than needed is decoded at half, a quarter or an eighth, still twice the size or more.
+        image.draft(None, (math.ceil(2 * size / crop),) * 2)
+        upright = to_rgb(ImageOps.exif_transpose(image))
+    width, height = upright.size
+    side = max(1, round(crop * min(width, height)))
+    left, top = (width - side) // 2, (height - side) // 2
+    square = upright.crop((left, top, left + side, top + side))  # resize(box=) would mix in what is outside
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+
+
+def pixels_or_none(read: Callable[[], bytes], size: int, crop: float) -> bytes | None:
+    try:
+        return decode(read(), size, crop).tobytes()
+    except Exception:  # a damaged file makes the readers raise nearly anything
+        return None
+
+
+def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes | None]:
+    """The pixels of each image in order, None where it cannot be read; some 64 MiB are in memory."""
+    threads = os.cpu_count() or 1
+    chunk_length = max(2 * threads, min(256, 64 * MIB // (3 * size * size)))
+    with ThreadPoolExecutor(threads) as pool:
+        readers = iter(source.contents())
+        while chunk := list(islice(readers, chunk_length)):
+            yield from pool.map(partial(pixels_or_none, size=size, crop=crop), chunk)
+
+
+def with_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """A bar on a terminal, a line at every tenth in a log."""
+    console = Console()
+    if console.is_terminal:
+        yield from track(items, label, total, console=console)
+        return
+    started, step = time.monotonic(), math.ceil(total / 10)
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % step == 0 or done == total:
+            print(f"{label}: {done} of {total}, {done / (time.monotonic() - started + 1e-9):.0f} per s", flush=True)
+
+
+def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
+    """Raises UserError where more than the share (or two, whichever is more) of the n images were unreadable."""
+    if len(skipped) > max(2, share * n) or len(skipped) == n:
+        more = ", ..." if len(skipped) > 5 else ""
+        raise UserError(
+            f"Expected at most {share:.2%} of {n} images to be unreadable, got {len(skipped)} or more "
+            f"({', '.join(skipped[:5])}{more}): replace or remove them, or raise max_unreadable."
+        )
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of up to 256 evenly spaced MiB of a file: all of a smaller one, a second's reading of any."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in range(0, size, max(MIB, size // 256)):
+            file.seek(start)
+            digest.update(file.read(MIB))
+    return digest.hexdigest()
+
+
+@contextmanager
+def cache_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"Expected a cache folder to write to, got {error.strerror or error} at {folder}: free space there or set "
+            "cache_dir to another folder."
+        ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"Expected {needed / MIB:.0f} MiB free for the decoded images in {folder}, got {free / MIB:.0f} MiB: free "
+            "space there or set cache_dir to another folder."
+        )
+
+
+def remove_abandoned(folder: Path) -> None:
+    """What a killed process left: temporary folders that nobody has written to for an hour."""
+    for left in folder.glob("*.tmp"):
+        written = max(path.stat().st_mtime for path in (left, *left.glob("*")))
+        if time.time() - written > 3600:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def write_images(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> None:
+    """Decode into `folder`, the manifest last."""
+    skipped: list[int] = []
+    total = len(source.ids)
+    with (folder / PIXELS).open("wb") as file:
+        for row, pixels in enumerate(with_progress(decode_all(source, size, crop), total, "Decoding images")):
+            if pixels is None:
+                skipped.append(row)
+                check_unreadable([source.ids[i] for i in skipped], total, max_unreadable)
+            else:
+                file.write(pixels)
+        file.flush()
+        os.fsync(file.fileno())
+    if skipped:
+        print(f"Skipped unreadable images: {', '.join(source.ids[row] for row in skipped)}", flush=True)
+    manifest = {"version": VERSION, "skipped": skipped, "digest": content_digest(folder / PIXELS)}
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": fingerprint(sorted(manifest.items()))}))
+
+
+def build(final: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> None:
+    """Decode into a temporary folder and rename it to `final`."""
+    with cache_errors(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(final.parent)
+        check_space(final.parent, len(source.ids) * 3 * size * size)
+        temporary = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        try:
+            write_images(temporary, source, size, crop, max_unreadable)
+            temporary.rename(final)
+        except OSError:
+            if not final.exists():  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def skipped_rows(folder: Path, n: int, image_bytes: int) -> list[int] | None:
+    """The unreadable rows by a cache folder's manifest; None where the folder is damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        checksum = manifest.pop("checksum")
+        whole = (folder / PIXELS).stat().st_size == (n - len(manifest["skipped"])) * image_bytes
+        if checksum != fingerprint(sorted(manifest.items())) or not whole:
+            return None
+        return manifest["skipped"] if content_digest(folder / PIXELS) == manifest["digest"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> list[int]:
+    """Make sure that `folder` holds the decoded images; the rows that could not be read."""
+    n, image_bytes = len(source.ids), 3 * size * size
+    skipped = skipped_rows(folder, n, image_bytes) if folder.exists() else None
+    if skipped is None:
+        if folder.exists():
+            print(f"The cache {folder} is damaged: decoding the images again.", flush=True)
+            with cache_errors(folder):
+                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        build(folder, source, size, crop, max_unreadable)
+        skipped = skipped_rows(folder, n, image_bytes)
+    if skipped is None:
+        raise UserError(
+            f"Expected to read back what was written to {folder}, got other bytes: check the disk or set cache_dir to "
+            "another folder."
+        )
+    return skipped
+
+
+def decode_images(
+    source: EncodedImages, size: int, cache_dir: str | Path, crop: float = 1.0, max_unreadable: float = 0.01
+) -> Decoded:
+    """Decode each image once, to (3, size, size) uint8, and map the result into memory.
+
+    `crop` is the side of the centred square in shares of the shorter side. Unreadable images are left out, as long
+    as they are at most `max_unreadable` of all, or two.
+
+    Raises:
+        UserError: too many unreadable images; a cache folder that cannot be written or is too small.
+    """
+    key = fingerprint(VERSION, source.ids, source.stamps, size, crop)
+    folder = Path(cache_dir).expanduser() / "images" / key[:32]
+    rows = cached(folder, source, size, crop, max_unreadable)
+    skipped = [source.ids[row] for row in rows]
+    check_unreadable(skipped, len(source.ids), max_unreadable)
+    kept = torch.ones(len(source.ids), dtype=torch.bool)
+    kept[rows] = False
+    n = int(kept.sum())
+    images = torch.from_file(str(folder / PIXELS), shared=False, size=n * 3 * size * size, dtype=torch.uint8)
+    return Decoded(images.view(n, 3, size, size), kept.nonzero().flatten(), skipped, fingerprint(key, rows))

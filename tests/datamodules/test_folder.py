@@ -1,0 +1,121 @@
+"""Folders of images, with and without a table."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.factors import hash_split
+from datamodules.folder import folder
+from models import UserError
+
+
+def pictures(root: Path, n: int = 40) -> list[str]:
+    """Plain pictures in two subfolders, whose grey level is their number."""
+    names = [f"{'ab'[i % 2]}/{i:03d}.png" for i in range(n)]
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 5), (i, i, i)).save(root / name)
+    return sorted(names)
+
+
+def test_without_a_table_there_are_no_factors(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / ".hidden").mkdir()
+    (tmp_path / "in" / ".hidden" / "x.png").write_bytes(b"no")
+    data = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+    assert data.ids == names and data.name == "folder"
+    assert data.factors.factors == () and data.factors.values.shape == (40, 0)
+    assert data.images[:, 0, 0, 0].tolist() == [int(name[2:5]) for name in names]
+    assert torch.equal(data.split, hash_split(names)) and data.notes == []
+
+
+def test_split_does_not_change_when_files_are_added(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 40)
+    before = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+    pictures(tmp_path / "in", 60)
+    after = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+    parts = dict(zip(after.ids, after.split.tolist(), strict=True))
+    assert [parts[name] for name in before.ids] == before.split.tolist()
+    assert after.fingerprint != before.fingerprint
+    other = folder(tmp_path / "in", size=4, split_seed=1, cache_dir=tmp_path / "cache")
+    assert other.split.tolist() != after.split.tolist() and other.fingerprint != after.fingerprint
+
+
+def test_every_usable_column_becomes_a_factor(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 24)
+    rows = [f"{Path(n).name},{i % 2},{['x', 'y', 'z'][i % 3]},{i / 2},5,person {i}" for i, n in enumerate(names)]
+    (tmp_path / "in" / "table.csv").write_text("\n".join(["file,hat,shape,size,constant,person", *rows]))
+    data = folder(tmp_path / "in", "table.csv", size=4, cache_dir=tmp_path / "cache")
+    assert [(f.name, f.kind) for f in data.factors.factors] == [
+        ("hat", "binary"),
+        ("shape", "categorical"),
+        ("size", "continuous"),
+    ]
+    assert data.factors.values[:3].tolist() == [[0, 0, 0], [1, 1, 0.5], [0, 2, 1]]
+    assert data.notes == [
+        "constant is not used as a factor: it has one value only.",
+        "person is not used as a factor: it has 24 different texts.",
+    ]
+
+
+def test_chosen_factors_and_a_split_column(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 12)
+    words = ["train", "valid", "test", ""]
+    rows = [f"{name},{words[i % 4]},{i % 2}" for i, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["image_id,Split,hat", *rows]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", {"wears": "hat"}, size=4, cache_dir=tmp_path / "cache")
+    drawn = hash_split(names).tolist()
+    assert data.split.tolist() == [(0, 1, 2, drawn[i])[i % 4] for i in range(12)]
+    assert data.factors.factors[0].name == "wears" and data.factors.factors[0].values == ("not hat", "hat")
+    assert data.notes == ["3 images have no Split: they are split by a hash of their ids."]
+
+
+def test_images_the_table_does_not_know_have_no_label(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 4)
+    (tmp_path / "t.csv").write_text("name,hat\n000,1\n001,0\nabsent,1\n")
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert data.ids == ["a/000.png", "a/002.png", "b/001.png", "b/003.png"]
+    assert data.factors.values.nan_to_num(-1).flatten().tolist() == [1, -1, 0, -1]
+    assert data.notes == ["hat: 2 of 4 images have no label."]
+
+
+def test_unreadable_images_leave_their_rows_out(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 10)
+    (tmp_path / "in" / names[3]).write_bytes(b"no image")
+    (tmp_path / "t.csv").write_text("\n".join(["image,value", *(f"{name},{i}" for i, name in enumerate(names))]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert data.skipped == [names[3]] and data.ids == names[:3] + names[4:]
+    assert data.factors.values.flatten().tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert len(data.split) == len(data.images) == 9
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "message"),
+    [
+        (None, {"factors": ["hat"]}, "Expected a table for the factors hat, got none"),
+        ("image,hat\na/000.png,1\nb/001.png,0\n", {"factors": ["hut"]}, r"got 'hut'\. Did you mean hat\?"),
+        ("image,hat\na/000.png,1\nb/001.png,1\n", {"factors": ["hat"]}, "to vary over the 4 images, got only '1'"),
+        ("image,hat\nz,1\n", {}, "the table has 'z', the images 'a/000.png'"),
+        ("image,hat,split\na/000.png,1,fold7\n", {}, "column 'split', got 'fold7'"),
+        (None, {"crop": 1.5}, "above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_bad_input(table: str | None, arguments: dict, message: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 4)
+    if table:
+        (tmp_path / "t.csv").write_text(table)
+        arguments = arguments | {"attributes": tmp_path / "t.csv"}
+    with pytest.raises(UserError, match=message) as caught:
+        folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache", **arguments)
+    assert "\n" not in str(caught.value) and not (tmp_path / "cache").exists()
+
+
+def test_no_folder_and_no_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="got no such folder: set data.root"):
+        folder(tmp_path / "none", cache_dir=tmp_path / "cache")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"Expected images \(jpg, .*got none"):
+        folder(tmp_path / "empty", cache_dir=tmp_path / "cache")
