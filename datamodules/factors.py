@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from models import UserError
+from models.labels import Factor
 
 __all__ = [
     "MOST_CLASSES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Factor", "FactorTable", "ImageData", "complete_split",
@@ -28,19 +29,6 @@ SPLITS = {
 }  # fmt: skip
 NO_YES = {"false": 0.0, "no": 0.0, "true": 1.0, "yes": 1.0}
 MOST_CLASSES = 20  # text with more values names things (people, files), not the classes of a factor
-
-
-class Factor(NamedTuple):
-    """What a person names.
-
-    `values` names its values: of a binary factor 0 and 1, of a categorical one each class, of a continuous one the
-    low and the high end. `source` says where the labels come from, in the user's words.
-    """
-
-    name: str
-    kind: Literal["binary", "categorical", "continuous"]
-    values: tuple[str, ...]
-    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,154 @@
+"""Pairs of rows that share the value of one factor.
+
+The IIN authors draw the partner among all images with the same label. Where labels are correlated (glasses with age,
+beards with sex) such pairs share more than the label, and the factor's codes learn that too. Here anchor and partner
+are drawn, by default, from the data reweighted so that the labelled factors are independent of each other.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from datamodules.factors import FactorTable
+from datamodules.features import Latents
+from models import UserError
+
+__all__ = ["PairBatches", "PairSampler", "decorrelating_weights", "discretise"]
+
+
+def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]:
+    """Labels as bin numbers: classes as they are, continuous values by quantile, −1 where unknown."""
+    columns = []
+    for factor, values in zip(table.factors, table.values.unbind(1), strict=True):
+        known = ~values.isnan()
+        column = values.nan_to_num().long()
+        if factor.kind == "continuous":
+            edges = torch.quantile(values[known], torch.linspace(0, 1, bins + 1, device=values.device)[1:-1])
+            column = torch.bucketize(values.nan_to_num(), edges)
+        columns.append(torch.where(known, column, -1))
+    return torch.stack(columns, 1)
+
+
+def decorrelating_weights(bins: Int64[Tensor, "n factors"], cap: float = 20.0) -> Float[Tensor, " n"]:
+    """w = Π_j p(y_j) / p(y_1, ..., y_k) per row: under w the factors are independent. Mean 1, at most `cap`.
+
+    The cap bounds what a single rare combination can weigh; with it the weighted factors are independent as far as
+    the data has each combination at all.
+    """
+    _, cell, counts = torch.unique(bins, dim=0, return_inverse=True, return_counts=True)
+    joint = counts[cell].float() / len(bins)
+    marginal = torch.ones_like(joint)
+    for column in bins.unbind(1):
+        _, value, counts = torch.unique(column, return_inverse=True, return_counts=True)
+        marginal *= counts[value].float() / len(bins)
+    weights = (marginal / joint).clamp(max=cap)
+    return weights / weights.mean()
+
+
+class Group(NamedTuple):
+    """The rows of one factor, sorted by bin, and the cumulative weights along them."""
+
+    rows: Int64[Tensor, " known"]
+    cumulative: Float[Tensor, " known"]
+    starts: Int64[Tensor, " bins"]  # of each bin in `rows`
+    ends: Int64[Tensor, " bins"]
+
+
+class PairSampler:
+    """Draws (anchor, partner, factor): two rows that share the bin of a factor chosen uniformly.
+
+    Everything stays on the table's device; drawing n pairs takes no loop over rows.
+
+    Arguments:
+        table: labels; a row whose label is unknown is in no pair of that factor.
+        decorrelate: draw both from the reweighted data, see `decorrelating_weights`.
+        bins: quantile bins in which continuous values count as the same.
+    """
+
+    def __init__(self, table: FactorTable, decorrelate: bool = True, bins: int = 10) -> None:
+        if not table.factors:
+            raise UserError("Expected at least one factor to pair images by, got none; name some with data.factors=.")
+        self.bins = discretise(table, bins)
+        self.weights = decorrelating_weights(self.bins) if decorrelate else torch.ones(len(self.bins))
+        self.weights = self.weights.to(self.bins.device)
+        self.groups = [self.group(column) for column in self.bins.unbind(1)]
+
+    def group(self, column: Int64[Tensor, " n"]) -> Group:
+        rows = torch.argsort(column, stable=True)
+        rows = rows[column[rows] >= 0]
+        values, counts = torch.unique_consecutive(column[rows], return_counts=True)
+        ends = torch.zeros(int(column.max()) + 1, dtype=torch.long, device=column.device)
+        starts = ends.clone()
+        ends[values] = counts.cumsum(0)
+        starts[values] = counts.cumsum(0) - counts
+        # float64: a float32 cumulative sum over 10^5 rows would make some rows unreachable
+        return Group(rows, self.weights[rows].double().cumsum(0), starts, ends)
+
+    def draw(self, n: int, factor: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n anchors and partners (n,) that share the given factor's bin."""
+        group = self.groups[factor]
+        # Drawn on the CPU, so that a seed gives the same pairs on every device.
+        uniform = torch.rand(2, n, dtype=torch.float64, generator=generator).to(group.rows.device)
+        anchors = self.pick(group, uniform[0] * group.cumulative[-1])
+        value = self.bins[anchors, factor]
+        padded = torch.cat([group.cumulative.new_zeros(1), group.cumulative])
+        low, high = padded[group.starts[value]], padded[group.ends[value]]
+        return anchors, self.pick(group, low + uniform[1] * (high - low))
+
+    @staticmethod
+    def pick(group: Group, mass: Tensor) -> Int64[Tensor, " n"]:
+        return group.rows[torch.searchsorted(group.cumulative, mass, right=True).clamp(max=len(group.rows) - 1)]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """n anchors, partners and the factors they share, (n,) each; every factor has its equal share."""
+        factors = torch.arange(n) % len(self.groups)  # as equal as n allows
+        drawn = [self.draw(int((factors == f).sum()), f, generator) for f in range(len(self.groups))]
+        anchors, partners = (torch.cat(rows) for rows in zip(*drawn, strict=True))
+        return anchors, partners, factors.sort().values.to(anchors.device)
+
+
+class PairBatches:
+    """Batches of latents with labels, the factor to edit or to share, and, for the pair loss, partners.
+
+    A data loader that never waits: everything is drawn on the latents' device. The draw depends on the seed and the
+    epoch alone, so that a resumed run sees what an uninterrupted one would have seen.
+
+    Without a sampler (no factors) rows are drawn uniformly.
+    """
+
+    def __init__(self, sampler: PairSampler | None, latents: Latents, labels: FactorTable, batch_size: int, seed: int,
+                 steps: int, partners: bool) -> None:  # fmt: skip
+        self.pairs, self.latents, self.batch_size = sampler, latents, batch_size
+        self.labels = labels.values.to(latents.mean.device)
+        self.seed, self.steps, self.partners, self.epoch = seed, steps, partners, 0
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        for _ in range(self.steps):
+            if self.pairs is None:
+                rows = torch.randint(len(self.labels), (self.batch_size,), generator=generator)
+                yield self.batch(rows, rows, torch.zeros_like(rows))
+            else:
+                drawn = self.pairs.sample(self.batch_size, generator)
+                # The sampler returns factor after factor; any part of a batch should hold them all.
+                order = torch.randperm(self.batch_size, generator=generator)
+                yield self.batch(*(part[order.to(part.device)] for part in drawn))
+
+    def batch(self, anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        device = self.latents.mean.device
+        anchors, partners = anchors.to(device), partners.to(device)
+        batch = {"mean": self.latents.mean[anchors], "logvar": self.latents.logvar[anchors],
+                 "labels": self.labels[anchors], "factor": factor.to(device)}  # fmt: skip
+        if self.partners:
+            batch |= {"partner_mean": self.latents.mean[partners], "partner_logvar": self.latents.logvar[partners]}
+        return batch

@@ -1,0 +1,101 @@
+"""The evaluation stages of a run: numbers into its metrics, pictures into its figures."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from datamodules.factors import TEST, TRAIN, ImageData
+from datamodules.features import ImageEncoder, Latents
+from evaluation.baselines import LinearSVM, MeanDifference
+from evaluation.charts import draw_charts, measurements
+from evaluation.editing import measure
+from evaluation.gallery import draw_edits, draw_flow, draw_reconstructions
+from evaluation.identity import load_identity
+from evaluation.interfaces import Editor
+from evaluation.judge import judge_quality, train_judge, unfit
+from evaluation.measurement import keys, matrix_keys
+from evaluation.metrics import cycle_error
+from evaluation.oracle import train_oracle
+from evaluation.run import Run
+from models.iin import IIN
+from models.vae import kl_divergence
+
+__all__ = ["measure_autoencoder", "measure_iin"]
+
+ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
+
+
+@torch.inference_mode()
+def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents, run: Run) -> None:
+    """`reconstruction/{mse,psnr}` of test images in [0, 1], `kl` in nats per image, `active_units`."""
+    rows = data.rows(TEST)
+    if not len(rows):
+        print("No test images: no reconstruction is measured.")
+        return
+    device = latents.mean.device
+    errors = []
+    for part in rows.split(256):
+        images = data.images[part].to(device).float() / 255
+        errors.append((encoder.decode(latents.mean[part.to(device)]) - images).square().flatten(1).mean(1))
+    mse = torch.cat(errors).mean().item()
+    held = latents[rows.to(device)]
+    run.update({
+        "reconstruction/mse": mse,
+        "reconstruction/psnr": -10 * torch.log10(torch.tensor(mse)).item(),
+        "kl": kl_divergence(held.mean, held.logvar).mean().item(),
+        "active_units": float((held.mean.var(0) > ACTIVE).sum()),
+    })  # fmt: skip
+    draw_reconstructions(run.path / "figures", data, encoder, device)
+
+
+def measure_iin(config: DictConfig, data: ImageData, encoder: ImageEncoder, latents: Latents, iin: IIN, run: Run) -> None:
+    """Flow quality, and on data with factors the edits of the flow, the two baselines and, where possible, the oracle."""
+    device = latents.mean.device
+    test = data.rows(TEST)[: config.measured_images]
+    held = latents[test.to(device)]
+    run.update(flow_quality(iin, held))
+    figures = run.path / "figures"
+    draw_flow(figures, data, encoder, iin, device)
+    if not data.factors.factors:
+        return
+    with run.stage("judge"):
+        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir)
+    train = data.rows(TRAIN)
+    known = data.factors[train]
+    editors: dict[str, Editor] = {
+        "edit": iin,
+        "baseline/mean_difference": MeanDifference(latents.mean[train.to(device)], known),
+        "baseline/linear_svm": LinearSVM(latents.mean[train.to(device)], known, config.seed),
+    }
+    scanned = list(editors)
+    if data.counterfactual is not None:
+        with run.stage("oracle"):
+            editors["oracle"] = train_oracle(data, encoder, latents.mean[train.to(device)], train, config.seed)
+    with run.stage("evaluation"), torch.inference_mode():
+        images = torch.cat([encoder.decode(part).cpu() for part in held.mean.split(256)])
+        quality = judge_quality(judge, images, data.factors[test])
+        for name in unfit(quality):
+            print(f"The judge cannot tell {name} on reconstructions (balanced accuracy "
+                  f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor.")  # fmt: skip
+        run.update({f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()})
+        embed = None if config.identity_model is None else load_identity(config.identity_model, device=device)
+        measured = measure(editors, held.mean, data.factors[test], encoder, judge, data, test, scanned=scanned, embed=embed,
+                           seed=config.seed)  # fmt: skip
+        for prefix, result in measured.items():
+            run.update(keys(result, prefix))
+        run.update(matrix_keys(measured["edit"], "edit"))
+        run.measurements = measurements({name: measured[name] for name in scanned})
+    with run.stage("pictures"):
+        run.save()
+        draw_edits(figures, data, encoder, {name: editors[name] for name in scanned}, device)
+        draw_charts(run.path, run.measurements)
+
+
+@torch.inference_mode()
+def flow_quality(iin: IIN, held: Latents) -> dict[str, float]:
+    """`flow/nll_bits_per_dim` of held-out latents under the flow's prior, `flow/inverse_error` max |T⁻¹(T(z)) − z|."""
+    codes, log_det = iin.flow(held.mean)
+    nll = 0.5 * (codes.square() + torch.log(torch.tensor(2 * torch.pi))).sum(1) - log_det
+    bits: Any = nll.mean() / (codes.shape[1] * torch.log(torch.tensor(2.0)))
+    return {"flow/nll_bits_per_dim": float(bits), "flow/inverse_error": cycle_error(held.mean, iin.inverse(codes))}

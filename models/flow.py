@@ -1,0 +1,113 @@
+"""The invertible network T, from FrEIA's blocks, with the library's traps closed.
+
+T = (coupling blocks) ∘ (fixed linear start). Each block is ActNorm, an affine coupling and a fixed permutation, as
+in the public IIN code (https://github.com/CompVis/iin). The last layer of every coupling's network starts at zero,
+so at the start T is linear: whitening, with chosen directions on the first components.
+
+FrEIA 0.2's traps, each with a test: ActNorm initialises itself from whatever batch comes first, also an inverse one
+or a single row, and forgets in checkpoints that it did; PermuteRandom reseeds numpy's global generator; the default
+clamp is a lambda that cannot be pickled; in bfloat16 the inverse is wrong by 0.07.
+"""
+
+from functools import partial
+from typing import Literal
+
+import FrEIA.framework as Ff
+import FrEIA.modules as Fm
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.networks import mlp
+
+__all__ = ["Flow"]
+
+BLOCKS = {"rnvp": Fm.RNVPCouplingBlock, "glow": Fm.GLOWCouplingBlock}
+
+
+def coupling_network(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
+    """An MLP whose output starts at zero, so that its coupling starts as the identity."""
+    network = mlp(inputs, outputs, width, depth)
+    nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
+    nn.init.zeros_(network[-1].bias)  # type: ignore[arg-type]
+    return network
+
+
+class Flow(nn.Module):
+    """An invertible map between latents and codes, both (batch, features), always computed in float32.
+
+    Arguments:
+        features: d, the number of latents.
+        blocks: coupling blocks; the IIN authors use 12.
+        width, depth: hidden units and layers of the couplings' networks (authors: 512 and 2).
+        coupling: `rnvp` has separate networks for scale and shift, as the authors do; `glow` shares one, at half
+            the cost.
+        seed: of the fixed permutations.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        blocks: int = 12,
+        width: int = 512,
+        depth: int = 2,
+        coupling: Literal["rnvp", "glow"] = "rnvp",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if features < 2:
+            raise ValueError(f"A flow needs at least 2 features, got {features}.")
+        self.features = features
+        self.inn = Ff.SequenceINN(features)
+        self.inn.append(Fm.FixedLinearTransform, M=torch.eye(features), b=torch.zeros(features))
+        network = partial(coupling_network, width=width, depth=depth)
+        numpy_state = np.random.get_state()
+        for block in range(blocks):
+            self.inn.append(Fm.ActNorm)
+            # tanh with clamp 1 is the authors' coupling, and unlike FrEIA's default it can be pickled.
+            self.inn.append(BLOCKS[coupling], subnet_constructor=network, clamp=1.0, clamp_activation="TANH")
+            self.inn.append(Fm.PermuteRandom, seed=seed * blocks + block)
+        np.random.set_state(numpy_state)
+        for module in self.actnorms():
+            module.init_on_next_batch = False  # identity until `initialise`; no batch can surprise it
+            for hook in list(module._load_state_dict_pre_hooks):
+                del module._load_state_dict_pre_hooks[hook]  # a closure, which cannot be pickled
+
+    def actnorms(self) -> list[Fm.ActNorm]:
+        return [module for module in self.inn.module_list if isinstance(module, Fm.ActNorm)]
+
+    @torch.no_grad()
+    def initialise(self, latents: Float[Tensor, "n features"], linear: Float[Tensor, "features features"],
+                   offset: Float[Tensor, " features"]) -> None:  # fmt: skip
+        """Set the linear start, codes = linear · latents + offset, and ActNorm's statistics from the latents.
+
+        While the couplings are at zero the whole T equals the linear start up to ActNorm's scales: the fixed
+        permutations that follow are undone in the matrix.
+        """
+        order = torch.arange(self.features, device=latents.device)
+        for module in self.inn.module_list:
+            if isinstance(module, Fm.PermuteRandom):
+                order = order[module.perm]
+        # The codes come out as (M z)[order]; so row order[i] of M has to be row i of the linear start.
+        rows = torch.argsort(order)
+        start = self.inn.module_list[0]
+        start.M.copy_(linear[rows].T)
+        start.M_inv.copy_(torch.linalg.inv(linear[rows].double()).T)
+        start.b.copy_(offset[rows][None])
+        start.logDetM.copy_(torch.linalg.slogdet(linear.double())[1])
+        for module in self.actnorms():
+            module.init_on_next_batch = True
+        self(latents)
+
+    def forward(
+        self, latents: Float[Tensor, "batch features"]
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        """Codes T(z) and log|det dT/dz|, in nats."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.inn(latents.float())
+
+    def inverse(self, codes: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        """Latents T⁻¹(c)."""
+        with torch.autocast(codes.device.type, enabled=False):
+            return self.inn(codes.float(), rev=True, jac=False)[0]

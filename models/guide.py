@@ -1,0 +1,167 @@
+"""The guide: what an edit of known labels should do to a latent, learnt without a single counterfactual pair.
+
+A flow trained by likelihood alone may move pose, background and identity along with the edited factor; nothing ties
+the edited image to its original. The guide says where an edit should end. It is learnt in two steps.
+
+1. A conditional VAE of the latents z given all labels y. A narrow nuisance code n keeps what the labels do not tell:
+   q(n | z, y), p(z | n, y), loss −E log p(z | n, y) + KL(q ‖ N(0, I)). Writing a label into n would cost nats and buy
+   nothing, since p is told the labels. z is measured in units of the encoder's own posterior deviation, the change
+   that a person can just see.
+2. An alignment. n can still mean slightly different things under different labels, which is all that separates the
+   edit z' = z + p(n, y') − p(n, y) from the counterfactual. Of all z' = z + p(n + δ, y') − p(n, y), which carry the
+   labels y' whatever δ is, the wanted one changes the image least: a small network δ(n, y, y') minimises
+   |D(z') − D(z)|₁ through the frozen decoder D, and the absolute value keeps untouched pixels exactly untouched.
+"""
+
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.labels import LabelEmbedding
+from models.networks import mlp
+from models.vae import kl_divergence
+
+__all__ = ["Guide", "latent_nll", "within_class_whitening"]
+
+
+def within_class_whitening(
+    latents: Float[Tensor, "n latent"], labels: Float[Tensor, "n label"]
+) -> tuple[Float[Tensor, "latent latent"], Float[Tensor, "label latent"]]:
+    """(W, E): the symmetric whitening of what the labels do not explain, and the labels' effects after whitening.
+
+    z − mean = y E₀ + residual by least squares; W = Cov(residual)^(−1/2), E = E₀ W. Each row of E is the direction in
+    which a label moves whitened latents with the other labels held fixed.
+    """
+    centred, y = (latents - latents.mean(0)).double(), (labels - labels.mean(0)).double()
+    effects = torch.linalg.lstsq(y, centred).solution
+    residual = centred - y @ effects
+    values, vectors = torch.linalg.eigh(residual.T @ residual / len(residual))
+    # A latent that never varies must not be blown up by the inverse.
+    whitening = vectors @ torch.diag(values.clamp(min=values.max() * 1e-8).rsqrt()) @ vectors.T
+    return whitening.float(), (effects @ whitening).float()
+
+
+def latent_nll(
+    latents: Float[Tensor, "batch latent"], predicted: Float[Tensor, "batch latent"], deviation: Float[Tensor, " latent"]
+) -> Float[Tensor, " batch"]:
+    """½ Σ ((z − ẑ) / deviation)² per row: −log N(z; ẑ, deviation²) in nats up to a constant."""
+    return 0.5 * ((latents - predicted) / deviation).square().sum(1)
+
+
+class Guide(pl.LightningModule):
+    """Conditional VAE of latents and its alignment.
+
+    Arguments:
+        features: number of latents.
+        factors: as `LabelEmbedding` takes them.
+        nuisance: dimensions of n; about as many as there are nuisances to keep.
+        width, depth: of the networks.
+        fit_steps, align_steps: steps of the two parts.
+        align_batch: rows of the batch that the alignment decodes.
+        learning_rate: peak of each part's schedule.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        factors: list[tuple[str, str, list[str]]],
+        nuisance: int = 16,
+        width: int = 256,
+        depth: int = 3,
+        fit_steps: int = 1500,
+        align_steps: int = 500,
+        align_batch: int = 64,
+        learning_rate: float = 2e-3,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.labels = LabelEmbedding(factors)
+        self.nuisance, self.fit_steps, self.align_steps, self.align_batch = nuisance, fit_steps, align_steps, align_batch
+        self.learning_rate = learning_rate
+        invariants = features - self.labels.dim
+        self.posterior = mlp(invariants, 2 * nuisance, width, depth)
+        self.posterior_linear = nn.Linear(invariants, 2 * nuisance)
+        self.generator = mlp(nuisance + self.labels.dim, features, width, depth)
+        self.generator_linear = nn.Linear(nuisance + self.labels.dim, features)
+        self.alignment = mlp(nuisance + 2 * self.labels.dim, nuisance, width, 2)
+        with torch.no_grad():
+            self.posterior_linear.weight[nuisance:] = 0.0
+            self.posterior_linear.bias[nuisance:] = -3.0
+            self.posterior[-1].weight *= 0.3
+            self.alignment[-1].weight *= 0.1
+            self.alignment[-1].bias.zero_()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("projection", torch.zeros(features, invariants))
+        self.decode: Callable[[Tensor], Tensor] | None = None  # the frozen decoder, set for the alignment
+
+    @torch.no_grad()
+    def start(self, mean: Float[Tensor, "n latent"], logvar: Float[Tensor, "n latent"],
+              labels: Float[Tensor, "n factors"]) -> None:  # fmt: skip
+        """Take from training data what stays fixed: units, and the directions that no label moves."""
+        self.labels.fit(labels)
+        embedded = self.labels(labels)
+        whitening, effects = within_class_whitening(mean, embedded)
+        self.mean.copy_(mean.mean(0))
+        self.deviation.copy_(logvar.exp().mean(0).sqrt())
+        complement = torch.linalg.svd(effects, full_matrices=True)[2][self.labels.dim :]
+        self.projection.copy_((complement @ whitening).T)
+
+    def infer(self, latents: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(n | z, y), from the directions of z that no label moves."""
+        invariants = (latents - self.mean) @ self.projection
+        mean, logvar = (self.posterior(invariants) + self.posterior_linear(invariants)).chunk(2, dim=1)
+        return mean, logvar.clamp(-10, 3)
+
+    def generate(self, nuisance: Float[Tensor, "batch nuisance"], labels: Float[Tensor, "batch label"]) -> Float[Tensor, "batch latent"]:
+        """Mean of p(z | n, y)."""
+        inputs = torch.cat([nuisance, labels], 1)
+        return self.mean + self.generator(inputs) + self.generator_linear(inputs)
+
+    def transport(self, latents: Float[Tensor, "batch latent"], before: Float[Tensor, "batch factors"],
+                  after: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch latent"]:  # fmt: skip
+        """z' = z + p(n + δ(n, y, y'), y') − p(n, y): the latents with the labels changed and all else kept."""
+        y, y_ = self.labels(before), self.labels(after)
+        n = self.infer(latents)[0]
+        n_ = n + self.alignment(torch.cat([n, y, y_ - y], 1))
+        return latents + self.generate(n_, y_) - self.generate(n, y)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        if self.global_step < self.fit_steps:
+            return self.fit_step(batch)
+        return self.align_step({name: tensor[: self.align_batch] for name, tensor in batch.items()})
+
+    def fit_step(self, batch: dict[str, Tensor]) -> Tensor:
+        latents = batch["mean"] + torch.randn_like(batch["mean"]) * (batch["logvar"] / 2).exp()
+        mean, logvar = self.infer(latents)
+        n = mean + torch.randn_like(mean) * (logvar / 2).exp()
+        nll = latent_nll(latents, self.generate(n, self.labels(batch["labels"])), self.deviation).mean()
+        kl = kl_divergence(mean, logvar).mean()
+        self.log_dict({"guide/nll": nll, "guide/kl": kl})
+        return nll + kl
+
+    def align_step(self, batch: dict[str, Tensor]) -> Tensor:
+        assert self.decode is not None, "set `decode` before training"
+        for frozen in (self.posterior, self.posterior_linear, self.generator, self.generator_linear):
+            frozen.requires_grad_(False)
+        after = self.labels.change(batch["labels"], batch["factor"])
+        edited = self.transport(batch["mean"], batch["labels"], after)
+        with torch.no_grad():
+            original = self.decode(batch["mean"])
+        change = (self.decode(edited) - original).abs().flatten(1).sum(1).mean()
+        self.log("guide/image_change", change)
+        return change / 5
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, betas=(0.9, 0.98))
+
+        def rate(step: int) -> float:
+            steps = self.fit_steps if step < self.fit_steps else self.align_steps
+            step = step if step < self.fit_steps else step - self.fit_steps
+            return min(1.0, (step + 1) / 50, 2 * (1 - step / max(1, steps)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,297 @@
+"""Invertible interpretation network: an invertible T whose first components are named factors.
+
+Esser, Rombach, Ommer, "A Disentangling Invertible Interpretation Network for Explaining Latent Representations"
+(2020), https://arxiv.org/abs/2004.13166, and the authors' code, https://github.com/CompVis/iin, whose weighting is
+used where the two differ. Symbols: z a latent, T(z) its codes, F the factor that a pair shares, ρ the correlation.
+
+Objectives:
+    faithful: T starts at the linear solution, its components are the labels, and an edit, z' = T⁻¹(T(z) with the
+        factor's component set), is drawn to where the guide (`models/guide.py`) says that this edit should end; a
+        light likelihood keeps the residual close to a standard normal, so that codes can be sampled.
+    likelihood: what was published, from pairs (`head="pairs"`), or from one label per component as PluGeN does
+        (Wołczyk et al. 2022, https://arxiv.org/abs/2109.09011; `head="label"`). Without factors: plain likelihood.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.flow import Flow
+from models.guide import latent_nll, within_class_whitening
+from models.labels import Factor, LabelEmbedding
+
+__all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual_nll"]
+
+QUANTILES = 257
+
+
+def pair_loss(
+    codes_a: Float[Tensor, "batch d"],
+    codes_b: Float[Tensor, "batch d"],
+    log_det_a: Float[Tensor, " batch"],
+    log_det_b: Float[Tensor, " batch"],
+    shared: Float[Tensor, "*batch d"],
+    correlation: float | Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """−log p(z_a, z_b) of a pair that shares a factor, in nats up to a constant.
+
+    ½‖T(z_a)‖² − log|T'(z_a)| + Σ_k ½ (T(z_b)_k − m_k ρ T(z_a)_k)² / (1 − m_k ρ²) − log|T'(z_b)|,
+
+    m the mask `shared` of the factor's dimensions, (d,) or (batch, d); ρ one number or one per pair. The factor ½ on
+    every square is in the authors' code and missing in the paper, where log|T'| would be half as heavy as a Gaussian
+    has it.
+    """
+    rho = torch.as_tensor(correlation, dtype=codes_a.dtype, device=codes_a.device).reshape(-1, 1)
+    first = 0.5 * codes_a.square().sum(1) - log_det_a
+    deviation = (codes_b - shared * rho * codes_a).square() / (1 - shared * rho.square())
+    return first + 0.5 * deviation.sum(1) - log_det_b
+
+
+def label_loss(
+    codes: Float[Tensor, "batch label"],
+    labels: Float[Tensor, "batch label"],
+    known: Float[Tensor, "batch label"],
+    deviation: float,
+) -> Float[Tensor, " batch"]:
+    """−log p(codes | labels) per row, in nats up to a constant: N(label, deviation²) where known, else N(0, 1)."""
+    return 0.5 * torch.where(known > 0, ((codes - labels) / deviation).square(), codes.square()).sum(1)
+
+
+def residual_nll(residual: Float[Tensor, "batch residual"], log_det: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """½‖residual‖² − log|T'| per row: −log likelihood of the residual codes, in nats up to a constant."""
+    return 0.5 * residual.square().sum(1) - log_det
+
+
+def block_sizes_from_pairs(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], factor: Float[Tensor, " n"], count: int
+) -> list[int]:
+    """The authors' estimate of how many dimensions each factor needs (their `iterators/base.py`).
+
+    s_F = Σ_i Cov(a_i, b_i | F) / Σ_i Var(z_i) over pairs that share F, s = 1 for the residual; each factor gets the
+    softmax share of the d dimensions, rounded down but at least 1, and the residual the rest. As |s| ≤ 1, shares
+    differ by at most e².
+    """
+    total = torch.cat([a, b]).var(0).sum()
+    scores = []
+    for f in range(count):
+        x, y = a[factor == f], b[factor == f]
+        scores.append(((x - x.mean(0)) * (y - y.mean(0))).mean(0).sum() / total)
+    shares = torch.softmax(torch.stack([*scores, torch.ones_like(total)]), 0)[:-1]
+    return [max(1, int(share * a.shape[1])) for share in shares]
+
+
+class IIN(pl.LightningModule):
+    """T, its training, and the edits it makes.
+
+    Arguments:
+        features: number of latents.
+        factors: name, kind and values of each factor (plain lists, so that a checkpoint holds nothing else).
+        objective, head: see the file's head.
+        block_sizes: code dimensions of each factor; by default what its labels need: 1 for a binary or continuous
+            factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
+        correlation: ρ of the pair loss, one for all or one per factor.
+        blocks, width, depth, coupling: of the flow.
+        linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
+        label_deviation: σ of a component around its label.
+        likelihood_weight: of the residual's likelihood under `faithful`.
+        learning_rate, betas: of Adam. The schedule falls linearly over the second half.
+
+    Raises:
+        ValueError: more factor dimensions than latents leave a residual for, or sizes that do not fit the factors.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        factors: list[tuple[str, str, list[str]]],
+        objective: Literal["faithful", "likelihood"] = "faithful",
+        head: Literal["pairs", "label"] = "pairs",
+        block_sizes: list[int] | None = None,
+        correlation: float | list[float] = 0.975,
+        blocks: int = 6,
+        width: int = 192,
+        depth: int = 2,
+        coupling: Literal["rnvp", "glow"] = "glow",
+        linear_start: bool | None = None,
+        label_deviation: float = 0.2,
+        likelihood_weight: float = 0.1,
+        learning_rate: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.labels = LabelEmbedding(factors)
+        self.objective, self.head = objective, head
+        self.blocks = self.labels.blocks if block_sizes is None else blocks_of(block_sizes)
+        self.check(features, block_sizes, correlation)
+        self.linear_start = objective == "faithful" if linear_start is None else linear_start
+        self.label_deviation, self.likelihood_weight = label_deviation, likelihood_weight
+        self.learning_rate, self.betas = learning_rate, tuple(betas)
+        self.flow = Flow(features, blocks, width, depth, coupling)
+        count = len(self.factors)
+        rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
+        shared = torch.zeros(count, features)
+        for i, block in enumerate(self.blocks):
+            shared[i, block] = 1.0
+        self.register_buffer("shared", shared)
+        self.register_buffer("rho", torch.tensor(rho, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("targets", torch.zeros(count, self.labels.dim + 1, features))
+        self.register_buffer("quantiles", torch.zeros(QUANTILES, features))
+        # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
+        self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        return self.labels.factors
+
+    @property
+    def residual(self) -> int:
+        """The first code dimension that belongs to no factor."""
+        return self.blocks[-1].stop if self.blocks else 0
+
+    def check(self, features: int, block_sizes: list[int] | None, correlation: float | list[float]) -> None:
+        if self.residual >= features:
+            raise ValueError(f"Expected fewer factor dimensions than the {features} latents, got {self.residual} in "
+                             f"blocks {[b.stop - b.start for b in self.blocks]}; use smaller iin.block_sizes or a larger latent.")  # fmt: skip
+        if len(self.blocks) != len(self.factors):
+            raise ValueError(f"Expected one block size per factor ({len(self.factors)}), got {len(self.blocks)}.")
+        needs_labels = self.objective == "faithful" or self.head == "label"
+        if needs_labels and block_sizes is not None and self.blocks != self.labels.blocks:
+            raise ValueError(f"Expected block sizes {[b.stop - b.start for b in self.labels.blocks]}, one component per label "
+                             f"dimension, got {block_sizes}; only iin.objective=likelihood iin.head=pairs takes others.")  # fmt: skip
+        values = [correlation] if isinstance(correlation, (int, float)) else list(correlation)
+        if not all(0 <= value < 1 for value in values) or len(values) not in (1, len(self.factors)):
+            raise ValueError(f"Expected iin.correlation in [0, 1), one number or one per factor, got {correlation}.")
+
+    @torch.no_grad()
+    def start(self, mean: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
+        """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
+        self.labels.fit(labels)
+        self.deviation.copy_(logvar.exp().mean(0).sqrt())
+        linear = torch.diag(1 / mean.std(0).clamp(min=1e-6))
+        if self.linear_start and self.factors:
+            whitening, effects = within_class_whitening(mean, self.labels(labels))
+            # Labels read off whitened latents by least squares, then the directions that no label moves.
+            reading = torch.linalg.solve(effects @ effects.T, effects)
+            complement = torch.linalg.svd(effects, full_matrices=True)[2][self.labels.dim :]
+            linear = torch.cat([reading @ whitening, complement @ whitening])
+        self.flow.initialise(mean[:8192], linear, -(linear @ mean.mean(0)))
+
+    def encode(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        return self.flow(latents)[0]
+
+    def inverse(self, codes: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+        return self.flow.inverse(codes)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        latents = batch["mean"] + torch.randn_like(batch["mean"]) * (batch["logvar"] / 2).exp()
+        codes, log_det = self.flow(latents)
+        if self.objective == "faithful":
+            terms = self.faithful_terms(latents, codes, log_det, batch)
+        elif self.head == "label" or not self.factors:
+            known = self.labels.known(batch["labels"])
+            label = label_loss(codes[:, : self.residual], self.labels(batch["labels"]), known, self.label_deviation)
+            terms = {"nll": (label + residual_nll(codes[:, self.residual :], log_det)).mean()}
+        else:
+            partners = batch["partner_mean"] + torch.randn_like(batch["mean"]) * (batch["partner_logvar"] / 2).exp()
+            codes_b, log_det_b = self.flow(partners)
+            factor = batch["factor"]
+            terms = {"nll": pair_loss(codes, codes_b, log_det, log_det_b, self.shared[factor], self.rho[factor]).mean()}
+        loss = torch.stack(list(terms.values())).sum()
+        self.log_dict({"iin/loss": loss, **{f"iin/{name}": term for name, term in terms.items()}})
+        return loss
+
+    def faithful_terms(self, latents: Tensor, codes: Tensor, log_det: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self.transport is not None, "set `transport` before training"
+        before, label = batch["labels"], self.labels(batch["labels"])
+        after = self.labels.change(before, batch["factor"])
+        with torch.no_grad():
+            target = self.transport(latents, before, after)
+        edited_codes = torch.where(self.shared[batch["factor"]] > 0, pad(self.labels(after), codes.shape[1]), codes)
+        edit = latent_nll(target, self.flow.inverse(edited_codes), self.deviation)
+        reading = label_loss(codes[:, : self.residual], label, self.labels.known(before), self.label_deviation)
+        likelihood = residual_nll(codes[:, self.residual :], log_det)
+        return {"edit": edit.mean(), "label": reading.mean(), "likelihood": self.likelihood_weight * likelihood.mean()}
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.Adam(self.flow_parameters(), self.learning_rate, betas=self.betas)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / 50, 2 * (1 - step / max(1, steps)))
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def flow_parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.flow.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def calibrate(self, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
+        """Learn from training data what a value of a factor, and a value of a component, is in codes.
+
+        A factor's value is the class-conditional mean of its block (a line through the values of a continuous
+        factor); a component's value v is its own quantile at Φ(v), so that −3 and +2 mean what they say.
+        """
+        codes = torch.cat([self.encode(part) for part in latents.split(4096)])
+        steps = torch.linspace(0, 1, QUANTILES, device=codes.device)
+        self.quantiles.copy_(torch.quantile(codes[:100_000], steps, dim=0))
+        for i, block in enumerate(self.blocks):
+            known = ~labels[:, i].isnan()
+            design = torch.cat([self.labels.embed(i, labels[known, i]), torch.ones_like(labels[known, :1])], 1)
+            solution = torch.linalg.lstsq(design, codes[known][:, block]).solution
+            self.targets[i] = 0
+            self.targets[i, : design.shape[1], block] = solution
+
+    def target(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
+        """The codes that a factor's block takes at a value."""
+        embedded = self.labels.embed(factor, value)
+        design = torch.cat([embedded, torch.ones_like(embedded[:, :1])], 1)
+        return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
+
+    @torch.no_grad()
+    def edit(self, latents: Float[Tensor, "batch d"], factor: int, value: Float[Tensor, " batch"],
+             strength: float = 1.0) -> Float[Tensor, "batch d"]:  # fmt: skip
+        """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it."""
+        codes, block = self.encode(latents), self.blocks[factor]
+        codes[:, block] = torch.lerp(codes[:, block], self.target(factor, value), strength)
+        return self.inverse(codes)
+
+    @torch.no_grad()
+    def set_component(self, latents: Float[Tensor, "batch d"], component: int, value: float) -> Float[Tensor, "batch d"]:
+        """The latents with one component at the quantile Φ(value) of its own distribution over training data."""
+        codes = self.encode(latents)
+        position = torch.special.ndtr(torch.tensor(float(value))) * (QUANTILES - 1)
+        low = int(position.floor().clamp(max=QUANTILES - 2))
+        codes[:, component] = torch.lerp(*self.quantiles[low : low + 2, component], position.to(codes) - low)
+        return self.inverse(codes)
+
+    @torch.no_grad()
+    def swap(self, latents: Float[Tensor, "batch d"], donors: Float[Tensor, "batch d"], factor: int) -> Float[Tensor, "batch d"]:
+        """The latents with a factor's block taken from the donors."""
+        codes = self.encode(latents)
+        codes[:, self.blocks[factor]] = self.encode(donors)[:, self.blocks[factor]]
+        return self.inverse(codes)
+
+    @torch.no_grad()
+    def sample(self, n: int, values: dict[int, float], generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
+        """Latents drawn from the prior with chosen factor values; the others as in the training data."""
+        codes = torch.randn(n, self.flow.features, generator=generator).to(self.quantiles)
+        row = torch.randint(QUANTILES, (n, self.residual), generator=generator).to(self.quantiles.device)
+        codes[:, : self.residual] = self.quantiles[:, : self.residual].gather(0, row)
+        for factor, value in values.items():
+            codes[:, self.blocks[factor]] = self.target(factor, codes.new_full((n,), value))
+        return self.inverse(codes)
+
+
+def blocks_of(sizes: list[int]) -> list[slice]:
+    ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def pad(labels: Float[Tensor, "batch label"], features: int) -> Float[Tensor, "batch d"]:
+    """Label embeddings as codes: the residual, which they say nothing of, at zero."""
+    return torch.nn.functional.pad(labels, (0, features - labels.shape[1]))

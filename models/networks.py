@@ -1,0 +1,57 @@
+"""Small convolutional and dense networks, the parts that the algorithms share."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Decoder", "Encoder", "mlp"]
+
+
+def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:
+    """`depth` hidden layers of `width` units with SiLU between."""
+    sizes = [inputs] + [width] * depth
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+def widths(size: int, width: int) -> list[int]:
+    """Channels of the stages that halve `size` down to 4: width, 2 width, ... at most 8 width."""
+    if size < 16 or size & (size - 1):
+        raise ValueError(f"The image size must be a power of two and at least 16, got {size}.")
+    return [width * min(2**i, 8) for i in range(int(math.log2(size)) - 2)]
+
+
+class Encoder(nn.Module):
+    """Images (batch, 3, size, size) in [-1, 1] to vectors (batch, outputs)."""
+
+    def __init__(self, size: int, outputs: int, width: int = 32) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for w in widths(size, width):
+            layers += [nn.Conv2d(channels, w, 4, 2, 1, bias=False), nn.BatchNorm2d(w), nn.SiLU()]
+            channels = w
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(16 * channels, outputs)
+
+    def forward(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch outputs"]:
+        return self.head(self.layers(images))
+
+
+class Decoder(nn.Module):
+    """Vectors (batch, inputs) to images (batch, 3, size, size) in [-1, 1], the encoder mirrored."""
+
+    def __init__(self, size: int, inputs: int, width: int = 32) -> None:
+        super().__init__()
+        down = widths(size, width)
+        layers: list[nn.Module] = [nn.Linear(inputs, 16 * down[-1]), nn.Unflatten(1, (down[-1], 4, 4))]
+        for a, b in zip(down[::-1], down[-2::-1], strict=False):
+            layers += [nn.BatchNorm2d(a), nn.SiLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False)]
+        layers += [nn.BatchNorm2d(down[0]), nn.SiLU(), nn.ConvTranspose2d(down[0], 3, 4, 2, 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, codes: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch 3 size size"]:
+        return self.layers(codes)

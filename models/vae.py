@@ -1,0 +1,117 @@
+"""Variational auto-encoder of images, the frozen encoder that everything else builds on.
+
+Kingma, Welling (2014), https://arxiv.org/abs/1312.6114; β as in Higgins et al. (2017). Symbols: x an image,
+z a latent, q(z|x) = N(mean, exp(logvar)).
+"""
+
+from typing import Literal, cast
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from models.encoders import weights_sha256
+from models.networks import Decoder, Encoder
+
+__all__ = ["VAE", "kl_divergence", "reconstruction_nll"]
+
+
+def kl_divergence(mean: Float[Tensor, "batch latent"], logvar: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+    """KL(q(z|x) ‖ N(0, I)) = ½ Σ (mean² + var − 1 − log var) per image, in nats."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
+
+
+def reconstruction_nll(
+    images: Float[Tensor, "batch 3 size size"],
+    reconstructions: Float[Tensor, "batch 3 size size"],
+    likelihood: Literal["gaussian", "laplace"],
+    scale: float,
+) -> Float[Tensor, " batch"]:
+    """−log p(x|z) per image, summed over pixels, in nats up to a constant.
+
+    gaussian: Σ (x − x̂)² / 2 scale²; laplace: Σ |x − x̂| / scale. Pixels in [-1, 1].
+    """
+    difference = (images - reconstructions).flatten(1)
+    if likelihood == "gaussian":
+        return difference.square().sum(1) / (2 * scale**2)
+    return difference.abs().sum(1) / scale
+
+
+class VAE(pl.LightningModule):
+    """Convolutional VAE; once trained, the encoder `vae` of its data.
+
+    Arguments:
+        size: image side, a power of two.
+        latent: number of latents.
+        width: channels of the first convolution.
+        beta: weight of the KL term.
+        likelihood, scale: of the pixels, see `reconstruction_nll`.
+        flip: show every image mirrored half of the time (photographs; drawn data needs no such help).
+        learning_rate: peak of the one-cycle schedule.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        latent: int = 64,
+        width: int = 24,
+        beta: float = 1.0,
+        likelihood: Literal["gaussian", "laplace"] = "gaussian",
+        scale: float = 0.1,
+        flip: bool = False,
+        learning_rate: float = 2e-3,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.size, self.latent_shape = size, (latent,)
+        self.encoder, self.decoder = Encoder(size, 2 * latent, width), Decoder(size, latent, width)
+        head = self.encoder.head
+        with torch.no_grad():  # the posterior starts narrow: noise of unit variance would hide the image
+            head.weight[latent:] *= 0.1
+            head.bias[latent:] = -5.0
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+
+    @property
+    def identity(self) -> dict[str, str | int | float | bool]:
+        """What the latents depend on: keys the cache and goes into the manifest."""
+        return {"name": "vae", "sha256": weights_sha256(self.state_dict()), "size": self.size}
+
+    def posterior(self, images: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (batch, latent) each, for images in [-1, 1]."""
+        mean, logvar = self.encoder(images).float().chunk(2, dim=1)
+        return mean, logvar.clamp(-12, 4)
+
+    def encode(self, images: UInt8[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), (batch, latent) each."""
+        return self.posterior(to_signed(images))
+
+    def decode(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 size size"]:
+        """Images in [0, 1]."""
+        return self.decoder(latents).float() / 2 + 0.5
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        images = to_signed(batch["images"])
+        if self.hparams["flip"]:
+            mirror = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirror, images.flip(3), images)
+        mean, logvar = self.posterior(images)
+        latents = mean + torch.randn_like(mean) * (logvar / 2).exp()
+        nll = reconstruction_nll(images, self.decoder(latents).float(), self.hparams["likelihood"], self.hparams["scale"])
+        kl = kl_divergence(mean, logvar)
+        loss = (nll + self.hparams["beta"] * kl).mean()
+        self.log_dict({"vae/loss": loss, "vae/nll": nll.mean(), "vae/kl": kl.mean()})
+        return loss
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.AdamW(self.parameters(), self.hparams["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.hparams["learning_rate"], total_steps=steps, pct_start=0.15, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def to_signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
+    """uint8 pixels as floats in [-1, 1], channels last in memory."""
+    return cast(Tensor, images.float().div_(127.5).sub_(1)).contiguous(memory_format=torch.channels_last)
