@@ -202,7 +202,7 @@ def faces(
     size: int = 64,
     seed: int = 0,
     correlate: dict[str, float] | None = None,
-    cache_dir: str = "cache",
+    cache_dir: str | Path = "cache",
 ) -> ImageData:
     """n drawn faces: 90 % training, 5 % validation, 5 % test.
 

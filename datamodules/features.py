@@ -6,9 +6,10 @@ latents are 83 MB, and a flow that draws z from them each step trains as if it e
 
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ __all__ = ["Batches", "ImageEncoder", "Latents", "encode"]
 VERSION = 1
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """What a frozen encoder offers, see docs/architecture.md."""
 
@@ -100,7 +102,7 @@ def read_shard(path: Path) -> Latents | None:
             intact = json.loads(str(file["checksum"])) == fingerprint(part.mean, part.logvar)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         intact = False
     if not intact:
         print(f"The cached latents {path} are damaged and are computed again.")

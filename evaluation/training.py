@@ -5,8 +5,10 @@ so that a killed run goes on where it was.
 """
 
 import json
+import logging
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ from models.vae import VAE
 
 __all__ = ["check_iin", "device_of", "fit", "image_encoder", "made", "train_guide", "train_iin", "train_vae"]
 
+for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)  # which devices there are, tips, and that a fit has ended
+warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
+warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models.flow import Flow
@@ -67,7 +67,7 @@ def residual_nll(residual: Float[Tensor, "batch residual"], log_det: Float[Tenso
 
 
 def block_sizes_from_pairs(
-    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], factor: Float[Tensor, " n"], count: int
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], factor: Int64[Tensor, " n"], count: int
 ) -> list[int]:
     """The authors' estimate of how many dimensions each factor needs (their `iterators/base.py`).
 

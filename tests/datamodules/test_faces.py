@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.factors import TEST, TRAIN, VALIDATION
+from datamodules.faces import FACTORS, NUISANCES, FaceParameters, faces, render, sample_parameters
+from models import UserError
+
+
+def neutral(**factors: float) -> FaceParameters:
+    values = torch.zeros(1, len(FACTORS))
+    values[0, 5] = 0.2
+    scene = FaceParameters(values, torch.full((1, len(NUISANCES)), 0.5))
+    for name, value in factors.items():
+        scene = scene.set(name, value)
+    return scene
+
+
+@pytest.mark.parametrize("factor", [factor.name for factor in FACTORS])
+def test_every_factor_changes_the_picture_and_only_a_part_of_it(factor: str) -> None:
+    changed = (render(neutral(**{factor: 1.0})).float() - render(neutral()).float()).abs().amax((0, 1)) > 12
+    assert 40 < changed.sum() < 0.4 * 64 * 64
+
+
+def test_sex_shows_in_several_parts_of_the_picture() -> None:
+    changed = (render(neutral(sex=1.0)).float() - render(neutral()).float()).abs().amax((0, 1)) > 25
+    rows = changed.any(1)
+    runs = (rows[1:] & ~rows[:-1]).sum() + rows[0]
+    assert changed[:30].any() and changed[34:46].any() and changed[52:].any(), "brows, mouth or cheeks, shoulders"
+    assert runs >= 1
+
+
+def test_glasses_are_dark_around_the_eyes() -> None:
+    picture = render(neutral(glasses=1.0)).float()[0]
+    without = render(neutral()).float()[0]
+    changed = (without - picture).mean(0) > 60
+    rows, columns = changed.nonzero().unbind(1)
+    assert 22 <= rows.float().mean() <= 34 and 28 <= columns.float().mean() <= 36
+
+
+def test_a_seed_repeats_and_another_differs(tmp_path: Path) -> None:
+    first, again, other = (faces(200, 16, seed=s, cache_dir=tmp_path / str(i)) for i, s in enumerate((0, 0, 1)))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
+    cached = faces(200, 16, seed=0, cache_dir=tmp_path / "0")
+    assert torch.equal(cached.images, first.images)
+
+
+def test_split_and_correlation(tmp_path: Path) -> None:
+    data = faces(2000, 16, correlate={"glasses:hat": 0.9}, cache_dir=tmp_path)
+    assert [len(data.rows(s)) for s in (TRAIN, VALIDATION, TEST)] == [1800, 100, 100]
+    same = (data.factors.values[:, 0] == data.factors.values[:, 3]).float()
+    assert same[data.rows(TRAIN)].mean().item() == pytest.approx(0.9, abs=0.03)
+    assert same[data.split != TRAIN].mean().item() == pytest.approx(0.5, abs=0.12)
+    assert data.factors.values[:, 0].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_counterfactual_differs_in_one_factor_alone(tmp_path: Path) -> None:
+    data = faces(200, 32, cache_dir=tmp_path)
+    assert data.counterfactual is not None
+    rows = torch.arange(20)
+    value = data.factors.values[rows, 3]
+    assert torch.equal(data.counterfactual(rows, "hat", value), data.images[rows])
+    changed = data.counterfactual(rows, "hat", 1 - value).float() - data.images[rows].float()
+    assert (changed.abs().sum((1, 2, 3)) > 0).all()
+    assert (changed[:, :, 24:].abs() <= 1).all(), "a hat changes nothing below the eyes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"n": 10}, "n >= 200"), ({"size": 50}, "power of two"), ({"correlate": {"glasses:skin": 0.9}}, "got 'glasses:skin'")],
+)
+def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        faces(**{"n": 200, "size": 16, "cache_dir": tmp_path} | arguments)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="set cache_dir="):
+        faces(200, 16, cache_dir=tmp_path / "file")
+
+
+def test_sample_parameters_are_independent_by_default() -> None:
+    scene = sample_parameters(20_000, 0)
+    correlation = torch.corrcoef(torch.cat([scene.factors, scene.nuisances], 1).T)
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.04

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from models.labels import LabelEmbedding, simplex
+
+FACTORS = [("glasses", "binary", ["without", "with"]), ("race", "categorical", ["a", "b", "c"]), ("age", "continuous", ["young", "old"])]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_simplex_corners_are_equally_far_apart(classes: int) -> None:
+    corners = simplex(classes)
+    distances = torch.cdist(corners, corners)
+    torch.testing.assert_close(distances, 2 * (1 - torch.eye(classes)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(corners.mean(0), torch.zeros(classes - 1), atol=1e-6, rtol=0)
+
+
+def test_embedding_and_missing_labels() -> None:
+    labels = LabelEmbedding(FACTORS)
+    values = torch.tensor([[0.0, 2.0, 10.0], [1.0, 0.0, 30.0], [torch.nan, torch.nan, torch.nan]])
+    labels.fit(values)
+    embedded = labels(values)
+    assert embedded.shape == (3, 4)
+    assert embedded[:2, 0].tolist() == [-1, 1]
+    assert embedded[0, 3].item() == pytest.approx(-(0.5**0.5))
+    assert embedded[2].tolist() == [0, 0, 0, 0]
+    assert labels.known(values).tolist() == [[1] * 4, [1] * 4, [0] * 4]
+
+
+def test_change_gives_another_value_of_that_factor_alone() -> None:
+    labels = LabelEmbedding(FACTORS)
+    values = torch.stack([torch.randint(2, (600,)), torch.randint(3, (600,)), torch.randint(50, (600,))], 1).float()
+    labels.fit(values)
+    factor = torch.arange(600) % 3
+    changed = labels.change(values, factor)
+    kept = torch.arange(3)[None] != factor[:, None]
+    assert (changed == values)[kept].all()
+    binary, categorical, continuous = (torch.nonzero(factor == f).flatten() for f in range(3))
+    assert (changed[binary, 0] == 1 - values[binary, 0]).all()
+    assert (changed[categorical, 1] != values[categorical, 1]).all()
+    assert set(changed[categorical, 1].tolist()) == {0.0, 1.0, 2.0}
+    assert 0 <= changed[continuous, 2].min() < 10 and 40 < changed[continuous, 2].max() <= 50
