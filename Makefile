@@ -5,13 +5,16 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --no-build-isolation -c constraints.txt
 ARGS ?=
 
-.PHONY: train test check format
+.PHONY: train test check format bench
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/.run
+	$(BIN)/python -m evaluation.benchmark $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -111,6 +111,20 @@ def test_a_folder_of_images_without_labels(folder: Path) -> None:
     assert (folder / "unlabelled/figures/samples.png").exists()
 
 
+def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    tiny = diffusers.AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, **blocks)
+    tiny.save_pretrained(folder / "sd_vae")
+    arguments = [item for item in TINY if not item.startswith("vae.")]
+    train(folder, "encoder=sd_vae", f"encoder.weights={folder / 'sd_vae'}", *arguments, "trainer.scale=0.2", f"run_dir={folder / 'sd'}")
+    metrics = json.loads((folder / "sd/metrics.json").read_text())
+    assert "time/vae_s" not in metrics and metrics["flow/inverse_error"] < 1e-3 and "edit/hat/success" in metrics
+    manifest = json.loads((folder / "sd/manifest.json").read_text())
+    assert len(manifest["encoder"]["sha256"]) == 64
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

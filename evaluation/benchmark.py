@@ -1,0 +1,132 @@
+"""How fast the flow trains, as ratios within one run: python -m evaluation.benchmark [batch=256 steps=30 rounds=5]
+
+Three loops over the same pairs, in turn, several rounds, the median round of each:
+
+    cached     Facet's own training loop on cached latents
+    encoding   the same loop, encoding both images of every pair at every step, as the public IIN code does
+    bare       nothing but the FrEIA flow's forward and backward on both halves of the batch
+"""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from datamodules.factors import FactorTable
+from datamodules.faces import FACTORS, render, sample_parameters
+from datamodules.features import Latents
+from datamodules.pairs import PairBatches, PairSampler
+from evaluation.command import command, options
+from models.iin import IIN
+from models.vae import VAE
+
+
+@dataclass
+class Options:
+    batch: int = 256
+    steps: int = 30
+    rounds: int = 5
+    size: int = 64
+    images: int = 2048
+    json: bool = False
+
+
+class Encoding:
+    """The pair batches, with latents computed from the images at every step."""
+
+    def __init__(self, batches: PairBatches, images: Tensor, vae: VAE) -> None:
+        self.batches, self.images, self.vae = batches, images, vae
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self.batches:
+            with torch.no_grad():
+                mean, logvar = self.vae.encode(self.images[batch["row"]])
+                other, other_logvar = self.vae.encode(self.images[batch["partner_row"]])
+            yield batch | {"mean": mean, "logvar": logvar, "partner_mean": other, "partner_logvar": other_logvar}
+
+
+class Rows(PairBatches):
+    """Pair batches that also say which rows they are of."""
+
+    def batch(self, anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        return super().batch(anchors, partners, factor) | {"row": anchors, "partner_row": partners}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall-clock seconds, the device's queue included."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def fit(iin: IIN, batches: Any, steps: int) -> None:
+    pl.Trainer(max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+               accelerator="auto", devices=1).fit(iin, batches)  # fmt: skip
+
+
+def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
+    """FrEIA's flow alone: forward and backward of both halves."""
+    inn = iin.flow.inn.to(a.device)
+    for _ in range(steps):
+        loss = torch.zeros((), device=a.device)
+        for half in (a, b):
+            codes, log_det = inn(half)
+            loss = loss + 0.5 * codes.square().sum() - log_det.sum()
+        loss.backward()
+        inn.zero_grad()
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = options(Options, arguments)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    pl.seed_everything(0, verbose=False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    scenes = sample_parameters(asked.images, 0)
+    images = torch.cat([render(scenes[slice(i, i + 64)], asked.size) for i in range(0, asked.images, 64)]).to(device)
+    vae = VAE(size=asked.size).eval().to(device)
+    with torch.no_grad():
+        parts = [vae.encode(part) for part in images.split(256)]
+    latents = Latents(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    table = FactorTable(FACTORS, scenes.factors)
+    iin = IIN(64, [(f.name, f.kind, list(f.values)) for f in FACTORS], objective="likelihood")
+    iin.start(latents.mean.cpu(), latents.logvar.cpu(), table.values)
+    batches = Rows(PairSampler(table), latents, table, asked.batch, 0, asked.steps, partners=True)
+    encoding = Encoding(batches, images, vae)
+    first = next(iter(batches))
+    loops = {
+        "cached": lambda: fit(iin, batches, asked.steps),
+        "encoding": lambda: fit(iin, encoding, asked.steps),
+        "bare": lambda: bare(iin, first["mean"], first["partner_mean"], asked.steps),
+    }
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(asked.rounds + 1):
+        for name, loop in loops.items():
+            times[name].append(seconds(loop))
+    medians = {name: statistics.median(values[1:]) / asked.steps for name, values in times.items()}  # the first warms up
+    result = {
+        "device": device,
+        **{f"pairs_per_s/{name}": asked.batch / value for name, value in medians.items()},
+        "speed_up_by_cache": medians["encoding"] / medians["cached"],
+        "step_over_bare_flow": medians["cached"] / medians["bare"],
+    }
+    if asked.json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name:24} {value if isinstance(value, str) else f'{value:,.2f}'}")
+
+
+if __name__ == "__main__":
+    command(main)
