@@ -1,0 +1,157 @@
+"""The pictures that a run draws of itself on held-out images, into its `figures/`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from datamodules.factors import TEST, TRAIN, Factor, ImageData
+from evaluation.comparison import editor_title
+from evaluation.editing import edit_targets
+from evaluation.figures import component_strip, edit_strips, factor_grid, reconstructions, samples
+from evaluation.interfaces import Editor, Encoder
+from evaluation.metrics import Statistics, factor_statistics
+
+__all__ = ["draw_edits", "draw_flow", "draw_reconstructions"]
+
+COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+PER_BLOCK = 2  # components of a block that get a strip; the first ones
+SAMPLES = 8
+
+
+def shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+
+
+def encoded(
+    encoder: Encoder, images: UInt8[Tensor, "n 3 size size"], device: torch.device | str
+) -> Float[Tensor, "n d"]:
+    return encoder.encode(images.to(device))[0]
+
+
+def both_directions(targets: Float[Tensor, " n"], rows: int) -> Int64[Tensor, " rows"]:
+    """Places of the first targets, as many upward as downward where there are, those upward first."""
+    known = (~targets.isnan()).nonzero().flatten()
+    if not len(known):
+        return known
+    upward = targets[known] > (targets[known].min() + targets[known].max()) / 2
+    up, down = known[upward], known[~upward]
+    half = max(rows - rows // 2, rows - len(down))
+    return torch.cat([up[:half], down[: rows - min(half, len(up))]])
+
+
+def target_name(factor: Factor, target: float, statistics: Statistics, i: int) -> str:
+    """A target in the factor's own words; of a continuous one, the end it lies at."""
+    if factor.kind != "continuous":
+        return factor.values[round(target)]
+    return factor.values[int(target > statistics.median[i].item())]
+
+
+@torch.inference_mode()
+def draw_edits(
+    folder: Path,
+    data: ImageData,
+    encoder: Encoder,
+    editors: Mapping[str, Editor],
+    device: torch.device | str = "cpu",
+    rows: int = 4,
+    seed: int = 0,
+) -> None:
+    """`edit_<factor>.png`, both directions of each factor by every editor (the first is the run's own), and
+    `factor_grid.png`, all factors by the first.
+
+    The truth, where scenes can be drawn again, is shown through the encoder, as the score sees it.
+    """  # fmt: skip
+    train, held = data.factors[data.rows(TRAIN)], shuffled(data.rows(TEST), seed)
+    statistics = factor_statistics(train.values)
+    targets = edit_targets(data.factors[held], train, statistics, torch.Generator().manual_seed(seed))
+    for i, factor in enumerate(data.factors.factors):
+        places = both_directions(targets[:, i], rows)
+        if not len(places):
+            continue
+        chosen, wanted = held[places], targets[places, i]
+        latents = encoded(encoder, data.images[chosen], device)
+        edited = {
+            editor_title(name): encoder.decode(editor.edit(latents, i, wanted.to(latents.device)))
+            for name, editor in editors.items()
+        }
+        truth = None
+        if data.counterfactual is not None:
+            drawn = data.counterfactual(chosen, factor.name, wanted)
+            truth = encoder.decode(encoded(encoder, drawn, device))
+        labels = [f"→ {target_name(factor, target, statistics, i)}" for target in wanted.tolist()]
+        file = folder / f"edit_{factor.name.replace('/', '_')}.png"
+        edit_strips(file, factor.name, labels, data.images[chosen], encoder.decode(latents), edited, truth)
+    draw_grid(folder, data, encoder, next(iter(editors.values())), device, held[:rows], targets[:rows])
+
+
+def draw_grid(
+    folder: Path,
+    data: ImageData,
+    encoder: Encoder,
+    editor: Editor,
+    device: torch.device | str,
+    rows: Int64[Tensor, " rows"],
+    targets: Float[Tensor, "rows factors"],
+) -> None:
+    """Every factor of the same images edited to its target; where that is unknown, left as it is."""
+    latents = encoded(encoder, data.images[rows], device)
+    edited = {}
+    for i, factor in enumerate(data.factors.factors):
+        known = ~targets[:, i].isnan()
+        changed = latents.clone()
+        if known.any():
+            changed[known] = editor.edit(latents[known], i, targets[known, i].to(latents.device))
+            edited[factor.name] = encoder.decode(changed)
+    if edited:
+        factor_grid(folder / "factor_grid.png", data.images[rows], encoder.decode(latents), edited)
+
+
+@torch.inference_mode()
+def draw_flow(
+    folder: Path,
+    data: ImageData,
+    encoder: Encoder,
+    iin: Any,
+    device: torch.device | str = "cpu",
+    rows: int = 4,
+    seed: int = 0,
+) -> None:
+    """`component_<number>.png` of the first components of each block and of the residual, and `samples.png`.
+
+    Each row of samples is drawn from the same noise, with one factor at one of its values.
+    """
+    images = data.images[shuffled(data.rows(TEST), seed)[:rows]]
+    latents = encoded(encoder, images, device)
+    blocks = {factor.name: block for factor, block in zip(iin.factors, iin.blocks, strict=True)}
+    first = max((block.stop for block in blocks.values()), default=0)
+    for name, block in {**blocks, "residual": slice(first, latents.shape[1])}.items():
+        for component in range(block.start, min(block.stop, block.start + PER_BLOCK)):
+            edited = [encoder.decode(iin.set_component(latents, component, value)) for value in COMPONENT_VALUES]
+            title = f"component {component} ({name})"
+            component_strip(folder / f"component_{component}.png", title, images, COMPONENT_VALUES, edited)
+    statistics = factor_statistics(data.factors[data.rows(TRAIN)].values)
+    drawn: dict[str, Tensor] = {"any": sampled(encoder, iin, {}, seed)}
+    for i, factor in enumerate(iin.factors):
+        ends = (statistics.low[i].item(), statistics.high[i].item())
+        values = ends if factor.kind == "continuous" else tuple(map(float, range(len(factor.values))))
+        for value in values:
+            word = target_name(factor, value, statistics, i)
+            drawn[f"{factor.name}: {word}"] = sampled(encoder, iin, {i: value}, seed)
+    samples(folder / "samples.png", drawn)
+
+
+def sampled(encoder: Encoder, iin: Any, values: dict[int, float], seed: int) -> Float[Tensor, "n 3 size size"]:
+    return encoder.decode(iin.sample(SAMPLES, values, torch.Generator().manual_seed(seed)))
+
+
+@torch.inference_mode()
+def draw_reconstructions(
+    folder: Path, data: ImageData, encoder: Encoder, device: torch.device | str = "cpu", n: int = 16, seed: int = 0
+) -> None:
+    """`reconstructions.png`: test images above what is left of them."""
+    images = data.images[shuffled(data.rows(TEST), seed)[:n]]
+    reconstructions(folder / "reconstructions.png", images, encoder.decode(encoded(encoder, images, device)))

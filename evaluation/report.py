@@ -1,0 +1,299 @@
+"""Writes a run's report.html again from the files in its folder: python -m evaluation.report run=RUN.
+
+One self-contained page: no network, no scripts, images inside. No model and no data are needed.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from evaluation.charts import draw_charts
+from evaluation.command import command, options
+from evaluation.comparison import METRICS, best, edit_rows, unjudged
+from evaluation.files import read_json, write_file
+from evaluation.run import find_run
+
+__all__ = ["Options", "main", "write_report"]
+
+STYLE = Path(__file__).with_name("report.css")
+FIGURES = {
+    "factor_grid": "All factors, one at a time, on the same images",
+    "leakage_matrix": "Leakage: share of images in which editing a factor (row) flipped another (column)",
+    "strength_curves": "Success and leakage as the edit grows stronger; 1 is the full edit, the dashes mark 90 %",
+    "samples": "Samples from the prior; each row from the same noise, with one factor at one value",
+    "reconstructions": "What the encoder keeps of an image",
+    "training_curves": "Training: as logged, and smoothed",
+}
+AT_EDITS = ("factor_grid", "leakage_matrix", "strength_curves")
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is read of a run folder; missing files are empty."""
+
+    path: Path
+    config: Any  # OmegaConf's DictConfig, a class that the shape checks warn of
+    manifest: dict[str, Any]
+    metrics: dict[str, float]
+    figures: dict[str, Path]  # name without suffix -> file
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.manifest.get("data") or {}
+
+
+def number(value: float | None, metric: str = "") -> str:
+    if value is None:
+        return ""
+    return f"{value:.1e}" if metric == "cycle_error" else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{seconds / 60:.1f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """A headed part of the page; nothing where all parts are empty."""
+    body = "".join(parts)
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def picture(files: Files, name: str, caption: str) -> str:
+    """A figure of the run inside the page; nothing where there is none."""
+    if name not in files.figures:
+        return ""
+    source = base64.b64encode(files.figures[name].read_bytes()).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{source}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def card(content: str) -> str:
+    return f'<div class="card">{content}</div>' if content else ""
+
+
+def name_of(setting: Any) -> str:
+    """What a group of the configuration is called, whether it is a name, has one, or only has a target."""
+    if isinstance(setting, Mapping):
+        setting = setting.get("name") or str(setting.get("_target_", "")).rpartition(".")[2]
+    return str(setting or "")
+
+
+def heading(files: Files) -> str:
+    data, encoder = files.data, files.manifest.get("encoder") or {}
+    names = [data.get("name") or name_of(files.config.get("data")), name_of(files.config.get("model"))]
+    title = " · ".join(escape(name) for name in names if name) or escape(files.path.name)
+    counts = ", ".join(f"{count:,} {part}" for part, count in data.get("splits", {}).items())
+    facts = [
+        str(files.manifest.get("created", "")),
+        f"{counts} images of {data['size']}×{data['size']}" if counts else "",
+        f"encoder {encoder['name']} ({str(encoder.get('sha256', ''))[:12]})" if "name" in encoder else "",
+        f"seed {files.manifest['seed']}" if "seed" in files.manifest else "",
+        str(files.manifest.get("device", "")),
+    ]
+    warning = "<p><span class='badge warn'>random weights: the encoder is untrained</span></p>"
+    return (
+        f"<header><h1>{title}</h1><p class='muted'>{escape(' · '.join(fact for fact in facts if fact))}</p>"
+        f"{warning if encoder.get('random_weights') else ''}{tiles(files)}</header>"
+    )
+
+
+def tiles(files: Files) -> str:
+    """The headline numbers: means over the factors that can be judged, the baselines' below."""
+    rows = {name: row for name, row in edit_rows(files.metrics).items() if not unjudged(files.metrics, name)}
+    shown = []
+    for metric in ("success", "leakage_at_90", "counterfactual"):
+        means: dict[str, float] = {}
+        for editor in ("flow", "mean difference", "linear SVM", "oracle"):
+            values = [row[editor][metric] for row in rows.values() if metric in row.get(editor, {})]
+            if values:
+                means[editor] = sum(values) / len(values)
+        if "flow" in means:
+            others = "".join(f"<i>{e}<u>{value:.3f}</u></i>" for e, value in means.items() if e != "flow")
+            shown.append((METRICS[metric][0], f"{means['flow']:.3f}", others))
+    for key, title, text in (
+        ("reconstruction/psnr", "reconstruction, dB", "{:.1f}"),
+        ("memory/peak_mib", "memory, MiB", "{:,.0f}"),
+    ):
+        if key in files.metrics:
+            shown.append((title, text.format(files.metrics[key]), ""))
+    if "time/total_s" in files.metrics:
+        shown.append(("the whole run", duration(files.metrics["time/total_s"]), ""))
+    tile = '<div class="tile">{}<b>{}</b><small>{}</small></div>'
+    return (
+        f'<div class="tiles">{"".join(tile.format(escape(a), escape(b), c) for a, b, c in shown)}</div>'
+        if shown
+        else ""
+    )
+
+
+def factor_card(files: Files, factor: str) -> str:
+    """One factor's strip under its numbers."""
+    values = edit_rows(files.metrics).get(factor, {}).get("flow", {})
+    numbers = [f"{METRICS[m][0]} {number(values[m], m)}" for m in METRICS if m in values and m != "cycle_error"]
+    sources = {known["name"]: known.get("source", "") for known in files.data.get("factors", [])}
+    if sources.get(factor) and sources[factor] != factor:
+        numbers.append(f"labels from {sources[factor]}")
+    flag = "<span class='badge warn'>cannot be judged</span> " if unjudged(files.metrics, factor) else ""
+    image = picture(files, f"edit_{factor.replace('/', '_')}", "held-out images, both directions")
+    head = f"<h3>{escape(factor)}</h3>{flag}<span class='muted'>{escape(' · '.join(numbers))}</span>"
+    return card(head + image) if image else ""
+
+
+def comparison_rows(metrics: Mapping[str, float], factor: str, editors: Mapping[str, Mapping[str, float]],
+                    shown: Sequence[str]) -> str:  # fmt: skip
+    """One factor's part of the comparison table, the judge's accuracy under its name."""
+    accuracy = metrics.get(f"judge/{factor}/balanced_accuracy")
+    note = "" if accuracy is None else f"<br><span class='muted'>judge {accuracy:.3f}</span>"
+    if unjudged(metrics, factor):
+        note += "<br><span class='badge warn'>cannot be judged</span>"
+    rows = []
+    for i, (editor, values) in enumerate(editors.items()):
+        cells = "".join(
+            f"<td{' class=best' if editor in best(editors, metric) else ''}>{number(values.get(metric), metric)}</td>"
+            for metric in shown
+        )
+        first = f"<th rowspan={len(editors)}>{escape(factor)}{note}</th>" if i == 0 else ""
+        rows.append(f"<tr{'' if editor == 'flow' else ' class=other'}>{first}<td class=name>{editor}</td>{cells}</tr>")
+    return f"<tbody>{''.join(rows)}</tbody>"
+
+
+def comparison(metrics: Mapping[str, float]) -> str:
+    """The flow against the baselines, factor by factor, the best number of each marked."""
+    rows = edit_rows(metrics)
+    if not rows:
+        return ""
+    present = {metric for row in rows.values() for values in row.values() for metric in values}
+    shown = [metric for metric in METRICS if metric in present]
+    heads = "".join(f"<th>{METRICS[metric][0]} {'↑' if METRICS[metric][1] else '↓'}</th>" for metric in shown)
+    bodies = "".join(comparison_rows(metrics, factor, editors, shown) for factor, editors in rows.items())
+    caption = (
+        "Marked: the best of flow, mean difference and linear SVM. ↑ higher is better, ↓ lower. The judge's number is "
+        "its balanced accuracy on test reconstructions; below .75 it cannot tell. The oracle was trained on true pairs."
+    )
+    head = f"<thead><tr><th>factor</th><th class=name>editor</th>{heads}</tr></thead>"
+    return card(f"<div class=scroll><table>{head}{bodies}</table></div><p class=muted>{caption}</p>")
+
+
+def timings(metrics: Mapping[str, float]) -> str:
+    """A bar per stage."""
+    stages = {
+        key.removeprefix("time/").removesuffix("_s"): value for key, value in metrics.items() if key.startswith("time/")
+    }
+    total = max(stages.pop("total", 0.0), sum(stages.values()))
+    rows = []
+    for stage, seconds in stages.items():
+        speed = metrics.get(f"throughput/{stage}_per_s")
+        rows.append(
+            f"<tr><td class=name>{escape(stage.replace('_', ' '))}</td><td>{duration(seconds)}</td>"
+            f"<td>{'' if speed is None else f'{speed:,.0f} per s'}</td>"
+            f"<td class=wide><span class=bar style='width:{100 * seconds / max(total, 1e-9):.1f}%'></span></td></tr>"
+        )
+    return card(f"<table><tbody>{''.join(rows)}</tbody></table>") if rows else ""
+
+
+def other_numbers(metrics: Mapping[str, float]) -> str:
+    """What is shown nowhere else: the autoencoder's, the flow's and the judge's numbers."""
+    elsewhere = ("edit/", "baseline/", "oracle/", "time/", "throughput/")
+    rows = [
+        f"<tr><td class=name>{escape(key)}</td><td>{value:.4g}</td></tr>"
+        for key, value in metrics.items()
+        if not key.startswith(elsewhere)
+    ]
+    return (
+        card(f"<details><summary>All other numbers</summary><table><tbody>{''.join(rows)}</tbody></table></details>")
+        if rows
+        else ""
+    )
+
+
+def notes(data: Mapping[str, Any]) -> str:
+    items = [escape(note) for note in data.get("notes", [])]
+    skipped = data.get("skipped", [])
+    if skipped:
+        items.append(f"{len(skipped)} unreadable images were left out: {escape(', '.join(skipped[:20]))}")
+    return card(f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>") if items else ""
+
+
+def configuration(files: Files) -> str:
+    made_of = {key: files.manifest[key] for key in ("command", "git", "versions", "encoder") if key in files.manifest}
+    texts = {
+        "Configuration": OmegaConf.to_yaml(files.config),
+        "Versions": OmegaConf.to_yaml(made_of) if made_of else "",
+    }
+    return "".join(
+        card(f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>")
+        for title, text in texts.items()
+        if text
+    )
+
+
+def page(files: Files) -> str:
+    factors = list(edit_rows(files.metrics)) or [known["name"] for known in files.data.get("factors", [])]
+    strips = {f"edit_{factor.replace('/', '_')}" for factor in factors}
+    components = sorted((name for name in files.figures if name.startswith("component_")), key=lambda n: (len(n), n))
+    more = [name for name in files.figures if name not in {*FIGURES, *strips, *components}]
+    at_edits = [card(picture(files, name, FIGURES[name])) for name in AT_EDITS]
+    parts = [
+        heading(files),
+        section("The flow against the baselines", comparison(files.metrics)),
+        section("About the data", notes(files.data)),
+        section("Edits", *(factor_card(files, factor) for factor in factors)),
+        section("Leakage and strength", *at_edits[1:]),
+        section("Every factor on the same images", at_edits[0]),
+        section(
+            "Single components", card("".join(picture(files, name, "in standard deviations") for name in components))
+        ),
+        section("Samples", card(picture(files, "samples", FIGURES["samples"]))),
+        section("Reconstructions", card(picture(files, "reconstructions", FIGURES["reconstructions"]))),
+        section("More pictures", *(card(picture(files, name, name.replace("_", " "))) for name in more)),
+        section(
+            "Training", card(picture(files, "training_curves", FIGURES["training_curves"])), timings(files.metrics)
+        ),
+        section("The run", other_numbers(files.metrics), configuration(files)),
+    ]
+    title = escape(" ".join(filter(None, ["Facet:", str(files.data.get("name", "")), files.path.name])))
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"<head>{meta}<title>{title}</title><style>{STYLE.read_text()}</style></head>"
+    return f'<!DOCTYPE html>\n<html lang="en">{head}<body>{"".join(parts)}</body></html>\n'
+
+
+def read_files(path: Path) -> Files:
+    figures = {file.stem: file for file in sorted((path / "figures").glob("*.png"))}
+    config = OmegaConf.load(path / "config.yaml")
+    return Files(path, config, read_json(path / "manifest.json"), read_json(path / "metrics.json"), figures)
+
+
+def write_report(run: str | Path) -> Path:
+    """Draw the charts of a run's numbers and write its `report.html`; what the run does not have is left out.
+
+    Raises:
+        UserError: no such run; a damaged file; a folder that cannot be written.
+    """
+    path = find_run(run)
+    draw_charts(path, read_json(path / "measurements.json"))
+    write_file(path / "report.html", page(read_files(path)))
+    return path / "report.html"
+
+
+@dataclass
+class Options:
+    run: str = MISSING
+
+
+def main(arguments: Sequence[str]) -> None:
+    print(f"Open: {write_report(options(Options, arguments).run)}")
+
+
+if __name__ == "__main__":
+    command(main)

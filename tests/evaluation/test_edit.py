@@ -1,0 +1,163 @@
+"""The command that edits a finished run's images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.factors import TEST
+from evaluation import edit
+from evaluation.run import LoadedRun, load
+from models import UserError
+
+Answer = dict[str, Any]
+GLASSES, SEX, HAT, SKIN = 0, 1, 3, 5
+
+
+@pytest.fixture(scope="module")
+def loaded(finished_run: Path) -> LoadedRun:
+    return load(finished_run)
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The command with json=true; its answer, read back."""
+
+    def answer(*arguments: str) -> Answer:
+        edit.main([f"run={finished_run}", "json=true", "n=4", f"out={tmp_path}", *arguments])
+        return json.loads(capsys.readouterr().out)
+
+    return answer
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> list[str]:
+    paths = [tmp_path / "a.png", tmp_path / "b.jpg"]
+    for path in paths:
+        Image.fromarray(torch.randint(0, 255, (20, 30, 3), dtype=torch.uint8).numpy()).save(path)
+    return [str(path) for path in paths]
+
+
+def codes(answer: Answer) -> tuple[Tensor, dict[str, Tensor]]:
+    after = {title: torch.tensor(rows) for title, rows in answer["codes"]["after"].items()}
+    return torch.tensor(answer["codes"]["before"]), after
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-3, rtol=0)
+
+
+def test_factor_is_set_and_all_else_stays(run: Callable[..., Answer], loaded: LoadedRun, tmp_path: Path) -> None:
+    answer = run("factor=glasses", "value=1")
+    before, after = codes(answer)
+    wanted = before.clone()
+    wanted[:, GLASSES] = loaded.iin.target(GLASSES, torch.ones(1))
+    close(after["glasses: with"], wanted)
+    test_ids = {loaded.data.ids[row] for row in loaded.data.rows(TEST).tolist()}
+    assert len(answer["images"]) == 4 and set(answer["images"]) <= test_ids
+    assert answer["figure"] == str(tmp_path / "set_glasses.png")
+    # original, reconstruction, edit, truth: four images of 128 pixels, their gaps and the frame
+    with Image.open(answer["figure"]) as figure:
+        assert figure.size[0] == 4 * 128 + 16 + 2 * 4 + 24
+
+
+def test_value_by_its_word(run: Callable[..., Answer]) -> None:
+    close(codes(run("factor=sex", "value=Male"))[1]["sex: male"], codes(run("factor=sex", "value=1"))[1]["sex: male"])
+
+
+def test_factor_without_value_goes_to_each(run: Callable[..., Answer]) -> None:
+    assert list(codes(run("factor=hat"))[1]) == ["hat: without", "hat: with"]
+    assert len(codes(run("factor=skin"))[1]) == 2
+
+
+def test_strength(run: Callable[..., Answer], loaded: LoadedRun) -> None:
+    before, after = codes(run("factor=hat", "value=1", "strength=0.5"))
+    close(after["hat: with"][:, HAT], (before[:, HAT] + loaded.iin.target(HAT, torch.ones(1)).flatten()) / 2)
+    before, after = codes(run("component=8", "values=[3]", "strength=0"))
+    close(after["+3"], before)
+
+
+def test_component_is_set_in_its_own_units(run: Callable[..., Answer], loaded: LoadedRun) -> None:
+    answer = run("component=8", "values=[-3,0,2]")
+    before, after = codes(answer)
+    assert list(after) == ["−3", "0", "+2"]
+    others = [i for i in range(10) if i != 8]
+    for value, rows in zip((-3.0, 0.0, 2.0), after.values(), strict=True):
+        share = 0.5 * (1 + torch.erf(torch.tensor(value) / 2**0.5))
+        train = loaded.iin.encode(loaded.encode(loaded.data.images[loaded.data.rows(0)]))[:, 8]
+        torch.testing.assert_close(rows[:, 8], torch.quantile(train, share).expand(4), atol=0.05, rtol=0)
+        close(rows[:, others], before[:, others])
+    assert len(codes(run("component=8"))[1]) == 7
+
+
+def test_block_from_a_donor(run: Callable[..., Answer], loaded: LoadedRun, faces: list[str]) -> None:
+    for donor, pixels in ((faces[0], loaded.pixels([faces[0]])), (loaded.data.ids[3], loaded.data.images[3:4])):
+        before, after = codes(run("factor=skin", f"donor={donor}"))
+        before[:, SKIN] = loaded.iin.encode(loaded.encode(pixels))[:, SKIN]
+        close(after["the donor's skin"], before)
+
+
+def test_several_factors_one_after_the_other(run: Callable[..., Answer], loaded: LoadedRun) -> None:
+    before, after = codes(run("edits={glasses:1,hat:without}"))
+    before[:, GLASSES] = loaded.iin.target(GLASSES, torch.ones(1))
+    close(after["glasses: with"], before)
+    before[:, HAT] = loaded.iin.target(HAT, torch.zeros(1))
+    close(after["+ hat: without"], before)
+
+
+def test_images_by_path(run: Callable[..., Answer], loaded: LoadedRun, faces: list[str]) -> None:
+    answer = run("factor=sex", "value=0", f"images=[{','.join(faces)}]")
+    assert answer["images"] == faces
+    close(codes(answer)[0], loaded.iin.encode(loaded.encode(loaded.pixels(faces))))
+
+
+def test_seed_chooses_the_images(run: Callable[..., Answer]) -> None:
+    chosen = [run("component=0", "values=[0]", "split=validation", f"seed={seed}")["images"] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_prints_what_to_open(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit.main([f"run={run_copy}", "component=0", "values=[-1,1]", "n=2"])
+    assert capsys.readouterr().out == f"Open: {run_copy / 'figures' / 'set_component_0.png'}\n"
+    assert (run_copy / "figures" / "set_component_0.png").is_file()
+
+
+def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
+    assert run("component=0", "values=[0]", f"out={tmp_path / 'deep' / 'x.png'}")["figure"].endswith("deep/x.png")
+    assert (tmp_path / "deep" / "x.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"Expected one of factor=, component= and edits=, got none: .*\(glasses, sex, smile, hat, beard, skin\)"),
+        (["factor=sex", "component=1"], r"Expected one of factor=, .*, got factor and component"),
+        (["factor=glases"], r"Expected a factor among glasses, .* Did you mean glasses\?"),
+        (["edits={glasses:1,hatt:1}"], r"got 'hatt'\. Did you mean hat\?"),
+        (["factor=glasses", "value=2"], r"Expected a value of glasses, 0 \(without\) or 1 \(with\), got 2"),
+        (["factor=glasses", "value=blue"], r"Expected a value of glasses, .*, got 'blue'"),
+        (["factor=skin", "value=1.5"], r"Expected a value of skin, a number between .*, got 1\.5"),
+        (["component=10"], r"Expected component= between 0 and 9, the run's latents, got 10"),
+        (["component=-1"], r"Expected component= between 0 and 9, the run's latents, got -1"),
+        (["component=1", "value=1"], r"Expected values= with component=, got value="),
+        (["component=1", "values=[far]"], r"Expected numbers in values=, standard deviations, got \['far'\]"),
+        (["factor=sex", "value=1", "donor=x"], r"Expected .* with factor=, got value= and donor="),
+        (
+            ["factor=sex", "donor=nobody"],
+            r"Expected donor= to be an image file or an id of the run's data, got 'nobody'",
+        ),
+        (["factor=sex", "images=[none.png]"], r"Expected an image at none\.png, got no such file"),
+        (["factor=sex", "images=[pyproject.toml]"], r"Expected an image at pyproject\.toml, got a file that cannot be"),
+        (["factor=sex", "images=[]"], r"Expected at least one path in images=\[\.\.\.\], got none"),
+        (["factor=sex", "split=tset"], r"Expected split=train, validation or test, got 'tset'\. Did you mean test"),
+        (["factor=sex", "n=0"], r"Expected at least one image, got n=0 of 10 with split=test"),
+    ],
+)
+def test_bad_input(run: Callable[..., Answer], arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*arguments)

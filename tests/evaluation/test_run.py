@@ -1,0 +1,258 @@
+"""The run folder, written and read back."""
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from datamodules.factors import TEST
+from evaluation.run import LoadedRun, Run, find_run, load
+from models import UserError
+from models.iin import IIN
+from models.vae import VAE
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run", OmegaConf.create({"size": 16, "data": {"size": "${size}"}}))
+
+
+@pytest.fixture(scope="module")
+def loaded(finished_run: Path) -> LoadedRun:
+    return load(finished_run)
+
+
+@pytest.fixture
+def face(tmp_path: Path) -> Path:
+    """A photograph of another size than the run's."""
+    pixels = torch.randint(0, 255, (40, 30, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "face.png")
+    return tmp_path / "face.png"
+
+
+def test_config_is_written_resolved_and_at_once(run: Run) -> None:
+    assert OmegaConf.load(run.path / "config.yaml") == {"size": 16, "data": {"size": 16}}
+    assert "${" not in (run.path / "config.yaml").read_text()
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Expected to write .*config\.yaml, got .*: free space"):
+        Run(tmp_path / "file" / "run", OmegaConf.create({}))
+
+
+def test_stage_is_timed_and_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with run.stage("latents", 10):
+        pass
+    with run.stage("vae") as stage:
+        stage.items = 1000
+    with run.stage("evaluation"):
+        pass
+    seconds = run.metrics["time/latents_s"]
+    assert 0 <= seconds < 5
+    assert run.metrics["throughput/latents_per_s"] == pytest.approx(10 / max(seconds, 1e-9))
+    assert run.metrics["throughput/vae_per_s"] > 0
+    assert "throughput/evaluation_per_s" not in run.metrics
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "latents started"
+    assert re.fullmatch(r"latents took \d\.\d s, [\d,]+ per s", lines[1])
+    assert re.fullmatch(r"evaluation took \d\.\d s", lines[-1])
+
+
+def test_stage_entered_again_adds_up(run: Run) -> None:
+    with run.stage("vae"):
+        pass
+    run.metrics["time/vae_s"] = 100.0
+    with run.stage("vae"):
+        pass
+    assert 100 <= run.metrics["time/vae_s"] < 105
+
+
+def test_failed_stage_has_no_time(run: Run) -> None:
+    with pytest.raises(UserError), run.stage("iin"):
+        raise UserError("NaN")
+    assert "time/iin_s" not in run.metrics
+
+
+def test_metrics_are_flat_finite_numbers(run: Run) -> None:
+    run.update({"edit/glasses/success": torch.tensor(0.5), "a": None, "b": math.nan, "c": math.inf, "d": 3})
+    run.save()
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    assert metrics.pop("time/total_s") > 0
+    assert metrics.pop("memory/peak_mib") > 50
+    metrics.pop("memory/gpu_peak_mib", None)
+    assert metrics == {"edit/glasses/success": 0.5, "d": 3.0}
+    assert not (run.path / "measurements.json").exists()
+
+
+def test_measurements_become_json(run: Run) -> None:
+    run.measurements["leakage"] = {"flow": torch.tensor([[math.nan, 0.5], [0.25, math.nan]])}
+    run.save()
+    assert json.loads((run.path / "measurements.json").read_text()) == {
+        "leakage": {"flow": [[None, 0.5], [0.25, None]]}
+    }
+
+
+def test_nothing_half_written_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.save()
+    before = (run.path / "metrics.json").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match="No space left on device"):
+            run.save()
+    assert (run.path / "metrics.json").read_text() == before
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.yaml", "metrics.json"]
+
+
+def test_summary_compares_and_says_what_to_open(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.update({"edit/glasses/success": 0.98, "edit/glasses/leakage": 0.01, "edit/glasses/counterfactual": 0.6,
+                "baseline/linear_svm/glasses/success": 0.75, "oracle/glasses/counterfactual": 0.8})  # fmt: skip
+    run.summary()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert rows[1] == ["glasses", "flow", "0.980", "0.010", "0.600"]
+    assert rows[2] == ["linear", "SVM", "0.750"]
+    assert rows[3] == ["oracle", "0.800"]
+    assert rows[-2] == ["Open:", str(run.path / "report.html")]
+    assert rows[-1] == ["tensorboard", "--logdir", str(run.path / "tensorboard")]
+
+
+def test_summary_without_edits(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.update({"reconstruction/psnr": 27.25, "time/vae_s": 3.0})
+    run.summary()
+    out = capsys.readouterr().out
+    assert "reconstruction/psnr  27.25" in out
+    assert "time/vae_s" not in out
+
+
+def test_no_such_run_folder(finished_run: Path) -> None:
+    with pytest.raises(UserError, match=r"Expected a run folder at .*firts, got no such folder.* Did you mean first\?"):
+        load(finished_run.parent / "firts")
+
+
+def test_folder_without_config(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"got one without config\.yaml"):
+        load(tmp_path)
+
+
+def test_run_without_checkpoint(run_copy: Path) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    with pytest.raises(UserError, match=r"Expected the checkpoint .*checkpoints/last\.ckpt, got none"):
+        load(run_copy)
+
+
+def test_newest_run_below(finished_run: Path, tmp_path: Path) -> None:
+    for name in ("old", "new", "unfinished"):
+        shutil.copytree(finished_run, tmp_path / "faces" / name)
+    (tmp_path / "faces" / ".hydra").mkdir()
+    (tmp_path / "faces" / ".hydra" / "config.yaml").touch()
+    shutil.rmtree(tmp_path / "faces" / "unfinished" / "checkpoints")
+    for age, name in enumerate(("unfinished", "new", "old")):
+        file = tmp_path / "faces" / name / "config.yaml"
+        status = file.stat()
+        os.utime(file, (status.st_atime, status.st_mtime - 100 * age))
+    assert find_run(tmp_path) == tmp_path / "faces" / "new"
+    assert load(tmp_path).path == tmp_path / "faces" / "new"
+
+
+def test_checkpoint_of_other_latents_than_recorded(run_copy: Path) -> None:
+    torch.manual_seed(1)  # the run's own was made with 0
+    other = VAE(size=16, latent=10, width=4)
+    content = {"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}
+    torch.save(content | {"pytorch-lightning_version": pl.__version__}, run_copy / "checkpoints" / "vae.ckpt")
+    with pytest.raises(UserError, match=r"Expected the encoder that .* was trained on \(weights \w{12}\), got another"):
+        load(run_copy).encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+
+
+def test_checkpoint_for_another_number_of_latents(run_copy: Path) -> None:
+    other = IIN(6, [("glasses", "binary", ["without", "with"])], blocks=1, width=8)
+    content = {"state_dict": other.state_dict(), "hyper_parameters": dict(other.hparams)}
+    torch.save(content | {"pytorch-lightning_version": pl.__version__}, run_copy / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"Expected a checkpoint for 10 latents, the encoder's, got one for 6 at"):
+        _ = load(run_copy).iin
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_damaged_checkpoint(run_copy: Path, content: bytes) -> None:
+    (run_copy / "checkpoints" / "last.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"Expected a checkpoint of IIN, got .*last\.ckpt"):
+        _ = load(run_copy).iin
+
+
+def test_run_of_an_autoencoder_alone(run_copy: Path) -> None:
+    (run_copy / "checkpoints" / "last.ckpt").unlink()
+    run = load(run_copy)
+    assert run.encode(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 10)
+    with pytest.raises(UserError, match=r"last\.ckpt, got no such file: this run has no IIN"):
+        run.edit(torch.zeros(3, 16, 16, dtype=torch.uint8), glasses=1)
+
+
+def test_loaded_data_is_the_runs(loaded: LoadedRun) -> None:
+    assert loaded.data.fingerprint == loaded.manifest["data"]["fingerprint"]
+
+
+def test_data_that_is_gone_is_one_line(run_copy: Path, tmp_path: Path) -> None:
+    run = load(run_copy)
+    run.config.data = {"_target_": "datamodules.folder.folder", "root": str(tmp_path / "gone")}
+    with pytest.raises(UserError, match=r"Expected a folder of images at .*gone"):
+        _ = run.data
+
+
+def test_edit_sets_the_code_and_nothing_else(loaded: LoadedRun) -> None:
+    latents = loaded.encode(loaded.data.images[loaded.data.rows(TEST)])
+    edited = loaded.iin.encode(loaded.edit_latents(latents, {"hat": 1, "glasses": "without"}))
+    wanted = loaded.iin.encode(latents)
+    wanted[:, 0] = loaded.iin.target(0, torch.zeros(1))
+    wanted[:, 3] = loaded.iin.target(3, torch.ones(1))
+    torch.testing.assert_close(edited, wanted, atol=1e-4, rtol=0)
+
+
+def test_edit_takes_a_file_a_list_and_tensors(loaded: LoadedRun, face: Path) -> None:
+    one = loaded.edit(str(face), glasses=1)
+    assert isinstance(one, Image.Image) and one.size == (16, 16) and one.mode == "RGB"
+    with Image.open(face) as picture:
+        two = loaded.edit([face, picture], glasses="with")
+    assert isinstance(two, list) and [image.tobytes() for image in two] == [one.tobytes()] * 2
+    pixels = loaded.pixels([face])
+    assert loaded.edit(pixels, glasses=True)[0].tobytes() == one.tobytes()  # type: ignore[index]
+    assert loaded.edit(pixels[0], glasses=1).tobytes() == one.tobytes()  # type: ignore[union-attr]
+    assert loaded.edit(face, glasses=0).tobytes() != one.tobytes()  # type: ignore[union-attr]
+
+
+def test_no_strength_is_no_edit(loaded: LoadedRun, face: Path) -> None:
+    latents = loaded.encode(loaded.pixels([face]))
+    torch.testing.assert_close(loaded.edit_latents(latents, {"sex": 1}, strength=0.0), latents, atol=1e-4, rtol=0)
+
+
+def test_images_are_cropped_as_the_data_was(run_copy: Path, tmp_path: Path) -> None:
+    """CelebA's crop is in pixels of 178: the frame of 9 around this picture is cut away, without a crop it stays."""
+    picture = Image.new("RGB", (178, 178), "red")
+    picture.paste("blue", (9, 9, 169, 169))
+    loaded = load(run_copy)
+    assert loaded.pixels([picture])[0, 0].max() > 0
+    loaded.config.data.crop = 160
+    assert loaded.pixels([picture])[0, 0].max() == 0
+    loaded.config.data.crop = 160 / 178
+    assert loaded.pixels([picture])[0, 0].max() == 0
+
+
+def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:
+    pixels = torch.zeros(3, 16, 16, dtype=torch.uint8)
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"Expected a factor among glasses, .*, got 'glases'\. Did you mean glasses\?"):
+        loaded.edit(pixels, glases=1)
+    with pytest.raises(UserError, match=r"Expected a value of glasses, 0 \(without\) or 1 \(with\), got 2"):
+        loaded.edit(pixels, glasses=2)
+    with pytest.raises(UserError, match=r"Expected a value of skin, a number between 0\.\d+ \(light\) and .*, got 7"):
+        loaded.edit(pixels, skin=7)
+    with pytest.raises(UserError, match=r"Expected an image at .*text\.png, got a file that cannot be read as one"):
+        loaded.edit(tmp_path / "text.png", glasses=1)
+    with pytest.raises(UserError, match=r"Expected an image at .*none\.png, got no such file"):
+        loaded.edit([tmp_path / "none.png"], glasses=1)
