@@ -1,10 +1,11 @@
-"""Train and measure: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value]
+"""Train and measure: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value].
 
 Compose the configuration, then stage by stage: data → encoder → latents → model → evaluation → report.
 """
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -38,7 +39,7 @@ def train(config: DictConfig) -> None:
     measure_autoencoder(data, encoder, latents, run)
     if config.model.name == "iin":
         rows = data.rows(TRAIN)
-        known, labels = latents[rows.to(device)], data.factors[rows]
+        known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
         training.check_iin(config, known, labels)
         guide = training.train_guide(config, known, labels, encoder, run) if faithful else None
@@ -69,7 +70,9 @@ def resumed(config: DictConfig) -> DictConfig:
     if not Path(config.ckpt).exists() or not (folder / "config.yaml").exists():
         raise UserError(f"Expected ckpt= to be a file in the checkpoints folder of a run, got {config.ckpt}.")
     settings = [item for item in HydraConfig.get().overrides.task if "=" in item and not item.startswith("ckpt=")]
-    return OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), OmegaConf.from_dotlist(settings), {"run_dir": str(folder)})
+    stored = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    stored.merge_with(OmegaConf.from_dotlist(settings), {"run_dir": str(folder)})
+    return stored
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ class FaceParameters(NamedTuple):
         factors[:, [f.name for f in FACTORS].index(factor)] = value
         return FaceParameters(factors, self.nuisances)
 
-    def __getitem__(self, rows: Tensor | slice) -> "FaceParameters":  # type: ignore[override]  # rows, not tuple fields
-        return FaceParameters(*(part[rows] for part in tuple(self)))
+    def rows(self, rows: Tensor | slice) -> "FaceParameters":
+        return FaceParameters(self.factors[rows], self.nuisances[rows])
 
 
 def sample_parameters(n: int, seed: int, correlate: dict[str, float] | None = None) -> FaceParameters:
@@ -148,7 +148,12 @@ def render(parameters: FaceParameters, size: int = 64) -> UInt8[Tensor, "batch 3
     paint(torch.maximum(ellipse(u, v + 0.1, rx + 0.13, 0.66, 2.4), v - length), hair_colour)
     paint(torch.maximum((u.abs() - rx - 0.13).maximum(-v - 0.1), v - length), hair_colour)
     paint((u.abs() - 0.2 - 0.1 * male).maximum(-v), skin_colour * 0.9)
-    paint(ellipse(u, v - 1.15, 0.62 + 0.24 * male, 0.42, 2.6).minimum((v - 1.15).neg().maximum(u.abs() - 0.62 - 0.24 * male)), shirt_colour)
+    paint(
+        ellipse(u, v - 1.15, 0.62 + 0.24 * male, 0.42, 2.6).minimum(
+            (v - 1.15).neg().maximum(u.abs() - 0.62 - 0.24 * male)
+        ),
+        shirt_colour,
+    )
 
     # The head and the hair on it.
     paint(head, skin_colour)
@@ -217,7 +222,9 @@ def faces(
     names = [f.name for f in FACTORS if f.kind == "binary"]
     for pair in correlate or {}:
         if len(parts := pair.split(":")) != 2 or not set(parts) <= set(names):
-            raise UserError(f"Expected data.correlate={{'A:B': share}} with A and B among {', '.join(names)}, got {pair!r}.")
+            raise UserError(
+                f"Expected data.correlate={{'A:B': share}} with A and B among {', '.join(names)}, got {pair!r}."
+            )
     held_out = n // 10
     train = sample_parameters(n - held_out, seed, correlate)
     test = sample_parameters(held_out, seed + 1_000_003)
@@ -226,7 +233,7 @@ def faces(
     split[-held_out:], split[-(held_out // 2) :] = VALIDATION, TEST
 
     def counterfactual(rows: Tensor, factor: str, values: Tensor) -> Tensor:
-        return draw(parameters[rows].set(factor, values), size)
+        return draw(parameters.rows(rows).set(factor, values), size)
 
     identity = fingerprint("faces", VERSION, *parameters, size)
     return ImageData(
@@ -245,7 +252,7 @@ def draw(parameters: FaceParameters, size: int, label: str = "") -> UInt8[Tensor
     """`render` in parts that stay in the processor's cache."""
     starts = list(range(0, len(parameters.factors), 32))
     progress = with_progress(starts, len(starts), label) if label else starts
-    return torch.cat([render(parameters[slice(i, i + 32)], size) for i in progress])
+    return torch.cat([render(parameters.rows(slice(i, i + 32)), size) for i in progress])
 
 
 def cached(path: Path, make: Callable[[], Tensor]) -> UInt8[Tensor, "n 3 size size"]:

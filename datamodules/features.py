@@ -30,8 +30,9 @@ class ImageEncoder(Protocol):
     """What a frozen encoder offers, see docs/architecture.md."""
 
     size: int
-    latent_shape: tuple[int, ...]
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]: ...
     @property
     def identity(self) -> dict[str, str | int | float | bool]: ...
     def encode(self, images: UInt8[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]: ...
@@ -44,7 +45,7 @@ class Latents(NamedTuple):
     mean: Float[Tensor, "n latent"]
     logvar: Float[Tensor, "n latent"]
 
-    def __getitem__(self, rows: Tensor | slice) -> "Latents":  # type: ignore[override]  # rows, not tuple fields
+    def rows(self, rows: Tensor | slice) -> "Latents":
         return Latents(self.mean[rows], self.logvar[rows])
 
     def sample(self) -> Float[Tensor, "n latent"]:
@@ -63,8 +64,10 @@ def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device
         UserError: images of another size than the encoder reads, or a cache folder that cannot be written.
     """
     if data.size != encoder.size:
-        raise UserError(f"Expected {encoder.size}x{encoder.size} images, as the encoder reads, got {data.size}x{data.size}; "
-                        f"set data.size={encoder.size}.")  # fmt: skip
+        raise UserError(
+            f"Expected {encoder.size}x{encoder.size} images, as the encoder reads, got {data.size}x{data.size}; "
+            f"set data.size={encoder.size}."
+        )
     key = fingerprint("latents", VERSION, data.fingerprint, sorted(encoder.identity.items()), shard)
     folder = Path(cache_dir) / "latents" / key
     try:

@@ -1,4 +1,4 @@
-"""How fast the flow trains, as ratios within one run: python -m evaluation.benchmark [batch=256 steps=30 rounds=5]
+"""How fast the flow trains, as ratios within one run: python -m evaluation.benchmark [batch=256 steps=30 rounds=5].
 
 Three loops over the same pairs, in turn, several rounds, the median round of each:
 
@@ -19,8 +19,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.factors import FactorTable
 from datamodules.faces import FACTORS, render, sample_parameters
+from datamodules.factors import FactorTable
 from datamodules.features import Latents
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.command import command, options
@@ -72,8 +72,13 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def fit(iin: IIN, batches: Any, steps: int) -> None:
-    pl.Trainer(max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-               accelerator="auto", devices=1).fit(iin, batches)  # fmt: skip
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    pl.Trainer(max_steps=steps, devices=1, **quiet).fit(iin, batches)  # type: ignore[arg-type]  # all flags
 
 
 def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
@@ -94,11 +99,13 @@ def main(arguments: Sequence[str]) -> None:
     pl.seed_everything(0, verbose=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes = sample_parameters(asked.images, 0)
-    images = torch.cat([render(scenes[slice(i, i + 64)], asked.size) for i in range(0, asked.images, 64)]).to(device)
+    images = torch.cat([render(scenes.rows(slice(i, i + 64)), asked.size) for i in range(0, asked.images, 64)]).to(
+        device
+    )
     vae = VAE(size=asked.size).eval().to(device)
     with torch.no_grad():
-        parts = [vae.encode(part) for part in images.split(256)]
-    latents = Latents(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        encoded = [vae.encode(part) for part in images.split(256)]
+    latents = Latents(*(torch.cat(part) for part in zip(*encoded, strict=True)))
     table = FactorTable(FACTORS, scenes.factors)
     iin = IIN(64, [(f.name, f.kind, list(f.values)) for f in FACTORS], objective="likelihood")
     iin.start(latents.mean.cpu(), latents.logvar.cpu(), table.values)
@@ -114,7 +121,9 @@ def main(arguments: Sequence[str]) -> None:
     for _ in range(asked.rounds + 1):
         for name, loop in loops.items():
             times[name].append(seconds(loop))
-    medians = {name: statistics.median(values[1:]) / asked.steps for name, values in times.items()}  # the first warms up
+    medians = {
+        name: statistics.median(values[1:]) / asked.steps for name, values in times.items()
+    }  # the first warms up
     result = {
         "device": device,
         **{f"pairs_per_s/{name}": asked.batch / value for name, value in medians.items()},

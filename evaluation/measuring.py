@@ -39,7 +39,7 @@ def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents
         images = data.images[part].to(device).float() / 255
         errors.append((encoder.decode(latents.mean[part.to(device)]) - images).square().flatten(1).mean(1))
     mse = torch.cat(errors).mean().item()
-    held = latents[rows.to(device)]
+    held = latents.rows(rows.to(device))
     run.update({
         "reconstruction/mse": mse,
         "reconstruction/psnr": -10 * torch.log10(torch.tensor(mse)).item(),
@@ -49,11 +49,13 @@ def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents
     draw_reconstructions(run.path / "figures", data, encoder, device)
 
 
-def measure_iin(config: DictConfig, data: ImageData, encoder: ImageEncoder, latents: Latents, iin: IIN, run: Run) -> None:
-    """Flow quality, and on data with factors the edits of the flow, the two baselines and, where possible, the oracle."""
+def measure_iin(
+    config: DictConfig, data: ImageData, encoder: ImageEncoder, latents: Latents, iin: IIN, run: Run
+) -> None:
+    """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
     device = latents.mean.device
     test = data.rows(TEST)[: config.measured_images]
-    held = latents[test.to(device)]
+    held = latents.rows(test.to(device))
     run.update(flow_quality(iin, held))
     figures = run.path / "figures"
     draw_flow(figures, data, encoder, iin, device)
@@ -76,12 +78,16 @@ def measure_iin(config: DictConfig, data: ImageData, encoder: ImageEncoder, late
         images = torch.cat([encoder.decode(part).cpu() for part in held.mean.split(256)])
         quality = judge_quality(judge, images, data.factors[test])
         for name in unfit(quality):
-            print(f"The judge cannot tell {name} on reconstructions (balanced accuracy "
-                  f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor.")  # fmt: skip
+            print(
+                f"The judge cannot tell {name} on reconstructions (balanced accuracy "
+                f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
+            )
         run.update({f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()})
         embed = None if config.identity_model is None else load_identity(config.identity_model, device=device)
-        measured = measure(editors, held.mean, data.factors[test], encoder, judge, data, test, scanned=scanned, embed=embed,
-                           seed=config.seed)  # fmt: skip
+        labels = data.factors[test]
+        measured = measure(
+            editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed
+        )
         for prefix, result in measured.items():
             run.update(keys(result, prefix))
         run.update(matrix_keys(measured["edit"], "edit"))

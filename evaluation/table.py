@@ -1,4 +1,4 @@
-"""Mean ± sd over finished runs, as Markdown: python -m evaluation.table runs=[RUN,RUN,...] [json=true]
+"""Mean ± sd over finished runs, as Markdown: python -m evaluation.table runs=[RUN,RUN,...] [json=true].
 
 Prints the comparison of the editors per factor, the judge's accuracy, and every timing.
 """
@@ -15,7 +15,12 @@ from models import UserError
 
 __all__ = ["edit_table", "summarise"]
 
-EDITORS = {"edit": "flow", "baseline/mean_difference": "mean difference", "baseline/linear_svm": "linear SVM", "oracle": "oracle"}
+EDITORS = {
+    "edit": "flow",
+    "baseline/mean_difference": "mean difference",
+    "baseline/linear_svm": "linear SVM",
+    "oracle": "oracle",
+}
 NUMBERS = ("success", "leakage", "leakage_at_90", "counterfactual")
 
 
@@ -58,7 +63,11 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({key: {"mean": mean, "sd": sd} for key, (mean, sd) in summary.items()}))
         return
     print(edit_table(summary))
-    rest = [key for key in summary if key.split("/")[0] in ("reconstruction", "kl", "active_units", "flow", "time", "waiting", "memory")]
+    rest = [
+        key
+        for key in summary
+        if key.split("/")[0] in ("reconstruction", "kl", "active_units", "flow", "time", "waiting", "memory")
+    ]
     print("\n| number | mean ± sd |\n|---|---|")
     print("\n".join(f"| {key} | {cell(summary, key)} |" for key in rest))
 

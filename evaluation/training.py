@@ -40,7 +40,7 @@ warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
 
 
-def made(settings: DictConfig, **arguments: Any) -> Any:
+def made(settings: Any, **arguments: Any) -> Any:
     """What the configuration names, made with these arguments; what the constructor refuses is the user's to mend."""
     try:
         return instantiate(settings, **arguments)
@@ -67,13 +67,17 @@ class Watch(pl.Callback):
         now = time.perf_counter()
         self.waited, self.mark = self.waited + now - self.mark, now
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         # Asking a GPU for the value makes it wait, so ask it rarely; a checkpoint comes only after an asked one.
         if (index % 10 == 9 or not loss.is_cuda) and not bool(torch.isfinite(loss)):
-            raise UserError(f"Expected a finite loss, got {float(loss)} at step {trainer.global_step} of stage {self.stage}; the "
-                            f"last good checkpoint is kept in {self.run.path / 'checkpoints'}: lower {self.stage}.learning_rate "
-                            "and go on with ckpt=.")  # fmt: skip
+            raise UserError(
+                f"Expected a finite loss, got {float(loss)} at step {trainer.global_step} of stage {self.stage}; the "
+                f"last good checkpoint is kept in {self.run.path / 'checkpoints'}: lower {self.stage}.learning_rate "
+                "and go on with ckpt=."
+            )
         now = time.perf_counter()
         self.worked, self.mark = self.worked + now - self.mark, now
 
@@ -114,12 +118,23 @@ class Pictures(pl.Callback):
             module.train()
 
 
-def fit(module: pl.LightningModule, batches: Any, run: Run, name: str, config: DictConfig, steps: int,
-        precision: str = "32-true", callbacks: tuple[pl.Callback, ...] = (), clip: float | None = None) -> None:  # fmt: skip
+def fit(
+    module: pl.LightningModule,
+    batches: Any,
+    run: Run,
+    name: str,
+    config: DictConfig,
+    steps: int,
+    precision: str = "32-true",
+    callbacks: tuple[pl.Callback, ...] = (),
+    clip: float | None = None,
+) -> None:
     """Train for `steps` steps, going on from the stage's partial checkpoint where there is one."""
     folder = run.path / "checkpoints"
     partial = folder / f"{name}.partial.ckpt"
-    keep = pl.callbacks.ModelCheckpoint(folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False)
+    keep = pl.callbacks.ModelCheckpoint(
+        folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     terminal = sys.stdout.isatty()
     epochs = -(-steps // len(batches))
     trainer = pl.Trainer(
@@ -139,17 +154,17 @@ def fit(module: pl.LightningModule, batches: Any, run: Run, name: str, config: D
     trainer.fit(module, batches, ckpt_path=partial if partial.exists() else None)
 
 
-def finish(module: pl.LightningModule, run: Run, name: str) -> None:
+def finish(module: pl.LightningModule, run: Run, stage: str, name: str | None = None) -> None:
     """Write the stage's final checkpoint: weights and constructor arguments, loadable by `load_from_checkpoint`."""
     folder = run.path / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     module.to("cpu")
     content = {"state_dict": module.state_dict(), "hyper_parameters": plain(module.hparams),
                "pytorch-lightning_version": pl.__version__}  # fmt: skip
-    temporary = folder / f"{name}.tmp"
+    temporary = folder / f"{stage}.tmp"
     torch.save(content, temporary)
-    temporary.replace(folder / f"{name}.ckpt")
-    (folder / f"{name}.partial.ckpt").unlink(missing_ok=True)
+    temporary.replace(folder / f"{name or stage}.ckpt")
+    (folder / f"{stage}.partial.ckpt").unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -167,7 +182,9 @@ def train_vae(config: DictConfig, data: ImageData, run: Run) -> VAE:
     """The VAE of this data: this run's, the newest matching one of other runs, or one trained now."""
     own = run.path / "checkpoints" / "vae.ckpt"
     settings = plain(OmegaConf.to_container(config.vae, resolve=True))
-    key = fingerprint("vae", data.fingerprint, sorted(settings.items()), config.seed, dict(config.trainer.vae), config.trainer.scale)
+    key = fingerprint(
+        "vae", data.fingerprint, sorted(settings.items()), config.seed, dict(config.trainer.vae), config.trainer.scale
+    )
     source = Path(config.encoder.checkpoint) if config.encoder.checkpoint else own if own.exists() else None
     source = source or newest_vae(Path(config.runs_dir), key)
     if source is None:
@@ -239,7 +256,9 @@ def train_guide(config: DictConfig, latents: Latents, labels: FactorTable, encod
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
         guide.decode = decoder(encoder)
         steps, size = sum(parts.values()), config.trainer.guide.batch_size
-        batches = PairBatches(pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False)
+        batches = PairBatches(
+            pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
+        )
         fit(guide, batches, run, "guide", config, steps, clip=1000.0)
         stage.items = steps * size
     finish(guide, run, "guide")
@@ -250,7 +269,9 @@ def decoder(encoder: ImageEncoder) -> Any:
     """The frozen decoder under bfloat16 where that is faster; gradients flow through it."""
 
     def decode(latents: Tensor) -> Tensor:
-        with torch.autocast(latents.device.type, fast_precision(latents.device), enabled=fast_precision(latents.device) != torch.float32):
+        with torch.autocast(
+            latents.device.type, fast_precision(latents.device), enabled=fast_precision(latents.device) != torch.float32
+        ):
             return encoder.decode(latents).float()
 
     return decode
@@ -276,7 +297,8 @@ def train_iin(config: DictConfig, latents: Latents, labels: FactorTable, guide: 
     if settings["block_sizes"] == "auto" and sampler is not None:
         a, b, factor = sampler.sample(20_000, torch.Generator().manual_seed(config.seed))
         settings["block_sizes"] = block_sizes_from_pairs(latents.mean[a], latents.mean[b], factor, len(labels.factors))
-        print(f"Estimated block sizes: {dict(zip([f.name for f in labels.factors], settings['block_sizes'], strict=True))}")
+        names = [factor.name for factor in labels.factors]
+        print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
     if not labels.factors:
         settings |= {"objective": "likelihood"}
     iin: IIN = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels))
@@ -288,20 +310,35 @@ def train_iin(config: DictConfig, latents: Latents, labels: FactorTable, guide: 
         batches = PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
-        fit(iin, batches, run, "last", config, steps, callbacks=(pictures,), clip=200.0 if iin.objective == "faithful" else None)
+        fit(
+            iin,
+            batches,
+            run,
+            "iin",
+            config,
+            steps,
+            callbacks=(pictures,),
+            clip=200.0 if iin.objective == "faithful" else None,
+        )
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
         stage.items = steps * size
-    finish(iin, run, "last")
+    finish(iin, run, "iin", "last")
     return iin.to(device_of(config))
 
 
-def edit_grids(iin: IIN, shown: Tensor, latents: Latents, labels: FactorTable, encoder: ImageEncoder) -> list[tuple[str, Tensor]]:
+def edit_grids(
+    iin: IIN, shown: Tensor, latents: Latents, labels: FactorTable, encoder: ImageEncoder
+) -> list[tuple[str, Tensor]]:
     """Per factor: a few training images above their edits to the first and the last value."""
     iin.calibrate(latents.mean[:4096], labels.values[:4096].to(latents.mean.device))
     grids = []
     for i, factor in enumerate(iin.factors):
-        low, high = (0.0, len(factor.values) - 1.0) if factor.kind != "continuous" else (float(iin.labels.low[i]), float(iin.labels.high[i]))
+        low, high = (
+            (0.0, len(factor.values) - 1.0)
+            if factor.kind != "continuous"
+            else (float(iin.labels.low[i]), float(iin.labels.high[i]))
+        )
         edits = [iin.edit(shown, i, shown.new_full((len(shown),), value)) for value in (low, high)]
         grids.append((f"edits/{factor.name}", grid(encoder.decode(torch.cat([shown, *edits])), len(shown))))
     return grids

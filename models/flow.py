@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.networks import mlp
+from models.networks import damp, mlp
 
 __all__ = ["Flow"]
 
@@ -28,10 +28,7 @@ BLOCKS = {"rnvp": Fm.RNVPCouplingBlock, "glow": Fm.GLOWCouplingBlock}
 
 def coupling_network(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
     """An MLP whose output starts at zero, so that its coupling starts as the identity."""
-    network = mlp(inputs, outputs, width, depth)
-    nn.init.zeros_(network[-1].weight)  # type: ignore[arg-type]  # the last layer is linear
-    nn.init.zeros_(network[-1].bias)  # type: ignore[arg-type]
-    return network
+    return damp(mlp(inputs, outputs, width, depth), 0.0)
 
 
 class Flow(nn.Module):

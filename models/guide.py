@@ -18,10 +18,11 @@ from collections.abc import Callable
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from models.labels import LabelEmbedding
-from models.networks import mlp
+from models.networks import damp, mlp
 from models.vae import kl_divergence
 
 __all__ = ["Guide", "latent_nll", "within_class_whitening"]
@@ -45,7 +46,9 @@ def within_class_whitening(
 
 
 def latent_nll(
-    latents: Float[Tensor, "batch latent"], predicted: Float[Tensor, "batch latent"], deviation: Float[Tensor, " latent"]
+    latents: Float[Tensor, "batch latent"],
+    predicted: Float[Tensor, "batch latent"],
+    deviation: Float[Tensor, " latent"],
 ) -> Float[Tensor, " batch"]:
     """½ Σ ((z − ẑ) / deviation)² per row: −log N(z; ẑ, deviation²) in nats up to a constant."""
     return 0.5 * ((latents - predicted) / deviation).square().sum(1)
@@ -64,6 +67,10 @@ class Guide(pl.LightningModule):
         learning_rate: peak of each part's schedule.
     """
 
+    mean: Tensor
+    deviation: Tensor
+    projection: Tensor
+
     def __init__(
         self,
         features: int,
@@ -79,20 +86,22 @@ class Guide(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.labels = LabelEmbedding(factors)
-        self.nuisance, self.fit_steps, self.align_steps, self.align_batch = nuisance, fit_steps, align_steps, align_batch
+        self.nuisance, self.fit_steps, self.align_steps, self.align_batch = (
+            nuisance,
+            fit_steps,
+            align_steps,
+            align_batch,
+        )
         self.learning_rate = learning_rate
         invariants = features - self.labels.dim
-        self.posterior = mlp(invariants, 2 * nuisance, width, depth)
+        self.posterior = damp(mlp(invariants, 2 * nuisance, width, depth), 0.3)
         self.posterior_linear = nn.Linear(invariants, 2 * nuisance)
         self.generator = mlp(nuisance + self.labels.dim, features, width, depth)
         self.generator_linear = nn.Linear(nuisance + self.labels.dim, features)
-        self.alignment = mlp(nuisance + 2 * self.labels.dim, nuisance, width, 2)
+        self.alignment = damp(mlp(nuisance + 2 * self.labels.dim, nuisance, width, 2), 0.1)
         with torch.no_grad():
             self.posterior_linear.weight[nuisance:] = 0.0
             self.posterior_linear.bias[nuisance:] = -3.0
-            self.posterior[-1].weight *= 0.3
-            self.alignment[-1].weight *= 0.1
-            self.alignment[-1].bias.zero_()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
         self.register_buffer("projection", torch.zeros(features, invariants))
@@ -116,7 +125,9 @@ class Guide(pl.LightningModule):
         mean, logvar = (self.posterior(invariants) + self.posterior_linear(invariants)).chunk(2, dim=1)
         return mean, logvar.clamp(-10, 3)
 
-    def generate(self, nuisance: Float[Tensor, "batch nuisance"], labels: Float[Tensor, "batch label"]) -> Float[Tensor, "batch latent"]:
+    def generate(
+        self, nuisance: Float[Tensor, "batch nuisance"], labels: Float[Tensor, "batch label"]
+    ) -> Float[Tensor, "batch latent"]:
         """Mean of p(z | n, y)."""
         inputs = torch.cat([nuisance, labels], 1)
         return self.mean + self.generator(inputs) + self.generator_linear(inputs)
@@ -155,7 +166,7 @@ class Guide(pl.LightningModule):
         self.log("guide/image_change", change)
         return change / 5
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, betas=(0.9, 0.98))
 
         def rate(step: int) -> float:

@@ -18,6 +18,7 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from models.flow import Flow
@@ -61,7 +62,9 @@ def label_loss(
     return 0.5 * torch.where(known > 0, ((codes - labels) / deviation).square(), codes.square()).sum(1)
 
 
-def residual_nll(residual: Float[Tensor, "batch residual"], log_det: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def residual_nll(
+    residual: Float[Tensor, "batch residual"], log_det: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
     """½‖residual‖² − log|T'| per row: −log likelihood of the residual codes, in nats up to a constant."""
     return 0.5 * residual.square().sum(1) - log_det
 
@@ -104,6 +107,12 @@ class IIN(pl.LightningModule):
         ValueError: more factor dimensions than latents leave a residual for, or sizes that do not fit the factors.
     """
 
+    shared: Tensor
+    rho: Tensor
+    deviation: Tensor
+    targets: Tensor
+    quantiles: Tensor
+
     def __init__(
         self,
         features: int,
@@ -130,7 +139,7 @@ class IIN(pl.LightningModule):
         self.check(features, block_sizes, correlation)
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
         self.label_deviation, self.likelihood_weight = label_deviation, likelihood_weight
-        self.learning_rate, self.betas = learning_rate, tuple(betas)
+        self.learning_rate, self.betas = learning_rate, (betas[0], betas[1])
         self.flow = Flow(features, blocks, width, depth, coupling)
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
@@ -155,21 +164,29 @@ class IIN(pl.LightningModule):
         return self.blocks[-1].stop if self.blocks else 0
 
     def check(self, features: int, block_sizes: list[int] | None, correlation: float | list[float]) -> None:
+        sizes = [block.stop - block.start for block in self.blocks]
         if self.residual >= features:
-            raise ValueError(f"Expected fewer factor dimensions than the {features} latents, got {self.residual} in "
-                             f"blocks {[b.stop - b.start for b in self.blocks]}; use smaller iin.block_sizes or a larger latent.")  # fmt: skip
+            raise ValueError(
+                f"Expected fewer factor dimensions than the {features} latents, got {self.residual} in blocks {sizes}; "
+                "use smaller iin.block_sizes or a larger latent."
+            )
         if len(self.blocks) != len(self.factors):
             raise ValueError(f"Expected one block size per factor ({len(self.factors)}), got {len(self.blocks)}.")
         needs_labels = self.objective == "faithful" or self.head == "label"
         if needs_labels and block_sizes is not None and self.blocks != self.labels.blocks:
-            raise ValueError(f"Expected block sizes {[b.stop - b.start for b in self.labels.blocks]}, one component per label "
-                             f"dimension, got {block_sizes}; only iin.objective=likelihood iin.head=pairs takes others.")  # fmt: skip
+            wanted = [block.stop - block.start for block in self.labels.blocks]
+            raise ValueError(
+                f"Expected block sizes {wanted}, one component per label dimension, got {sizes}; "
+                "only iin.objective=likelihood iin.head=pairs takes others."
+            )
         values = [correlation] if isinstance(correlation, (int, float)) else list(correlation)
         if not all(0 <= value < 1 for value in values) or len(values) not in (1, len(self.factors)):
             raise ValueError(f"Expected iin.correlation in [0, 1), one number or one per factor, got {correlation}.")
 
     @torch.no_grad()
-    def start(self, mean: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
+    def start(
+        self, mean: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
+    ) -> None:
         """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
         self.labels.fit(labels)
         self.deviation.copy_(logvar.exp().mean(0).sqrt())
@@ -206,7 +223,9 @@ class IIN(pl.LightningModule):
         self.log_dict({"iin/loss": loss, **{f"iin/{name}": term for name, term in terms.items()}})
         return loss
 
-    def faithful_terms(self, latents: Tensor, codes: Tensor, log_det: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def faithful_terms(
+        self, latents: Tensor, codes: Tensor, log_det: Tensor, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         assert self.transport is not None, "set `transport` before training"
         before, label = batch["labels"], self.labels(batch["labels"])
         after = self.labels.change(before, batch["factor"])
@@ -218,7 +237,7 @@ class IIN(pl.LightningModule):
         likelihood = residual_nll(codes[:, self.residual :], log_det)
         return {"edit": edit.mean(), "label": reading.mean(), "likelihood": self.likelihood_weight * likelihood.mean()}
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(self.flow_parameters(), self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -261,23 +280,30 @@ class IIN(pl.LightningModule):
         return self.inverse(codes)
 
     @torch.no_grad()
-    def set_component(self, latents: Float[Tensor, "batch d"], component: int, value: float) -> Float[Tensor, "batch d"]:
+    def set_component(
+        self, latents: Float[Tensor, "batch d"], component: int, value: float
+    ) -> Float[Tensor, "batch d"]:
         """The latents with one component at the quantile Φ(value) of its own distribution over training data."""
         codes = self.encode(latents)
         position = torch.special.ndtr(torch.tensor(float(value))) * (QUANTILES - 1)
         low = int(position.floor().clamp(max=QUANTILES - 2))
-        codes[:, component] = torch.lerp(*self.quantiles[low : low + 2, component], position.to(codes) - low)
+        below, above = self.quantiles[low, component], self.quantiles[low + 1, component]
+        codes[:, component] = torch.lerp(below, above, position.to(codes) - low)
         return self.inverse(codes)
 
     @torch.no_grad()
-    def swap(self, latents: Float[Tensor, "batch d"], donors: Float[Tensor, "batch d"], factor: int) -> Float[Tensor, "batch d"]:
+    def swap(
+        self, latents: Float[Tensor, "batch d"], donors: Float[Tensor, "batch d"], factor: int
+    ) -> Float[Tensor, "batch d"]:
         """The latents with a factor's block taken from the donors."""
         codes = self.encode(latents)
         codes[:, self.blocks[factor]] = self.encode(donors)[:, self.blocks[factor]]
         return self.inverse(codes)
 
     @torch.no_grad()
-    def sample(self, n: int, values: dict[int, float], generator: torch.Generator | None = None) -> Float[Tensor, "n d"]:
+    def sample(
+        self, n: int, values: dict[int, float], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "n d"]:
         """Latents drawn from the prior with chosen factor values; the others as in the training data."""
         codes = torch.randn(n, self.flow.features, generator=generator).to(self.quantiles)
         row = torch.randint(QUANTILES, (n, self.residual), generator=generator).to(self.quantiles.device)

@@ -41,6 +41,11 @@ class LabelEmbedding(nn.Module):
         factors: name, kind and values of each factor; plain lists do, so that a checkpoint holds nothing else.
     """
 
+    mean: Tensor
+    sd: Tensor
+    low: Tensor
+    high: Tensor
+
     def __init__(self, factors: list[tuple[str, str, list[str]]]) -> None:
         super().__init__()
         self.factors = tuple(Factor(name, kind, tuple(values)) for name, kind, values in factors)  # type: ignore[arg-type]
@@ -82,7 +87,9 @@ class LabelEmbedding(nn.Module):
         sizes = torch.tensor([block.stop - block.start for block in self.blocks], device=values.device)
         return (~values.isnan()).float().repeat_interleave(sizes, dim=1)
 
-    def change(self, values: Float[Tensor, "batch factors"], factor: Int64[Tensor, " batch"]) -> Float[Tensor, "batch factors"]:
+    def change(
+        self, values: Float[Tensor, "batch factors"], factor: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch factors"]:
         """The labels with one factor per row at another value: another class, or anywhere in the continuous range."""
         changed = values.clone()
         for i, kind in enumerate(f.kind for f in self.factors):

@@ -1,11 +1,13 @@
 """Small convolutional and dense networks, the parts that the algorithms share."""
 
 import math
+from typing import cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder", "mlp"]
+__all__ = ["Decoder", "Encoder", "damp", "mlp"]
 
 
 def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:
@@ -15,6 +17,15 @@ def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Seque
     for a, b in zip(sizes[:-1], sizes[1:], strict=True):
         layers += [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
+
+
+@torch.no_grad()
+def damp(network: nn.Sequential, factor: float) -> nn.Sequential:
+    """The network with its last layer scaled and that layer's offset at zero: it starts close to nothing, or at it."""
+    last = cast(nn.Linear, network[-1])
+    last.weight *= factor
+    last.bias.zero_()
+    return network
 
 
 def widths(size: int, width: int) -> list[int]:

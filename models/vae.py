@@ -4,11 +4,12 @@ Kingma, Welling (2014), https://arxiv.org/abs/1312.6114; β as in Higgins et al.
 z a latent, q(z|x) = N(mean, exp(logvar)).
 """
 
-from typing import Literal, cast
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, UInt8
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from models.encoders import weights_sha256
@@ -17,7 +18,9 @@ from models.networks import Decoder, Encoder
 __all__ = ["VAE", "kl_divergence", "reconstruction_nll"]
 
 
-def kl_divergence(mean: Float[Tensor, "batch latent"], logvar: Float[Tensor, "batch latent"]) -> Float[Tensor, " batch"]:
+def kl_divergence(
+    mean: Float[Tensor, "batch latent"], logvar: Float[Tensor, "batch latent"]
+) -> Float[Tensor, " batch"]:
     """KL(q(z|x) ‖ N(0, I)) = ½ Σ (mean² + var − 1 − log var) per image, in nats."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1)
 
@@ -64,13 +67,14 @@ class VAE(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.size, self.latent_shape = size, (latent,)
+        self.size = size
+        self.latent_shape: tuple[int, ...] = (latent,)
         self.encoder, self.decoder = Encoder(size, 2 * latent, width), Decoder(size, latent, width)
         head = self.encoder.head
         with torch.no_grad():  # the posterior starts narrow: noise of unit variance would hide the image
             head.weight[latent:] *= 0.1
             head.bias[latent:] = -5.0
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.to(memory_format=torch.channels_last)
 
     @property
     def identity(self) -> dict[str, str | int | float | bool]:
@@ -97,14 +101,18 @@ class VAE(pl.LightningModule):
             images = torch.where(mirror, images.flip(3), images)
         mean, logvar = self.posterior(images)
         latents = mean + torch.randn_like(mean) * (logvar / 2).exp()
-        nll = reconstruction_nll(images, self.decoder(latents).float(), self.hparams["likelihood"], self.hparams["scale"])
+        nll = reconstruction_nll(
+            images, self.decoder(latents).float(), self.hparams["likelihood"], self.hparams["scale"]
+        )
         kl = kl_divergence(mean, logvar)
         loss = (nll + self.hparams["beta"] * kl).mean()
         self.log_dict({"vae/loss": loss, "vae/nll": nll.mean(), "vae/kl": kl.mean()})
         return loss
 
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.AdamW(self.parameters(), self.hparams["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), self.hparams["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, self.hparams["learning_rate"], total_steps=steps, pct_start=0.15, cycle_momentum=False
@@ -114,4 +122,4 @@ class VAE(pl.LightningModule):
 
 def to_signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
     """uint8 pixels as floats in [-1, 1], channels last in memory."""
-    return cast(Tensor, images.float().div_(127.5).sub_(1)).contiguous(memory_format=torch.channels_last)
+    return images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)

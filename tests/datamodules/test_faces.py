@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.factors import TEST, TRAIN, VALIDATION
 from datamodules.faces import FACTORS, NUISANCES, FaceParameters, faces, render, sample_parameters
+from datamodules.factors import TEST, TRAIN, VALIDATION
 from models import UserError
 
 
@@ -69,7 +69,11 @@ def test_a_counterfactual_differs_in_one_factor_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"n": 10}, "n >= 200"), ({"size": 50}, "power of two"), ({"correlate": {"glasses:skin": 0.9}}, "got 'glasses:skin'")],
+    [
+        ({"n": 10}, "n >= 200"),
+        ({"size": 50}, "power of two"),
+        ({"correlate": {"glasses:skin": 0.9}}, "got 'glasses:skin'"),
+    ],
 )
 def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):

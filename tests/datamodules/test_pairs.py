@@ -7,14 +7,20 @@ from datamodules.pairs import PairBatches, PairSampler, decorrelating_weights, d
 from models import UserError
 from models.labels import Factor
 
-GLASSES, HAT, AGE = Factor("glasses", "binary", ("no", "yes")), Factor("hat", "binary", ("no", "yes")), Factor("age", "continuous", ("young", "old"))
+GLASSES, HAT, AGE = (
+    Factor("glasses", "binary", ("no", "yes")),
+    Factor("hat", "binary", ("no", "yes")),
+    Factor("age", "continuous", ("young", "old")),
+)
 
 
 def correlated(n: int = 20_000, share: float = 0.9) -> FactorTable:
     generator = torch.Generator().manual_seed(0)
     glasses = torch.randint(2, (n,), generator=generator)
     hat = torch.where(torch.rand(n, generator=generator) < share, glasses, 1 - glasses)
-    return FactorTable((GLASSES, HAT, AGE), torch.stack([glasses, hat, torch.rand(n, generator=generator) * 60], 1).float())
+    return FactorTable(
+        (GLASSES, HAT, AGE), torch.stack([glasses, hat, torch.rand(n, generator=generator) * 60], 1).float()
+    )
 
 
 def test_partners_share_their_factor() -> None:

@@ -8,7 +8,11 @@ def test_mean_and_sd_over_runs_by_hand() -> None:
 
 
 def test_the_table_has_a_row_per_factor_and_editor() -> None:
-    summary = {"judge/hat/accuracy": (0.98, 0.0), "edit/hat/success": (1.0, 0.0), "oracle/hat/counterfactual": (0.875, 0.01)}
+    summary = {
+        "judge/hat/accuracy": (0.98, 0.0),
+        "edit/hat/success": (1.0, 0.0),
+        "oracle/hat/counterfactual": (0.875, 0.01),
+    }
     lines = edit_table(summary).splitlines()
     assert lines[2] == "| hat (0.980) | flow | 1.000 ± 0.000 |  |  |  |"
     assert lines[3] == "|  | oracle |  |  |  | 0.875 ± 0.010 |"

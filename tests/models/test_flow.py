@@ -21,7 +21,7 @@ def trained(coupling: str, blocks: int, features: int) -> Flow:
     with torch.no_grad():
         for parameter in flow.parameters():
             if parameter.requires_grad:
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return flow
 
 

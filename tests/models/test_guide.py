@@ -18,7 +18,9 @@ def test_whitening_leaves_unit_covariance_and_finds_the_direction() -> None:
 
 
 def test_latent_nll_by_hand() -> None:
-    assert latent_nll(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([2.0, 0.5])).item() == 0.5 * (1 + 4)
+    assert latent_nll(
+        torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([2.0, 0.5])
+    ).item() == 0.5 * (1 + 4)
 
 
 def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:

@@ -3,7 +3,11 @@ import torch
 
 from models.labels import LabelEmbedding, simplex
 
-FACTORS = [("glasses", "binary", ["without", "with"]), ("race", "categorical", ["a", "b", "c"]), ("age", "continuous", ["young", "old"])]
+FACTORS = [
+    ("glasses", "binary", ["without", "with"]),
+    ("race", "categorical", ["a", "b", "c"]),
+    ("age", "continuous", ["young", "old"]),
+]
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])

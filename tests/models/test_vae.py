@@ -13,7 +13,9 @@ def test_kl_is_torchs() -> None:
     torch.testing.assert_close(kl_divergence(mean, logvar), expected)
 
 
-@pytest.mark.parametrize(("likelihood", "density"), [("gaussian", torch.distributions.Normal), ("laplace", torch.distributions.Laplace)])
+@pytest.mark.parametrize(
+    ("likelihood", "density"), [("gaussian", torch.distributions.Normal), ("laplace", torch.distributions.Laplace)]
+)
 def test_reconstruction_nll_is_the_density_up_to_its_constant(likelihood: str, density: type) -> None:
     x, y = torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2)
     constant = math.log(0.3 * math.sqrt(2 * math.pi)) if likelihood == "gaussian" else math.log(2 * 0.3)
