@@ -1,0 +1,35 @@
+"""What the evaluation asks of encoders, editors and judges; see docs/architecture.md."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Editor", "Embed", "Encoder", "Reader"]
+
+# Images in [0, 1] to face embeddings.
+Embed = Callable[[Float[Tensor, "batch 3 size size"]], Float[Tensor, "batch embedding"]]
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """Changes one factor of latents; see docs/architecture.md."""
+
+    def edit(self, latents: Tensor, factor: int, value: Tensor, strength: float = 1.0) -> Tensor: ...
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Images to latents and back; see docs/architecture.md."""
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads each factor's value off images; `evaluation.judge.Judge`, or an exact reader in tests."""
+
+    def read(self, images: Tensor) -> Tensor: ...

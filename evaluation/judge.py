@@ -1,0 +1,274 @@
+"""The judge: a classifier of the factors that reads images, never codes, and so can say what an edit did."""
+
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datamodules.factors import TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
+from datamodules.images import cache_errors
+from evaluation.metrics import Statistics, factor_statistics, reading_quality
+from models.encoders import weights_sha256
+
+__all__ = ["UNFIT_BELOW", "Judge", "judge_quality", "train_judge", "unfit"]
+
+VERSION = 1  # of the network, its training and the cached file
+UNFIT_BELOW = 0.75  # balanced accuracy under which a factor is flagged
+SEEN = 45_000  # training images that suffice, drawn or photographed
+MOST_EPOCHS = 60
+MOST_VALIDATION = 2_000
+HEAVIEST = 10.0  # weight of a rare class: a handful of images must not rule the gradient
+
+
+class Judge(nn.Module):
+    """A small convolutional net with one head per factor: a logit, a logit per class, or a standardised value.
+
+    Arguments:
+        factors: what to read.
+        statistics: of the training labels; a continuous factor's head is in units of its deviation from its mean.
+        size: image side.
+        width: channels of the first layer, doubled twice.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    median: Tensor
+
+    def __init__(self, factors: Sequence[Factor], statistics: Statistics, size: int, width: int) -> None:
+        super().__init__()
+        self.factors, self.size = tuple(factors), size
+        self.heads = [len(f.values) if f.kind == "categorical" else 1 for f in self.factors]
+        for name in ("mean", "deviation", "median"):
+            self.register_buffer(name, getattr(statistics, name).nan_to_num(0.0).float())
+        unshuffle = 1
+        while size % (2 * unshuffle) == 0 and size // (2 * unshuffle) >= 32:
+            unshuffle *= 2
+        layers: list[nn.Module] = [nn.PixelUnshuffle(unshuffle)]
+        channels = 3 * unshuffle**2
+        for stride, wide in ((1, width), (2, 2 * width), (2, 4 * width), (1, 4 * width)):
+            layers += [nn.Conv2d(channels, wide, 3, stride, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+            channels = wide
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.head = nn.Linear(16 * channels, sum(self.heads))
+
+    def forward(self, images: Float[Tensor, "batch 3 size size"]) -> tuple[Float[Tensor, "batch outputs"], ...]:
+        """The heads' outputs for images in [-1, 1]."""
+        return self.head(self.layers(images.contiguous(memory_format=torch.channels_last))).split(self.heads, dim=1)
+
+    @torch.no_grad()
+    def read(self, images: Shaped[Tensor, "n 3 size size"], batch: int = 512) -> Float[Tensor, "n factors"]:
+        """What the images show, in the factor table's units: 0 or 1, the class number, the continuous unit.
+
+        Images are uint8, or float in [0, 1]. Always in float32 and evaluation mode, so equal images read equal.
+        """
+        training, device = self.training, self.mean.device
+        self.eval()
+        with torch.autocast(device.type, enabled=False):
+            rows = [self.decide(self(centred(chunk.to(device)))) for chunk in images.split(batch)]
+        self.train(training)
+        return torch.cat(rows) if rows else torch.empty(0, len(self.factors), device=device)
+
+    def decide(self, outputs: Sequence[Float[Tensor, "batch _"]]) -> Float[Tensor, "batch factors"]:
+        columns = []
+        for i, (factor, output) in enumerate(zip(self.factors, outputs, strict=True)):
+            if factor.kind == "continuous":
+                columns.append(output[:, 0] * self.deviation[i] + self.mean[i])
+            else:
+                columns.append((output[:, 0] > 0 if factor.kind == "binary" else output.argmax(1)).float())
+        return torch.stack(columns, dim=1)
+
+
+def centred(images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
+    """uint8, or float in [0, 1], to [-1, 1]."""
+    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float() * 2 - 1
+
+
+def judge_quality(
+    judge: Judge, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
+) -> dict[str, dict[str, float]]:
+    """Accuracy, balanced accuracy and, of continuous factors, r2 on these images; see `metrics.reading_quality`."""
+    return reading_quality(judge.read(images).cpu(), labels, judge.median.cpu())
+
+
+def unfit(quality: dict[str, dict[str, float]]) -> list[str]:
+    """The factors whose judge is too weak to measure edits with: balanced accuracy below .75."""
+    return [name for name, row in quality.items() if not row["balanced_accuracy"] >= UNFIT_BELOW]
+
+
+def class_weights(labels: Float[Tensor, " n"], classes: int) -> Float[Tensor, " classes"]:
+    """Weights inverse to the classes' counts, 1 where balanced, at most 10."""
+    counts = torch.bincount(labels[~labels.isnan()].long(), minlength=classes).float()
+    return (counts.sum() / (classes * counts.clamp(min=1))).clamp(max=HEAVIEST)
+
+
+def factor_loss(
+    output: Float[Tensor, "batch _"],
+    labels: Float[Tensor, " batch"],
+    factor: Factor,
+    weights: Float[Tensor, " classes"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy, or for a continuous factor half the squared error, over the known labels; 0 where none is."""
+    known = ~labels.isnan()
+    output, labels = output[known].float(), labels[known]
+    if factor.kind == "continuous":
+        losses = (output[:, 0] - labels).square() / 2
+    elif factor.kind == "categorical":
+        losses = functional.cross_entropy(output, labels.long(), reduction="none") * weights[labels.long()]
+    else:
+        losses = functional.binary_cross_entropy_with_logits(output[:, 0], labels, reduction="none")
+        losses = losses * weights[labels.long()]
+    return losses.sum() / max(len(losses), 1)
+
+
+def softened(images: Float[Tensor, "batch 3 high wide"], amount: Float[Tensor, "batch 1 1 1"]) -> Tensor:
+    """One pixel less on every side, smoothed along both axes with the taps (amount, 3 − 2 amount, amount) / 3."""
+    side, middle = amount / 3, 1 - amount * (2 / 3)
+    images = (images[..., :-2] + images[..., 2:]).mul_(side).addcmul_(images[..., 1:-1], middle)
+    return (images[..., :-2, :] + images[..., 2:, :]).mul_(side).addcmul_(images[..., 1:-1, :], middle)
+
+
+def augment(
+    images: Float[Tensor, "batch 3 size size"], generator: torch.Generator, flip: bool = True, shift: int = 2
+) -> Float[Tensor, "batch 3 size size"]:
+    """Half of the images mirrored, all moved by up to `shift` pixels, each softened by its own amount.
+
+    The blur is for what the judge will read: reconstructions and edits, softer than what it learns from.
+    """
+    n, size = len(images), images.shape[-1]
+    amount, coin = torch.rand(2, n, 1, 1, 1, generator=generator).to(images.device).unbind(0)
+    if flip:
+        images = torch.where(coin < 0.5, images.flip(-1), images)
+    top, left = torch.randint(2 * shift + 1, (2,), generator=generator).tolist()
+    images = functional.pad(images, (shift + 1,) * 4, mode="replicate")
+    return softened(images[..., top : top + size + 2, left : left + size + 2], amount)
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it faster than float32: GPUs, and CPUs with AMX."""
+    return torch.bfloat16 if device.type != "cpu" or torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tensor, "n factors"]:
+    """Labels as the heads' targets: continuous ones in deviations from the training mean."""
+    columns = []
+    for i, factor in enumerate(judge.factors):
+        scaled = (values[:, i] - judge.mean[i]) / judge.deviation[i].clamp(min=1e-12)
+        columns.append(scaled if factor.kind == "continuous" else values[:, i])
+    return torch.stack(columns, dim=1)
+
+
+def validation_score(judge: Judge, data: ImageData, rows: Tensor) -> float:
+    """Mean balanced accuracy over the factors; 0 where there is nothing to validate on."""
+    quality = judge_quality(judge, data.images[rows], data.factors[rows])
+    return sum(row["balanced_accuracy"] for row in quality.values()) / max(len(quality), 1)
+
+
+def fit(
+    judge: Judge, data: ImageData, generator: torch.Generator, epochs: int, batch: int, learning_rate: float, flip: bool
+) -> None:
+    """Train in place; the weights kept are those of the epoch that validates best, the later one of equals."""
+    device, precision = judge.mean.device, fast_precision(judge.mean.device)
+    rows, validation = data.rows(TRAIN), data.rows(VALIDATION)
+    validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
+    targets = standardised(data.factors.values.to(device), judge)
+    weights = [
+        class_weights(data.factors.values[rows, i], max(len(f.values), 2)).to(device)
+        if f.kind != "continuous"
+        else torch.ones(1, device=device)
+        for i, f in enumerate(judge.factors)
+    ]
+    optimiser = torch.optim.AdamW(judge.parameters(), learning_rate, weight_decay=0.05, fused=True)
+    steps = epochs * math.ceil(len(rows) / batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
+    best, kept = -1.0, {}
+    for _ in range(epochs):
+        judge.train()
+        for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
+            images = augment(centred(data.images[chosen].to(device)), generator, flip)
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                outputs = judge(images)
+            losses = [
+                factor_loss(output, targets[chosen, i], judge.factors[i], weights[i])
+                for i, output in enumerate(outputs)
+            ]
+            optimiser.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimiser.step()
+            schedule.step()
+        score = validation_score(judge, data, validation)
+        if score >= best:
+            best, kept = score, {name: tensor.clone() for name, tensor in judge.state_dict().items()}
+    judge.load_state_dict(kept)
+    judge.eval().requires_grad_(False)
+
+
+def restore(judge: Judge, path: Path) -> bool:
+    """Load cached weights; False where there are none or they are damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            if file.metadata()["sha256"] != weights_sha256(state):
+                return False
+        judge.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError):
+        return False
+    judge.eval().requires_grad_(False)
+    return True
+
+
+def store(judge: Judge, path: Path) -> None:
+    """Write the weights under a temporary name and rename."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
+    content = save(state, {"sha256": weights_sha256(state)})
+    with cache_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def train_judge(
+    data: ImageData,
+    seed: int = 0,
+    epochs: int | None = None,
+    width: int = 24,
+    batch: int = 128,
+    learning_rate: float = 4e-3,
+    flip: bool = True,
+    device: str | torch.device = "cpu",
+    cache_dir: str | Path | None = None,
+) -> Judge:
+    """Train a judge on the training split's images, or take it from the cache.
+
+    Global random state is left alone, and on a CPU a seed repeats bit for bit. `epochs` is by default what shows
+    about 45,000 images. `flip=False` for factors that mirroring changes. A damaged cached file is written anew.
+
+    Raises:
+        UserError: a cache folder that cannot be written.
+    """
+    device, rows = torch.device(device), data.rows(TRAIN)
+    epochs = epochs or min(max(SEEN // max(len(rows), 1), 1), MOST_EPOCHS)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+        judge = Judge(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)
+    judge = judge.to(device).to(memory_format=torch.channels_last)
+    hyperparameters = (seed, epochs, width, batch, learning_rate, flip, device.type, fast_precision(device))
+    labels = (data.factors.factors, data.factors.values, data.split)
+    key = fingerprint(VERSION, data.fingerprint, data.size, *labels, *hyperparameters)
+    path = Path(cache_dir).expanduser() / "judge" / f"{key[:32]}.safetensors" if cache_dir is not None else None
+    if path is None or not restore(judge, path):
+        fit(judge, data, torch.Generator().manual_seed(seed), epochs, batch, learning_rate, flip)
+        if path is not None:
+            store(judge, path)
+    return judge
