@@ -1,0 +1,68 @@
+"""What was measured of an editor, and its keys in metrics.json."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.factors import Factor
+
+__all__ = ["FactorMeasurement", "Measurement", "keys", "matrix_keys"]
+
+NUMBERS = ("success", "leakage", "leakage_at_90", "cycle_error", "counterfactual", "identity")
+
+
+@dataclass(frozen=True)
+class FactorMeasurement:
+    """The edits of one factor. None: not applicable, or no image to measure it on.
+
+    `images` counts those that success and leakage are shares of. `leakage_row` is the share of flips per other
+    factor. `curve` holds (strength, success, leakage) of the scan for leakage_at_90.
+    """
+
+    images: int
+    success: float | None = None
+    leakage: float | None = None
+    leakage_row: Float[Tensor, " factors"] | None = None
+    leakage_at_90: float | None = None
+    cycle_error: float | None = None
+    counterfactual: float | None = None
+    identity: float | None = None
+    curve: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One editor's edits of each factor."""
+
+    factors: tuple[Factor, ...]
+    results: tuple[FactorMeasurement, ...]
+
+    @property
+    def matrix(self) -> Float[Tensor, "edited judged"]:
+        """Share of images in which editing one factor (row) flipped another (column); NaN where there is none."""
+        nothing = torch.full((len(self.factors),), torch.nan)
+        return torch.stack([nothing if r.leakage_row is None else r.leakage_row for r in self.results])
+
+
+def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
+    """The measurement as keys of metrics.json, `<prefix>/<factor>/<number>`; what is not known is left out."""
+    table = {
+        f"{prefix}/{factor.name}/{number}": getattr(result, number)
+        for factor, result in zip(measurement.factors, measurement.results, strict=True)
+        for number in NUMBERS
+    }
+    return {key: value for key, value in table.items() if value is not None and math.isfinite(value)}
+
+
+def matrix_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
+    """The leakage matrix as keys of metrics.json, `<prefix>/<edited factor>/leakage_on/<other factor>`."""
+    names = [factor.name for factor in measurement.factors]
+    return {
+        f"{prefix}/{names[i]}/leakage_on/{names[j]}": value
+        for i, row in enumerate(measurement.matrix.tolist())
+        for j, value in enumerate(row)
+        if math.isfinite(value)
+    }

@@ -1,0 +1,201 @@
+"""The oracle: a regression from code to code trained on true counterfactual pairs, the room an edit has.
+
+Only drawn data has such pairs. It sees training scenes with one factor changed; what it scores on test scenes is how
+well any map on these latents may be expected to edit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from datamodules.factors import Factor, ImageData
+from evaluation.interfaces import Encoder
+from evaluation.judge import fast_precision
+from evaluation.metrics import Statistics, factor_statistics
+from models.networks import mlp
+
+__all__ = ["Oracle", "counterfactual_latents", "other_class", "train_oracle"]
+
+
+def counterfactual_latents(
+    data: ImageData,
+    encoder: Encoder,
+    rows: Int64[Tensor, " n"],
+    factor: str,
+    values: Float[Tensor, " n"],
+    device: torch.device,
+    batch: int = 256,
+) -> Float[Tensor, "n features"]:
+    """E(x'): the posterior means of the same scenes drawn with that factor at these values."""
+    if data.counterfactual is None:
+        raise ValueError(f"The scenes of {data.name} are not known, so they have no counterfactuals.")
+    with torch.no_grad():
+        parts = [
+            encoder.encode(data.counterfactual(some, factor, wanted).to(device))[0]
+            for some, wanted in zip(rows.split(batch), values.split(batch), strict=True)
+        ]
+    return torch.cat(parts)
+
+
+def other_class(
+    values: Float[Tensor, " n"], classes: Float[Tensor, " classes"], generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """For each value another one of the classes (sorted, two or more), evenly drawn; of two the opposite."""
+    step = torch.randint(1, len(classes), values.shape, generator=generator)
+    return classes[(torch.searchsorted(classes, values.contiguous()) + step) % len(classes)]
+
+
+class Oracle(nn.Module):
+    """z + strength · deviation · f(z, which factor, wanted value), f an MLP on standardised latents.
+
+    Arguments:
+        factors, labels: the table's factors and the statistics of their training labels.
+        mean, deviation: of the training latents.
+        width, depth: of the MLP.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        labels: Statistics,
+        mean: Float[Tensor, " features"],
+        deviation: Float[Tensor, " features"],
+        width: int = 512,
+        depth: int = 3,
+    ) -> None:
+        super().__init__()
+        self.factors = tuple(factors)
+        categorical = torch.tensor([f.kind == "categorical" for f in self.factors])
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        # A class number goes in one-hot, any other value in deviations from its mean.
+        self.register_buffer("centre", torch.where(categorical, 0.0, labels.mean.nan_to_num(0.0)))
+        self.register_buffer("spread", torch.where(categorical, 1.0, labels.deviation.nan_to_num(1.0).clamp(min=1e-6)))
+        self.columns = [len(f.values) if f.kind == "categorical" else 1 for f in self.factors]
+        self.network = mlp(len(mean) + len(self.factors) + sum(self.columns), len(mean), width, depth)
+
+    def forward(
+        self, z: Float[Tensor, "batch features"], factor: Int64[Tensor, " batch"], value: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch features"]:
+        """The change of standardised latents that gives each row its factor's wanted value."""
+        chosen = functional.one_hot(factor, len(self.factors)).float()
+        parts = [z, chosen]
+        for i, (f, columns) in enumerate(zip(self.factors, self.columns, strict=True)):
+            if f.kind == "categorical":
+                wanted = functional.one_hot(value.long().clamp(0, columns - 1), columns).float()
+            else:
+                wanted = ((value - self.centre[i]) / self.spread[i])[:, None]
+            parts.append(wanted * chosen[:, i : i + 1])
+        return self.network(torch.cat(parts, dim=1))
+
+    @torch.no_grad()
+    def edit(
+        self,
+        latents: Float[Tensor, "batch features"],
+        factor: int,
+        value: Float[Tensor, " batch"],
+        strength: float = 1.0,
+    ) -> Float[Tensor, "batch features"]:
+        """The latents with a factor moved towards the value, in the table's unit; see docs/architecture.md."""
+        which = torch.full((len(latents),), factor, device=latents.device)
+        move = self((latents - self.mean) / self.deviation, which, value.to(latents.device))
+        return latents + strength * move * self.deviation
+
+
+def draw_targets(
+    values: Float[Tensor, "n factors"], factors: Sequence[Factor], generator: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
+    """For each row one factor among those it has a label of, and another value for it; -1 where it has none.
+
+    Continuous values are those of other rows.
+    """
+    known = ~values.isnan()
+    lots = torch.rand(values.shape, generator=generator).masked_fill(~known, -1.0)
+    which = torch.where(known.any(1), lots.argmax(1), -1)
+    target = torch.full((len(values),), torch.nan)
+    for i, factor in enumerate(factors):
+        rows = (which == i).nonzero().flatten()
+        present = values[rows, i]
+        if factor.kind == "continuous":
+            target[rows] = present[torch.randperm(len(rows), generator=generator)]
+        else:
+            target[rows] = other_class(present, present.unique(), generator)
+    return which, target
+
+
+def train_oracle(
+    data: ImageData,
+    encoder: Encoder,
+    latents: Float[Tensor, "n features"],
+    rows: Int64[Tensor, " n"],
+    seed: int = 0,
+    size: int = 10_000,
+    epochs: int = 20,
+    batch: int = 256,
+    learning_rate: float = 2e-3,
+    width: int = 512,
+) -> Oracle:
+    """Fit the oracle on `size` of the training scenes, each redrawn with one factor changed, both ways round.
+
+    `latents` are the posterior means of the data's rows `rows`. Smooth L1 in standardised latents, Adam with a
+    cosine schedule. Global random state is left alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    statistics = factor_statistics(data.factors.values[rows])
+    mean, deviation = latents.mean(0), latents.std(0).clamp(min=1e-6)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+        oracle = Oracle(data.factors.factors, statistics, mean.cpu(), deviation.cpu(), width).to(latents.device)
+
+    chosen = torch.randperm(len(rows), generator=generator)[:size]
+    values = data.factors.values[rows[chosen]]
+    which, target = draw_targets(values, data.factors.factors, generator)
+    chosen, values, which, target = (part[which >= 0] for part in (chosen, values, which, target))
+    before = latents[chosen.to(latents.device)]
+    after = torch.empty_like(before)
+    for i, factor in enumerate(data.factors.factors):
+        some = (which == i).nonzero().flatten()
+        if len(some):
+            redrawn = counterfactual_latents(
+                data, encoder, rows[chosen[some]], factor.name, target[some], latents.device
+            )
+            after[some.to(latents.device)] = redrawn
+    present = values.gather(1, which[:, None])[:, 0]
+    pairs = [torch.cat(both) for both in ((before, after), (after, before), (which, which), (target, present))]
+    regress(oracle, pairs, generator, epochs, batch, learning_rate)
+    return oracle
+
+
+def regress(
+    oracle: Oracle,
+    pairs: Sequence[Tensor],
+    generator: torch.Generator,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+) -> None:
+    """Train in place on (latents, edited latents, factor, value)."""
+    device, precision = oracle.mean.device, fast_precision(oracle.mean.device)
+    before, after = ((latents - oracle.mean) / oracle.deviation for latents in pairs[:2])
+    which, value = (part.to(device) for part in pairs[2:])
+    optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
+    steps = epochs * -(-len(before) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    for _ in range(epochs):
+        for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                move = oracle(before[rows], which[rows], value[rows])
+            loss = functional.smooth_l1_loss(move.float(), after[rows] - before[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    oracle.eval().requires_grad_(False)
