@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from models import UserError
 
 OmegaConf.register_new_resolver("data_name", lambda target: target.split(".")[-1], replace=True)
-finished = False  # Hydra's own errors end before the job does
+composed = False  # an error before that is one of the configuration, which Hydra has printed
 
 
 def train(config: DictConfig) -> None:
@@ -24,14 +24,15 @@ def train(config: DictConfig) -> None:
     from evaluation import training
     from evaluation.measuring import measure_autoencoder, measure_iin
     from evaluation.report import write_report
-    from evaluation.run import Run
+    from evaluation.run import Run, made
 
     run, device = Run(config.run_dir, config), training.device_of(config)
     with run.stage("data") as stage:
-        data = training.made(config.data)
+        data = made(config.data)
         stage.items = len(data.images)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
+    training.check_iin(config, data.factors)
     encoder = training.image_encoder(config, data, run)
     run.manifest(data, encoder.identity, config.seed, str(device), random_weights=False)
     with run.stage("encode", len(data.images)):
@@ -41,7 +42,6 @@ def train(config: DictConfig) -> None:
         rows = data.rows(TRAIN)
         known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
-        training.check_iin(config, known, labels)
         guide = training.train_guide(config, known, labels, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder)
         measure_iin(config, data, encoder, latents, iin, run)
@@ -53,13 +53,16 @@ def train(config: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
     """Errors that a user can mend are one line and exit code 2."""
-    global finished
-    finished = True
+    global composed
+    composed = True
     try:
         if config.ckpt is not None:
             config = resumed(config)
         train(config)
     except UserError as error:
+        from evaluation.run import remove_unused
+
+        remove_unused(config.run_dir)
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
 
@@ -79,4 +82,4 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as ended:
-        sys.exit(2 if ended.code == 1 and not finished else ended.code)
+        sys.exit(2 if ended.code == 1 and not composed else ended.code)

@@ -7,7 +7,10 @@ from rich.table import Table
 
 from evaluation.judge import UNFIT_BELOW
 
-__all__ = ["METRICS", "Comparison", "best", "edit_rows", "edit_table", "editor_title", "metric_table", "unjudged"]
+__all__ = [
+    "METRICS", "PREFIXES", "SHOWN", "Comparison", "best", "edit_rows", "edit_table", "editor_title", "metric_table",
+    "unjudged",
+]  # fmt: skip
 
 Comparison = dict[str, dict[str, dict[str, float]]]  # factor -> editor -> metric -> number
 

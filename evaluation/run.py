@@ -7,6 +7,7 @@ run.edit("face.png", glasses=1).save("with_glasses.png")
 
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from evaluation.manifest import label, manifest
 from models import UserError
 from models.vae import VAE
 
-__all__ = ["LoadedRun", "Run", "Stage", "find_run", "load", "made"]
+__all__ = ["LoadedRun", "Run", "Stage", "find_run", "load", "made", "remove_unused"]
 
 BATCH = 256
 
@@ -147,6 +148,12 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
         raise UserError(f"Expected the checkpoint {expected}, got none: train the run to its end or choose another.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedRun(folder, OmegaConf.load(folder / "config.yaml"), read_json(folder / "manifest.json"), place)
+
+
+def remove_unused(path: str | Path) -> None:
+    """Take away the folder of a run that ended before it made anything."""
+    if [entry.name for entry in Path(path).glob("*")] == ["config.yaml"]:
+        shutil.rmtree(path)
 
 
 def made(settings: Mapping[str, Any], **arguments: Any) -> Any:

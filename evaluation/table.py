@@ -9,19 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.command import command, options
+from evaluation.comparison import PREFIXES, SHOWN, editor_title
 from evaluation.files import read_json
 from evaluation.run import find_run
 from models import UserError
 
 __all__ = ["edit_table", "summarise"]
-
-EDITORS = {
-    "edit": "flow",
-    "baseline/mean_difference": "mean difference",
-    "baseline/linear_svm": "linear SVM",
-    "oracle": "oracle",
-}
-NUMBERS = ("success", "leakage", "leakage_at_90", "counterfactual")
 
 
 @dataclass
@@ -44,13 +37,13 @@ def cell(summary: Mapping[str, tuple[float, float]], key: str) -> str:
 def edit_table(summary: Mapping[str, tuple[float, float]]) -> str:
     """One row per factor and editor."""
     factors = list(dict.fromkeys(key.split("/")[1] for key in summary if key.startswith("judge/")))
-    lines = ["| factor (judge) | editor | " + " | ".join(NUMBERS) + " |", "|---" * (len(NUMBERS) + 2) + "|"]
+    lines = ["| factor (judge) | editor | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for factor in factors:
-        for prefix, editor in EDITORS.items():
-            cells = [cell(summary, f"{prefix}/{factor}/{number}") for number in NUMBERS]
+        for prefix in PREFIXES:
+            cells = [cell(summary, f"{prefix}/{factor}/{number}") for number in SHOWN]
             if any(cells):
                 first = f"{factor} ({summary[f'judge/{factor}/accuracy'][0]:.3f})" if prefix == "edit" else ""
-                lines.append(f"| {first} | {editor} | " + " | ".join(cells) + " |")
+                lines.append(f"| {first} | {editor_title(prefix)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -25,29 +23,19 @@ from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
 from datamodules.features import Batches, ImageEncoder, Latents
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.judge import fast_precision
-from evaluation.run import Run
+from evaluation.run import Run, made
 from models import UserError
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.vae import VAE
 
-__all__ = ["check_iin", "device_of", "fit", "image_encoder", "made", "train_guide", "train_iin", "train_vae"]
+__all__ = ["check_iin", "device_of", "fit", "image_encoder", "train_guide", "train_iin", "train_vae"]
 
 for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # which devices there are, tips, and that a fit has ended
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
-
-
-def made(settings: Any, **arguments: Any) -> Any:
-    """What the configuration names, made with these arguments; what the constructor refuses is the user's to mend."""
-    try:
-        return instantiate(settings, **arguments)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError):
-            raise UserError(str(error.__cause__)) from error
-        raise
 
 
 def device_of(config: DictConfig) -> torch.device:
@@ -238,10 +226,10 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images.clamp(0, 1).cpu(), columns, padding=1)
 
 
-def check_iin(config: DictConfig, latents: Latents, labels: FactorTable) -> None:
-    """Refuse settings that no flow can be made with before any time is spent on a guide."""
-    if config.iin.block_sizes != "auto":
-        made(config.iin, features=latents.mean.shape[1], factors=factor_lists(labels), blocks=1, width=8)
+def check_iin(config: DictConfig, labels: FactorTable) -> None:
+    """Refuse settings that no flow can be made with before any time is spent on a VAE for it."""
+    if config.model.name == "iin" and config.encoder.get("name") == "vae" and config.iin.block_sizes != "auto":
+        made(config.iin, features=config.vae.latent, factors=factor_lists(labels), blocks=1, width=8)
 
 
 def train_guide(config: DictConfig, latents: Latents, labels: FactorTable, encoder: ImageEncoder, run: Run) -> Guide:

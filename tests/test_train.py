@@ -66,7 +66,7 @@ def test_a_second_run_uses_the_vae_of_the_first_and_repeats_it_bit_for_bit(folde
     arguments = [*TINY, "run_dir=runs/faces/iin/one"]
     train(folder, *arguments)
     again = train(folder, *TINY, "run_dir=runs/faces/iin/two")
-    assert "Using the VAE runs/faces/iin/one/checkpoints/vae.ckpt" in again.stdout
+    assert f"Using the VAE {folder}/runs/faces/iin/one/checkpoints/vae.ckpt" in again.stdout
     one, two = (weights(folder / f"runs/faces/iin/{name}/checkpoints/last.ckpt") for name in ("one", "two"))
     first = weights(run / "checkpoints/last.ckpt")
     assert all(torch.equal(one[key], two[key]) and torch.equal(one[key], first[key]) for key in one)
