@@ -110,12 +110,11 @@ class VAE(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), self.hparams["learning_rate"], betas=(0.9, 0.99), weight_decay=1e-4
-        )
+        rate = self.hparams["learning_rate"]
+        optimizer = torch.optim.AdamW(self.parameters(), rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.hparams["learning_rate"], total_steps=steps, pct_start=0.15, cycle_momentum=False
+            optimizer, rate, total_steps=steps, pct_start=0.15, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
