@@ -133,9 +133,9 @@ def draw_flow(
             edited = [encoder.decode(iin.set_component(latents, component, value)) for value in COMPONENT_VALUES]
             title = f"component {component} ({name})"
             component_strip(folder / f"component_{component}.png", title, images, COMPONENT_VALUES, edited)
-    statistics = factor_statistics(data.factors[data.rows(TRAIN)].values)
     drawn: dict[str, Tensor] = {"any": sampled(encoder, iin, {}, seed)}
     for i, factor in enumerate(iin.factors):
+        statistics = factor_statistics(data.factors[data.rows(TRAIN)].values)
         ends = (statistics.low[i].item(), statistics.high[i].item())
         values = ends if factor.kind == "continuous" else tuple(map(float, range(len(factor.values))))
         for value in values:

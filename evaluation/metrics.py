@@ -54,6 +54,8 @@ def factor_statistics(values: Float[Tensor, "n factors"]) -> Statistics:
         below, above = ordered[places.floor().long()], ordered[places.ceil().long()]
         quantiles = torch.lerp(below, above, places - places.floor())
         columns.append(torch.cat([known.mean()[None], known.std(correction=0)[None], quantiles.cpu()]))
+    if not columns:  # no factor at all
+        return Statistics(*values.new_zeros(len(Statistics._fields), 0))
     return Statistics(*torch.stack(columns, dim=1).to(values.dtype).to(values.device).unbind(0))
 
 

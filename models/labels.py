@@ -72,7 +72,8 @@ class LabelEmbedding(nn.Module):
                 self.low[i], self.high[i] = torch.quantile(known[:1_000_000], torch.tensor([0.02, 0.98]).to(known))
 
     def forward(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
-        return torch.cat([self.embed(i, column) for i, column in enumerate(values.unbind(1))], 1)
+        empty = values.new_zeros(len(values), 0)  # there may be no factor at all
+        return torch.cat([empty, *(self.embed(i, column) for i, column in enumerate(values.unbind(1)))], 1)
 
     def embed(self, factor: int, values: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Values of one factor in that factor's own dimensions."""
@@ -84,7 +85,9 @@ class LabelEmbedding(nn.Module):
 
     def known(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
         """1 in the dimensions of known labels, 0 in the others."""
-        sizes = torch.tensor([block.stop - block.start for block in self.blocks], device=values.device)
+        sizes = torch.tensor(
+            [block.stop - block.start for block in self.blocks], dtype=torch.long, device=values.device
+        )
         return (~values.isnan()).float().repeat_interleave(sizes, dim=1)
 
     def change(

@@ -79,7 +79,7 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(folder: Path, run:
         "    if self.global_step == 150: os._exit(9)\n"
         "    return step(self, batch, index)\n"
         "v.VAE.training_step = dying\n"
-        "import train; train.main()\n"
+        f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
     command = [
         sys.executable,
@@ -155,14 +155,14 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
     ("arguments", "message"),
     [
         (["data=celeba", "data.root=nowhere"], "nowhere"),
-        (["vae.latent=4"], "fewer factor dimensions than the 4 latents, got 6"),
+        (["data.n=400", "vae.latent=4"], "fewer factor dimensions than the 4 latents, got 6"),
         (["ckpt=nothing.ckpt"], "Expected ckpt="),
-        (["encoder.checkpoint=nothing.ckpt"], "no such file"),
+        (["data.n=400", "encoder.checkpoint=nothing.ckpt"], "no such file"),
         (["cache_dir=/dev/null/x"], "cache_dir="),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], message: str) -> None:
-    result = train(folder, *TINY[:4], "trainer.scale=0.02", *arguments, "run_dir=bad", check=False)
+    result = train(folder, "trainer.scale=0.02", *arguments, "run_dir=bad", check=False)
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("Expected")]
