@@ -11,7 +11,7 @@ train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: .venv/.run
 	$(BIN)/python -m evaluation.benchmark $(ARGS)

@@ -250,8 +250,9 @@ def faces(
 
 def draw(parameters: FaceParameters, size: int, label: str = "") -> UInt8[Tensor, "n 3 size size"]:
     """`render` in parts that stay in the processor's cache."""
-    starts = list(range(0, len(parameters.factors), 32))
-    progress = with_progress(starts, len(starts), label) if label else starts
+    n = len(parameters.factors)
+    starts = range(0, n, 32)
+    progress = with_progress(starts, n, label, each=32) if label else starts
     return torch.cat([render(parameters.rows(slice(i, i + 32)), size) for i in progress])
 
 

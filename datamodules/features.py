@@ -74,7 +74,7 @@ def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device
         folder.mkdir(parents=True, exist_ok=True)
         parts = []
         starts = range(0, len(data.images), shard)
-        for number, start in enumerate(with_progress(list(starts), len(starts), "Encoding images")):
+        for number, start in enumerate(with_progress(starts, len(data.images), "Encoding images", each=shard)):
             path = folder / f"{number:05d}.npz"
             part = read_shard(path)
             if part is None:

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from datamodules.factors import fingerprint
@@ -142,16 +142,21 @@ def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes 
             yield from pool.map(partial(pixels_or_none, size=size, crop=crop), chunk)
 
 
-def with_progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
-    """A bar on a terminal, a line at every tenth in a log."""
+def with_progress(items: Iterable[T], total: int, label: str, each: int = 1) -> Iterator[T]:
+    """A bar on a terminal, a line at about every tenth in a log; every item counts for `each` of the total."""
     console = Console()
     if console.is_terminal:
-        yield from track(items, label, total, console=console)
+        with Progress(console=console) as progress:
+            task = progress.add_task(label, total=total)
+            for item in items:
+                yield item
+                progress.advance(task, each)
         return
-    started, step = time.monotonic(), math.ceil(total / 10)
-    for done, item in enumerate(items, 1):
+    started, step = time.monotonic(), math.ceil(total / each / 10)
+    for count, item in enumerate(items, 1):
         yield item
-        if done % step == 0 or done == total:
+        done = min(count * each, total)
+        if count % step == 0 or done == total:
             print(f"{label}: {done} of {total}, {done / (time.monotonic() - started + 1e-9):.0f} per s", flush=True)
 
 

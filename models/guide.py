@@ -22,10 +22,11 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from models.labels import LabelEmbedding
+from models.muon import Muon
 from models.networks import damp, mlp
 from models.vae import kl_divergence
 
-__all__ = ["Guide", "latent_nll", "within_class_whitening"]
+__all__ = ["Guide", "image_change", "latent_nll", "within_class_whitening"]
 
 
 def within_class_whitening(
@@ -54,6 +55,18 @@ def latent_nll(
     return 0.5 * ((latents - predicted) / deviation).square().sum(1)
 
 
+def image_change(
+    edited: Float[Tensor, "batch channels height width"],
+    original: Float[Tensor, "batch channels height width"],
+    knee: float = 0.05,
+) -> Float[Tensor, " batch"]:
+    """Σ knee · log(1 + |edited − original| / knee) per image: |difference| far below the knee, its logarithm above.
+
+    Images in [0, 1].
+    """
+    return (knee * torch.log1p((edited - original).abs() / knee)).flatten(1).sum(1)
+
+
 class Guide(pl.LightningModule):
     """Conditional VAE of latents and its alignment.
 
@@ -64,7 +77,7 @@ class Guide(pl.LightningModule):
         width, depth: of the networks.
         fit_steps, align_steps: steps of the two parts.
         align_batch: rows of the batch that the alignment decodes.
-        learning_rate: peak of each part's schedule.
+        learning_rate: of Muon, the peak of each part's schedule.
     """
 
     mean: Tensor
@@ -78,10 +91,10 @@ class Guide(pl.LightningModule):
         nuisance: int = 16,
         width: int = 256,
         depth: int = 3,
-        fit_steps: int = 1500,
-        align_steps: int = 500,
+        fit_steps: int = 1000,
+        align_steps: int = 250,
         align_batch: int = 64,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-2,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -162,12 +175,12 @@ class Guide(pl.LightningModule):
         edited = self.transport(batch["mean"], batch["labels"], after)
         with torch.no_grad():
             original = self.decode(batch["mean"])
-        change = (self.decode(edited) - original).abs().flatten(1).sum(1).mean()
+        change = image_change(self.decode(edited), original).mean()
         self.log("guide/image_change", change)
-        return change / 5
+        return change
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, betas=(0.9, 0.98))
+        optimizer = Muon(self.parameters(), self.learning_rate, betas=(0.9, 0.98))
 
         def rate(step: int) -> float:
             steps = self.fit_steps if step < self.fit_steps else self.align_steps

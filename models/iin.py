@@ -24,10 +24,12 @@ from torch import Tensor
 from models.flow import Flow
 from models.guide import latent_nll, within_class_whitening
 from models.labels import Factor, LabelEmbedding
+from models.muon import Muon
 
 __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual_nll"]
 
 QUANTILES = 257
+KNOTS = 9
 
 
 def pair_loss(
@@ -101,7 +103,9 @@ class IIN(pl.LightningModule):
         linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
         label_deviation: σ of a component around its label.
         likelihood_weight: of the residual's likelihood under `faithful`.
-        learning_rate, betas: of Adam. The schedule falls linearly over the second half.
+        optimizer, learning_rate: `muon` (see `models/muon.py`) or the authors' `adam`, which wants a tenth of the rate.
+            The schedule falls linearly over the second half.
+        betas: of Adam.
 
     Raises:
         ValueError: more factor dimensions than latents leave a residual for, or sizes that do not fit the factors.
@@ -111,6 +115,7 @@ class IIN(pl.LightningModule):
     rho: Tensor
     deviation: Tensor
     targets: Tensor
+    knots: Tensor
     quantiles: Tensor
 
     def __init__(
@@ -128,7 +133,8 @@ class IIN(pl.LightningModule):
         linear_start: bool | None = None,
         label_deviation: float = 0.2,
         likelihood_weight: float = 0.1,
-        learning_rate: float = 1e-3,
+        optimizer: Literal["muon", "adam"] = "muon",
+        learning_rate: float = 1e-2,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__()
@@ -139,7 +145,7 @@ class IIN(pl.LightningModule):
         self.check(features, block_sizes, correlation)
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
         self.label_deviation, self.likelihood_weight = label_deviation, likelihood_weight
-        self.learning_rate, self.betas = learning_rate, (betas[0], betas[1])
+        self.optimizer, self.learning_rate, self.betas = optimizer, learning_rate, (betas[0], betas[1])
         self.flow = Flow(features, blocks, width, depth, coupling)
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
@@ -149,7 +155,8 @@ class IIN(pl.LightningModule):
         self.register_buffer("shared", shared)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float32))
         self.register_buffer("deviation", torch.ones(features))
-        self.register_buffer("targets", torch.zeros(count, self.labels.dim + 1, features))
+        self.register_buffer("targets", torch.zeros(count, max(self.labels.dim + 1, KNOTS), features))
+        self.register_buffer("knots", torch.zeros(count, KNOTS))
         self.register_buffer("quantiles", torch.zeros(QUANTILES, features))
         # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
         self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
@@ -238,7 +245,8 @@ class IIN(pl.LightningModule):
         return {"edit": edit.mean(), "label": reading.mean(), "likelihood": self.likelihood_weight * likelihood.mean()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.Adam(self.flow_parameters(), self.learning_rate, betas=self.betas)
+        kind = Muon if self.optimizer == "muon" else torch.optim.Adam
+        optimizer = kind(self.flow_parameters(), self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 50, 2 * (1 - step / max(1, steps)))
@@ -252,23 +260,38 @@ class IIN(pl.LightningModule):
     def calibrate(self, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
         """Learn from training data what a value of a factor, and a value of a component, is in codes.
 
-        A factor's value is the class-conditional mean of its block (a line through the values of a continuous
-        factor); a component's value v is its own quantile at Φ(v), so that −3 and +2 mean what they say.
+        A factor's value is the class-conditional mean of its block, for a continuous factor a path of straight pieces
+        through the conditional means; a component's value v is its own quantile at Φ(v), so that −3 and +2 mean what
+        they say.
         """
         codes = torch.cat([self.encode(part) for part in latents.split(4096)])
         steps = torch.linspace(0, 1, QUANTILES, device=codes.device)
         self.quantiles.copy_(torch.quantile(codes[:100_000], steps, dim=0))
         for i, block in enumerate(self.blocks):
             known = ~labels[:, i].isnan()
-            design = torch.cat([self.labels.embed(i, labels[known, i]), torch.ones_like(labels[known, :1])], 1)
-            solution = torch.linalg.lstsq(design, codes[known][:, block]).solution
+            values = labels[known, i]
+            self.knots[i] = torch.quantile(values[:1_000_000], steps[:: (QUANTILES - 1) // (KNOTS - 1)])
+            design = self.design(i, values).double()
+            ridge = 1e-9 * len(design) * torch.eye(design.shape[1]).to(design)  # a knot that no row is near
             self.targets[i] = 0
-            self.targets[i, : design.shape[1], block] = solution
+            self.targets[i, : design.shape[1], block] = torch.linalg.solve(
+                design.T @ design + ridge, design.T @ codes[known][:, block].double()
+            ).float()
+
+    def design(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch columns"]:
+        """What `targets` weighs: a label's embedding and 1; of a continuous value its nearness to the two knots."""
+        if self.factors[factor].kind != "continuous":
+            embedded = self.labels.embed(factor, value)
+            return torch.cat([embedded, torch.ones_like(embedded[:, :1])], 1)
+        knots = self.knots[factor]
+        upper = torch.searchsorted(knots, value.contiguous()).clamp(1, KNOTS - 1)[:, None]
+        below, above = knots[upper - 1], knots[upper]
+        position = ((value[:, None] - below) / (above - below).clamp(min=1e-12)).clamp(0, 1)
+        return value.new_zeros(len(value), KNOTS).scatter(1, upper, position).scatter(1, upper - 1, 1 - position)
 
     def target(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
         """The codes that a factor's block takes at a value."""
-        embedded = self.labels.embed(factor, value)
-        design = torch.cat([embedded, torch.ones_like(embedded[:, :1])], 1)
+        design = self.design(factor, value)
         return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
 
     @torch.no_grad()

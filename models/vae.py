@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from models.encoders import weights_sha256
+from models.muon import Muon
 from models.networks import Decoder, Encoder
 
 __all__ = ["VAE", "kl_divergence", "reconstruction_nll"]
@@ -51,7 +52,7 @@ class VAE(pl.LightningModule):
         beta: weight of the KL term.
         likelihood, scale: of the pixels, see `reconstruction_nll`.
         flip: show every image mirrored half of the time (photographs; drawn data needs no such help).
-        learning_rate: peak of the one-cycle schedule.
+        learning_rate: of Muon, the peak of its one-cycle schedule.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class VAE(pl.LightningModule):
         likelihood: Literal["gaussian", "laplace"] = "gaussian",
         scale: float = 0.1,
         flip: bool = False,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-2,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -110,11 +111,11 @@ class VAE(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        rate = self.hparams["learning_rate"]
-        optimizer = torch.optim.AdamW(self.parameters(), rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        optimizer = Muon(self.parameters(), self.hparams["learning_rate"])
+        rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=steps, pct_start=0.15, cycle_momentum=False
+            optimizer, rates, total_steps=steps, pct_start=0.15, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -13,6 +13,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that run whole trainings first, so that no core waits for them at the end."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_train"))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test starts from the same random state, whichever ran before."""

@@ -1,6 +1,8 @@
+import math
+
 import torch
 
-from models.guide import Guide, latent_nll, within_class_whitening
+from models.guide import Guide, image_change, latent_nll, within_class_whitening
 
 FACTORS = [("glasses", "binary", ["without", "with"])]
 
@@ -21,6 +23,13 @@ def test_latent_nll_by_hand() -> None:
     assert latent_nll(
         torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([2.0, 0.5])
     ).item() == 0.5 * (1 + 4)
+
+
+def test_image_change_is_the_difference_below_its_knee_and_the_logarithm_above() -> None:
+    original = torch.zeros(3, 1, 1, 2)
+    edited = torch.tensor([[0.0, 0.0], [1e-5, -1e-5], [1.0, 0.0]]).reshape(3, 1, 1, 2)
+    expected = torch.tensor([0.0, 2e-5, 0.05 * math.log(21)])
+    torch.testing.assert_close(image_change(edited, original, knee=0.05), expected, rtol=1e-3, atol=1e-9)
 
 
 def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:

@@ -155,3 +155,16 @@ def test_block_sizes_from_pairs_by_hand() -> None:
 def test_impossible_settings_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IIN(factors=FACTORS, **arguments)
+
+
+def test_a_continuous_factor_follows_its_codes_where_they_bend() -> None:
+    """The code of the value v is v², which no straight line follows."""
+    values = torch.rand(4000, 1)
+    latents = torch.cat([values.square(), torch.randn(4000, 2)], 1)
+    iin = IIN(3, [("skin", "continuous", ["light", "dark"])], objective="likelihood", blocks=1, width=4)
+    iin.encode = lambda z: z.clone()  # type: ignore[method-assign]
+    iin.calibrate(latents, values)
+    wanted = torch.tensor([0.1, 0.5, 0.9])
+    torch.testing.assert_close(iin.target(0, wanted)[:, 0], wanted.square(), atol=0.01, rtol=0)
+    ends = torch.stack([values.min(), values.max()])
+    torch.testing.assert_close(iin.target(0, torch.tensor([-5.0, 9.0])), iin.target(0, ends))

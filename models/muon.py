@@ -1,0 +1,94 @@
+"""Muon: momentum whose matrices are orthogonalised before they are applied; AdamW for everything that is no matrix.
+
+Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; scaled to AdamW's step size as in Liu et al. (2025),
+https://arxiv.org/abs/2502.16982. On drawn faces the VAE needs a third of AdamW's steps with it.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+__all__ = ["Muon", "orthogonalised"]
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic; five rounds take singular values to about 0.7 to 1.2
+
+
+def orthogonalised(matrix: Tensor, rounds: int = 5) -> Tensor:
+    """U Vᵀ of a matrix U S Vᵀ, (rows, columns), approximately: singular values between about 0.7 and 1.2.
+
+    Newton–Schulz iteration, in bfloat16 as its authors run it.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrix.bfloat16()
+    x = x.T.contiguous() if (tall := len(x) > x.shape[1]) else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for weights of two dimensions and more, AdamW for the rest.
+
+    A convolution's weight (out, in, height, width) is the matrix (out, in · height · width). torch has a `Muon` of its
+    own that takes matrices alone.
+
+    Arguments:
+        parameters: what to train.
+        learning_rate: of the matrices, whose update has an RMS of 0.2 at a rate of 1, as AdamW's typically has.
+        adam_rate: of everything else.
+        momentum: of the matrices.
+        betas, weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        learning_rate: float = 1e-2,
+        adam_rate: float = 2e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 1e-4,
+    ) -> None:
+        parameters = list(parameters)
+        matrices = [p for p in parameters if p.ndim > 1]
+        others = [p for p in parameters if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "lr": learning_rate, "momentum": momentum},
+            {"params": others, "lr": adam_rate, "momentum": None},
+        ]
+        super().__init__([group for group in groups if group["params"]], betas=betas, weight_decay=weight_decay,
+                         fused=True)  # fmt: skip
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; the closure, where there is one, computes loss and gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        matrices = [group for group in self.param_groups if group["momentum"] is not None]
+        for group in matrices:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self.update(weight, group["lr"], group["momentum"])
+                    weight.grad = None  # so that AdamW leaves it alone
+        super().step()
+        return loss
+
+    @torch.no_grad()
+    def update(self, weight: Tensor, learning_rate: float, momentum: float) -> None:
+        """Nesterov momentum, orthogonalised, at the root mean square of an AdamW update."""
+        gradient, state = weight.grad, self.state[weight]
+        assert gradient is not None
+        if not state:  # AdamW's loading of a state looks for "step"
+            state.update(step=torch.zeros((), device=weight.device), momentum=torch.zeros_like(weight))
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        direction = gradient.lerp(state["momentum"], momentum)
+        matrix = direction.flatten(1)
+        scale = 0.2 * math.sqrt(max(matrix.shape))
+        weight.add_(orthogonalised(matrix).view_as(direction), alpha=-learning_rate * scale)
