@@ -8,7 +8,7 @@ lenses are clear, and hair always shows beside the face.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,10 +55,10 @@ class FaceParameters(NamedTuple):
         return FaceParameters(self.factors[rows], self.nuisances[rows])
 
 
-def sample_parameters(n: int, seed: int, correlate: dict[str, float] | None = None) -> FaceParameters:
+def sample_parameters(n: int, seed: int, correlate: dict[str, dict[str, float]] | None = None) -> FaceParameters:
     """Draw n scenes.
 
-    `correlate={"glasses:hat": .9}` makes the second factor equal the first in that share of the scenes (both
+    `correlate={"glasses": {"hat": .9}}` makes the second factor equal the first in that share of the scenes (both
     factors binary) and its opposite in the others; all other factors and nuisances stay independent.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -67,10 +67,10 @@ def sample_parameters(n: int, seed: int, correlate: dict[str, float] | None = No
     for i, factor in enumerate(FACTORS):
         if factor.kind == "binary":
             factors[:, i] = (factors[:, i] < 0.5).float()
-    for pair, share in (correlate or {}).items():
-        first, second = (names.index(name) for name in pair.split(":"))
-        same = torch.rand(n, generator=generator) < share
-        factors[:, second] = torch.where(same, factors[:, first], 1 - factors[:, first])
+    for first, others in (correlate or {}).items():
+        for second, share in others.items():
+            same, leader = torch.rand(n, generator=generator) < share, factors[:, names.index(first)]
+            factors[:, names.index(second)] = torch.where(same, leader, 1 - leader)
     return FaceParameters(factors, torch.rand(n, len(NUISANCES), generator=generator))
 
 
@@ -206,7 +206,7 @@ def faces(
     n: int = 20_000,
     size: int = 64,
     seed: int = 0,
-    correlate: dict[str, float] | None = None,
+    correlate: dict[str, dict[str, float]] | None = None,
     cache_dir: str | Path = "cache",
 ) -> ImageData:
     """n drawn faces: 90 % training, 5 % validation, 5 % test.
@@ -220,10 +220,11 @@ def faces(
     if n < 200 or size < 16 or size & (size - 1):
         raise UserError(f"Expected n >= 200 faces of a side that is a power of two >= 16, got n={n} and size={size}.")
     names = [f.name for f in FACTORS if f.kind == "binary"]
-    for pair in correlate or {}:
-        if len(parts := pair.split(":")) != 2 or not set(parts) <= set(names):
+    for first, others in (correlate or {}).items():
+        if not isinstance(others, Mapping) or not {first, *others} <= set(names) or first in others:
             raise UserError(
-                f"Expected data.correlate={{'A:B': share}} with A and B among {', '.join(names)}, got {pair!r}."
+                f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)}, got "
+                f"{first}: {others}."
             )
     held_out = n // 10
     train = sample_parameters(n - held_out, seed, correlate)

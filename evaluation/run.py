@@ -58,7 +58,10 @@ class Run:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path, self.started = Path(path), time.perf_counter()
-        self.metrics: dict[str, float] = {}
+        # A resumed run keeps what the stages measured that it need not repeat.
+        earlier = self.path / "metrics.json"
+        self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
+        self.earlier_s = self.metrics.get("time/total_s", 0.0)
         self.measurements: dict[str, Any] = {}
         console = Console(highlight=False)
         self.console = console if console.is_terminal else Console(highlight=False, width=120)
@@ -66,17 +69,21 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
-        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`."""
+        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`.
+
+        Saved at once, so that a run killed later still knows.
+        """
         stage, started = Stage(items), time.perf_counter()
         self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
         yield stage
         seconds = time.perf_counter() - started
-        key, speed = f"time/{name}_s", ""
-        self.metrics[key] = self.metrics.get(key, 0.0) + seconds
+        speed = ""
+        self.metrics[f"time/{name}_s"] = seconds
         if stage.items is not None:
             self.metrics[f"throughput/{name}_per_s"] = stage.items / max(seconds, 1e-9)
             speed = f", {stage.items / max(seconds, 1e-9):,.0f} per s"
         self.console.print(f"[bold]{name}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
+        self.save()
 
     def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
         """Add metrics; None and NaN say that there is no such number, and stay out of the file."""
@@ -84,7 +91,7 @@ class Run:
 
     def save(self) -> None:
         """Write `metrics.json` and `measurements.json`."""
-        self.metrics["time/total_s"] = time.perf_counter() - self.started
+        self.metrics["time/total_s"] = self.earlier_s + time.perf_counter() - self.started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
         if torch.cuda.is_available():
@@ -152,7 +159,7 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
 
 def remove_unused(path: str | Path) -> None:
     """Take away the folder of a run that ended before it made anything."""
-    if [entry.name for entry in Path(path).glob("*")] == ["config.yaml"]:
+    if {entry.name for entry in Path(path).glob("*")} <= {"config.yaml", "metrics.json"} and Path(path).is_dir():
         shutil.rmtree(path)
 
 

@@ -27,7 +27,10 @@ LIKELIHOOD = "iin.objective=likelihood"
 
 @pytest.mark.parametrize(
     "arguments",
-    [[LIKELIHOOD, "iin.head=label"], [LIKELIHOOD, "iin.block_sizes=auto", "pairs.decorrelate=false"]],
+    [
+        [LIKELIHOOD, "iin.head=label"],
+        [LIKELIHOOD, "iin.block_sizes=auto", "pairs.decorrelate=false", "data.correlate={glasses:{hat:0.9}}"],
+    ],
 )
 def test_the_other_objectives(folder: Path, vae: str, arguments: list[str]) -> None:
     train(folder, *TINY, vae, *arguments, "trainer.iin.steps=20", f"run_dir={folder / 'other'}")

@@ -48,7 +48,7 @@ def test_a_seed_repeats_and_another_differs(tmp_path: Path) -> None:
 
 
 def test_split_and_correlation(tmp_path: Path) -> None:
-    data = faces(2000, 16, correlate={"glasses:hat": 0.9}, cache_dir=tmp_path)
+    data = faces(2000, 16, correlate={"glasses": {"hat": 0.9}}, cache_dir=tmp_path)
     assert [len(data.rows(s)) for s in (TRAIN, VALIDATION, TEST)] == [1800, 100, 100]
     same = (data.factors.values[:, 0] == data.factors.values[:, 3]).float()
     assert same[data.rows(TRAIN)].mean().item() == pytest.approx(0.9, abs=0.03)
@@ -72,7 +72,8 @@ def test_a_counterfactual_differs_in_one_factor_alone(tmp_path: Path) -> None:
     [
         ({"n": 10}, "n >= 200"),
         ({"size": 50}, "power of two"),
-        ({"correlate": {"glasses:skin": 0.9}}, "got 'glasses:skin'"),
+        ({"correlate": {"glasses": {"skin": 0.9}}}, "got glasses: {'skin': 0.9}"),
+        ({"correlate": {"glasses": 0.9}}, "got glasses: 0.9"),
     ],
 )
 def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:

@@ -162,7 +162,7 @@ def test_a_continuous_factor_follows_its_codes_where_they_bend() -> None:
     values = torch.rand(4000, 1)
     latents = torch.cat([values.square(), torch.randn(4000, 2)], 1)
     iin = IIN(3, [("skin", "continuous", ["light", "dark"])], objective="likelihood", blocks=1, width=4)
-    iin.encode = lambda z: z.clone()  # type: ignore[method-assign]
+    iin.encode = lambda z: z.clone()  # type: ignore[method-assign,assignment]
     iin.calibrate(latents, values)
     wanted = torch.tensor([0.1, 0.5, 0.9])
     torch.testing.assert_close(iin.target(0, wanted)[:, 0], wanted.square(), atol=0.01, rtol=0)
