@@ -10,7 +10,7 @@ lenses are clear, and hair always shows beside the face.
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -55,7 +55,7 @@ class FaceParameters(NamedTuple):
         return FaceParameters(self.factors[rows], self.nuisances[rows])
 
 
-def sample_parameters(n: int, seed: int, correlate: dict[str, dict[str, float]] | None = None) -> FaceParameters:
+def sample_parameters(n: int, seed: int, correlate: Mapping[str, Mapping[str, float]] | None = None) -> FaceParameters:
     """Draw n scenes.
 
     `correlate={"glasses": {"hat": .9}}` makes the second factor equal the first in that share of the scenes (both
@@ -206,7 +206,7 @@ def faces(
     n: int = 20_000,
     size: int = 64,
     seed: int = 0,
-    correlate: dict[str, dict[str, float]] | None = None,
+    correlate: Mapping[str, Any] | None = None,
     cache_dir: str | Path = "cache",
 ) -> ImageData:
     """n drawn faces: 90 % training, 5 % validation, 5 % test.
