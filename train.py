@@ -42,7 +42,7 @@ def train(config: DictConfig) -> None:
         rows = data.rows(TRAIN)
         known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
-        guide = training.train_guide(config, known, labels, encoder, run) if faithful else None
+        guide = training.train_guide(config, data, known, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder)
         measure_iin(config, data, encoder, latents, iin, run)
     run.save()

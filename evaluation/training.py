@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
 from datamodules.features import Batches, ImageEncoder, Latents
 from datamodules.pairs import PairBatches, PairSampler
-from evaluation.judge import fast_precision
+from evaluation.judge import fast_precision, train_judge
 from evaluation.run import Run, made
 from models import UserError
 from models.guide import Guide
@@ -35,6 +35,7 @@ for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accele
     logging.getLogger(noisy).setLevel(logging.WARNING)  # which devices there are, tips, and that a fit has ended
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
+READER = 1_000_003  # from the seed of the judge to that of the reader
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
 
 
@@ -232,17 +233,23 @@ def check_iin(config: DictConfig, labels: FactorTable) -> None:
         made(config.iin, features=config.vae.latent, factors=factor_lists(labels), blocks=1, width=8)
 
 
-def train_guide(config: DictConfig, latents: Latents, labels: FactorTable, encoder: ImageEncoder, run: Run) -> Guide:
+def train_guide(config: DictConfig, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
     """The guide of this run, see `models/guide.py`."""
+    labels = data.factors[data.rows(TRAIN)]
     done = run.path / "checkpoints" / "guide.ckpt"
     if done.exists():
         return Guide.load_from_checkpoint(done, map_location="cpu").to(device_of(config)).eval().requires_grad_(False)
+    read = None
+    if config.guide.reading_weight:
+        with run.stage("reader"):  # of another seed than the judge, which measures and must not have been trained for
+            reader = train_judge(data, config.seed + READER, device=device_of(config), cache_dir=config.cache_dir)
+        read = reader.scores
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
     guide: Guide = made(config.guide, features=latents.mean.shape[1], factors=factor_lists(labels), **parts)
     with run.stage("guide") as stage:
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
-        guide.decode = decoder(encoder)
+        guide.decode, guide.read = decoder(encoder), read
         steps, size = sum(parts.values()), config.trainer.guide.batch_size
         batches = PairBatches(
             pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False

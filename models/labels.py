@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 __all__ = ["Factor", "LabelEmbedding", "simplex"]
 
@@ -82,6 +83,21 @@ class LabelEmbedding(nn.Module):
             return ((values - self.mean[factor]) / self.sd[factor]).nan_to_num()[:, None]
         embedded = corners[values.nan_to_num().long()]
         return torch.where(values.isnan()[:, None], torch.zeros_like(embedded), embedded)
+
+    def readings(self, values: Float[Tensor, "batch factors"]) -> list[Float[Tensor, "batch _"]]:
+        """Per factor what a classifier should say of labels: (batch, 1) the probability of a binary one being 1,
+        (batch, classes) one-hot of a categorical one, (batch, 1) the standardised value of a continuous one.
+        """
+        readings = []
+        for i, factor in enumerate(self.factors):
+            column = values[:, i].nan_to_num()
+            if factor.kind == "continuous":
+                readings.append(self.embed(i, values[:, i]))
+            elif factor.kind == "binary":
+                readings.append(column[:, None])
+            else:
+                readings.append(functional.one_hot(column.long(), len(factor.values)).float())
+        return readings
 
     def known(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
         """1 in the dimensions of known labels, 0 in the others."""

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from models.guide import Guide, image_change, latent_nll, within_class_whitening
+from models.guide import Guide, image_change, latent_nll, reading_loss, within_class_whitening
 
 FACTORS = [("glasses", "binary", ["without", "with"])]
 
@@ -55,3 +55,36 @@ def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:
     straight = latents[:500] + (1 - 2 * y[:500]) * torch.tensor([2.0, 0.0, 0.0])
     assert 1 - left / change > 0.85
     assert left < 0.6 * (straight - truth).abs().sum()
+
+
+def test_reading_loss_wants_the_edit_and_keeps_the_rest() -> None:
+    kinds = ["binary", "categorical", "continuous"]
+    before = [torch.zeros(1, 1), torch.zeros(1, 2), torch.tensor([[0.5]])]
+    edited = [torch.tensor([[2.0]]), torch.zeros(1, 2), torch.tensor([[1.5]])]
+    wanted = [torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.zeros(1, 1)]
+
+    def loss(factor: int) -> float:
+        return reading_loss(edited, before, wanted, torch.tensor([factor]), kinds).item()
+
+    softplus = math.log1p(math.exp(-2.0))  # -log sigmoid(2)
+    kept_binary = 0.5 * softplus + 0.5 * (2.0 + softplus)  # cross-entropy with probability a half
+    assert math.isclose(loss(0), softplus + math.log(2) + 0.5, rel_tol=1e-5)
+    assert math.isclose(loss(1), kept_binary + math.log(2) + 0.5, rel_tol=1e-5)
+    assert math.isclose(loss(2), kept_binary + math.log(2) + 0.5 * 1.5**2, rel_tol=1e-5)
+
+
+def test_only_a_reader_lets_the_alignment_overshoot_the_label() -> None:
+    timid = Guide(5, FACTORS, nuisance=2, width=8)
+    bold = Guide(5, FACTORS, nuisance=2, width=8, reading_weight=1.0)
+    last = bold.alignment[-1]
+    assert isinstance(last, torch.nn.Linear) and last.out_features == 3
+    assert timid.state_dict()["alignment.4.bias"].shape == (2,)
+    latents, before, after = torch.randn(3, 5), torch.zeros(3, 1), torch.tensor([[1.0], [1.0], [0.0]])
+    with torch.no_grad():
+        last.bias[-1] = 5.0
+    stronger = bold.transport(latents, before, after)
+    with torch.no_grad():
+        last.bias[-1] = 0.0
+    plain = bold.transport(latents, before, after)
+    assert not torch.allclose(stronger[:2], plain[:2])
+    torch.testing.assert_close(stronger[2], plain[2])  # nothing to change, nothing to overshoot
