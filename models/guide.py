@@ -15,8 +15,9 @@ the edited image to its original. The guide says where an edit should end. It is
    smaller or paler to save pixels.
 
 Labels of photographs are now and then wrong, and an encoder loses some of what they tell (thin frames): p(z | n, y')
-is then a face with half a pair of glasses. With `reading_weight` the alignment may overshoot y', too, as far as a
-reader, a classifier of decoded images, needs to see the wanted value, and keeps what it reads of the other factors.
+is then a face with half a pair of glasses. With `reading_weight` the alignment may go beyond p by a change ε(n, y, y')
+of the latents, as far as a reader, a classifier of decoded images, needs it to see the wanted value and to read of the
+other factors what it read before. The reader is not the judge that measures: it is trained from another seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,12 +113,13 @@ class Guide(pl.LightningModule):
         width, depth: of the networks.
         fit_steps, align_steps: steps of the two parts.
         align_batch: rows of the batch that the alignment decodes.
-        reading_weight: of `reading_loss` in the alignment; 0 leaves it, and the overshoot, out.
+        reading_weight: of `reading_loss` in the alignment; 0 leaves it and ε out.
         learning_rate: of Muon, the peak of each part's schedule.
     """
 
     mean: Tensor
     deviation: Tensor
+    spread: Tensor
     projection: Tensor
 
     def __init__(
@@ -148,13 +150,14 @@ class Guide(pl.LightningModule):
         self.posterior_linear = nn.Linear(invariants, 2 * nuisance)
         self.generator = mlp(nuisance + self.labels.dim, features, width, depth)
         self.generator_linear = nn.Linear(nuisance + self.labels.dim, features)
-        corrected = nuisance + (self.labels.dim if reading_weight else 0)
+        corrected = nuisance + (features if reading_weight else 0)
         self.alignment = damp(mlp(nuisance + 2 * self.labels.dim, corrected, width, 2), 0.1)
         with torch.no_grad():
             self.posterior_linear.weight[nuisance:] = 0.0
             self.posterior_linear.bias[nuisance:] = -3.0
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("spread", torch.ones(features))
         self.register_buffer("projection", torch.zeros(features, invariants))
         # Set for the alignment: the frozen decoder, and where reading_weight asks for it a frozen reader.
         self.decode: Callable[[Tensor], Tensor] | None = None
@@ -169,6 +172,7 @@ class Guide(pl.LightningModule):
         whitening, effects = within_class_whitening(mean, embedded)
         self.mean.copy_(mean.mean(0))
         self.deviation.copy_(logvar.exp().mean(0).sqrt())
+        self.spread.copy_(mean.std(0))
         complement = torch.linalg.svd(effects, full_matrices=True)[2][self.labels.dim :]
         self.projection.copy_((complement @ whitening).T)
 
@@ -187,14 +191,16 @@ class Guide(pl.LightningModule):
 
     def transport(self, latents: Float[Tensor, "batch latent"], before: Float[Tensor, "batch factors"],
                   after: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch latent"]:  # fmt: skip
-        """z' = z + p(n + δ(n, y, y'), y') − p(n, y): the latents with the labels changed and all else kept."""
+        """z' = z + p(n + δ(n, y, y'), y') − p(n, y) [+ ε(n, y, y')]: the labels changed and all else kept."""
         y, y_ = self.labels(before), self.labels(after)
         n = self.infer(latents)[0]
         correction = self.alignment(torch.cat([n, y, y_ - y], 1))
         n_ = n + correction[:, : self.nuisance]
-        if self.reading_weight:
-            y_ = y_ + torch.where(y_ == y, 0.0, correction[:, self.nuisance :])
-        return latents + self.generate(n_, y_) - self.generate(n, y)
+        edited = latents + self.generate(n_, y_) - self.generate(n, y)
+        if not self.reading_weight:
+            return edited
+        beyond = correction[:, self.nuisance :] * self.spread
+        return edited + torch.where((y_ != y).any(1, keepdim=True), beyond, 0.0)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         if self.global_step < self.fit_steps:

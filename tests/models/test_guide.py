@@ -73,18 +73,18 @@ def test_reading_loss_wants_the_edit_and_keeps_the_rest() -> None:
     assert math.isclose(loss(2), kept_binary + math.log(2) + 0.5 * 1.5**2, rel_tol=1e-5)
 
 
-def test_only_a_reader_lets_the_alignment_overshoot_the_label() -> None:
+def test_only_a_reader_lets_the_alignment_go_beyond_the_labels() -> None:
     timid = Guide(5, FACTORS, nuisance=2, width=8)
     bold = Guide(5, FACTORS, nuisance=2, width=8, reading_weight=1.0)
     last = bold.alignment[-1]
-    assert isinstance(last, torch.nn.Linear) and last.out_features == 3
+    assert isinstance(last, torch.nn.Linear) and last.out_features == 2 + 5
     assert timid.state_dict()["alignment.4.bias"].shape == (2,)
     latents, before, after = torch.randn(3, 5), torch.zeros(3, 1), torch.tensor([[1.0], [1.0], [0.0]])
-    with torch.no_grad():
-        last.bias[-1] = 5.0
-    stronger = bold.transport(latents, before, after)
-    with torch.no_grad():
-        last.bias[-1] = 0.0
+    bold.spread.copy_(torch.tensor([2.0, 1.0, 1.0, 1.0, 1.0]))
     plain = bold.transport(latents, before, after)
-    assert not torch.allclose(stronger[:2], plain[:2])
-    torch.testing.assert_close(stronger[2], plain[2])  # nothing to change, nothing to overshoot
+    with torch.no_grad():
+        last.bias[2] = 5.0
+    moved = bold.transport(latents, before, after) - plain
+    expected = torch.zeros(3, 5)
+    expected[:2, 0] = 10.0  # in units of the latents' spread; where nothing is to change, nothing does
+    torch.testing.assert_close(moved, expected)
