@@ -103,8 +103,9 @@ class IIN(pl.LightningModule):
         linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
         label_deviation: σ of a component around its label.
         likelihood_weight: of the residual's likelihood under `faithful`.
-        optimizer, learning_rate: `muon` (see `models/muon.py`) or the authors' `adam`, which wants a tenth of the rate.
-            The schedule falls linearly over the second half.
+        optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
+            whose steps are too short to carry another half of their time for the optimiser).
+        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly over the second half.
         betas: of Adam.
 
     Raises:
@@ -133,8 +134,8 @@ class IIN(pl.LightningModule):
         linear_start: bool | None = None,
         label_deviation: float = 0.2,
         likelihood_weight: float = 0.1,
-        optimizer: Literal["muon", "adam"] = "muon",
-        learning_rate: float = 1e-2,
+        optimizer: Literal["muon", "adam"] | None = None,
+        learning_rate: float | None = None,
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__()
@@ -145,7 +146,9 @@ class IIN(pl.LightningModule):
         self.check(features, block_sizes, correlation)
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
         self.label_deviation, self.likelihood_weight = label_deviation, likelihood_weight
-        self.optimizer, self.learning_rate, self.betas = optimizer, learning_rate, (betas[0], betas[1])
+        self.optimizer = optimizer or ("muon" if objective == "faithful" else "adam")
+        self.learning_rate = learning_rate or (1e-2 if self.optimizer == "muon" else 1e-3)
+        self.betas = (betas[0], betas[1])
         self.flow = Flow(features, blocks, width, depth, coupling)
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
