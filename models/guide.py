@@ -34,7 +34,7 @@ from models.muon import Muon
 from models.networks import damp, mlp
 from models.vae import kl_divergence
 
-__all__ = ["Guide", "image_change", "latent_nll", "reading_loss", "within_class_whitening"]
+__all__ = ["Guide", "image_change", "latent_nll", "posterior_deviation", "reading_loss", "within_class_whitening"]
 
 
 def within_class_whitening(
@@ -52,6 +52,16 @@ def within_class_whitening(
     # A latent that never varies must not be blown up by the inverse.
     whitening = vectors @ torch.diag(values.clamp(min=values.max() * 1e-8).rsqrt()) @ vectors.T
     return whitening.float(), (effects @ whitening).float()
+
+
+def posterior_deviation(logvar: Float[Tensor, "n latent"]) -> Float[Tensor, " latent"]:
+    """The encoder's posterior standard deviation per latent, the unit that changes of latents are measured in.
+
+    At least half the median: a single latent that the encoder knows a hundred times better than the others would weigh
+    ten thousand times more than they do, and no more of the image depends on it.
+    """
+    deviation = logvar.exp().mean(0).sqrt()
+    return deviation.clamp(min=deviation.median() / 2)
 
 
 def latent_nll(
@@ -171,7 +181,7 @@ class Guide(pl.LightningModule):
         embedded = self.labels(labels)
         whitening, effects = within_class_whitening(mean, embedded)
         self.mean.copy_(mean.mean(0))
-        self.deviation.copy_(logvar.exp().mean(0).sqrt())
+        self.deviation.copy_(posterior_deviation(logvar))
         self.spread.copy_(mean.std(0))
         complement = torch.linalg.svd(effects, full_matrices=True)[2][self.labels.dim :]
         self.projection.copy_((complement @ whitening).T)

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from models.flow import Flow
-from models.guide import latent_nll, within_class_whitening
+from models.guide import latent_nll, posterior_deviation, within_class_whitening
 from models.labels import Factor, LabelEmbedding
 from models.muon import Muon
 
@@ -199,7 +199,7 @@ class IIN(pl.LightningModule):
     ) -> None:
         """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
         self.labels.fit(labels)
-        self.deviation.copy_(logvar.exp().mean(0).sqrt())
+        self.deviation.copy_(posterior_deviation(logvar))
         linear = torch.diag(1 / mean.std(0).clamp(min=1e-6))
         if self.linear_start and self.factors:
             whitening, effects = within_class_whitening(mean, self.labels(labels))

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from models.guide import Guide, image_change, latent_nll, reading_loss, within_class_whitening
+from models.guide import Guide, image_change, latent_nll, posterior_deviation, reading_loss, within_class_whitening
 
 FACTORS = [("glasses", "binary", ["without", "with"])]
 
@@ -30,6 +30,11 @@ def test_image_change_is_the_difference_below_its_knee_and_the_logarithm_above()
     edited = torch.tensor([[0.0, 0.0], [1e-5, -1e-5], [1.0, 0.0]]).reshape(3, 1, 1, 2)
     expected = torch.tensor([0.0, 2e-5, 0.05 * math.log(21)])
     torch.testing.assert_close(image_change(edited, original, knee=0.05), expected, rtol=1e-3, atol=1e-9)
+
+
+def test_a_latent_known_too_well_does_not_outweigh_the_others() -> None:
+    logvar = 2 * torch.tensor([[0.1, 0.2, 0.3, 0.001]] * 5).log()
+    torch.testing.assert_close(posterior_deviation(logvar), torch.tensor([0.1, 0.2, 0.3, 0.05]))
 
 
 def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:
