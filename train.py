@@ -22,11 +22,12 @@ def train(config: DictConfig) -> None:
     from datamodules.factors import TRAIN
     from datamodules.features import encode
     from evaluation import training
+    from evaluation.fitting import device_of
     from evaluation.measuring import measure_autoencoder, measure_iin
+    from evaluation.record import Run, made
     from evaluation.report import write_report
-    from evaluation.run import Run, made
 
-    run, device = Run(config.run_dir, config), training.device_of(config)
+    run, device = Run(config.run_dir, config), device_of(config)
     with run.stage("data") as stage:
         data = made(config.data)
         stage.items = len(data.images)
@@ -60,7 +61,7 @@ def main(config: DictConfig) -> None:
             config = resumed(config)
         train(config)
     except UserError as error:
-        from evaluation.run import remove_unused
+        from evaluation.record import remove_unused
 
         remove_unused(config.run_dir)
         print(" ".join(str(error).split()), file=sys.stderr)

@@ -17,7 +17,7 @@ from evaluation.judge import judge_quality, train_judge, unfit
 from evaluation.measurement import keys, matrix_keys
 from evaluation.metrics import cycle_error
 from evaluation.oracle import train_oracle
-from evaluation.run import Run
+from evaluation.record import Run
 from models.iin import IIN
 from models.vae import kl_divergence
 

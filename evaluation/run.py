@@ -1,4 +1,4 @@
-"""The run folder: written while a run goes on, read back when it is done.
+"""A finished run, read back.
 
 from evaluation.run import load
 run = load("runs/faces/iin")  # the newest run below
@@ -6,12 +6,7 @@ run.edit("face.png", glasses=1).save("with_glasses.png")
 """
 
 import math
-import resource
-import shutil
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,106 +14,22 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from jaxtyping import Float, UInt8
 from omegaconf import OmegaConf
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from datamodules.celeba import WIDTH
 from datamodules.factors import FactorTable, ImageData, near_names
-from evaluation.comparison import edit_rows, edit_table, metric_table
-from evaluation.files import ImageSource, read_image, read_json, to_pillow, write_file, write_json
-from evaluation.manifest import label, manifest
+from evaluation.files import ImageSource, read_image, read_json, to_pillow
+from evaluation.manifest import label
+from evaluation.record import made
 from models import UserError
 from models.vae import VAE
 
-__all__ = ["LoadedRun", "Run", "Stage", "find_run", "load", "made", "remove_unused"]
+__all__ = ["LoadedRun", "find_run", "load"]
 
 BATCH = 256
-
-
-@dataclass
-class Stage:
-    """A stage under way; `items` may also be set while it runs."""
-
-    items: int | None = None
-
-
-class Run:
-    """A run folder being written: `config.yaml` at once, the numbers whenever `save` is called.
-
-    `metrics` is flat, path -> number; `measurements` is what is not flat (see `evaluation.figures.draw_measurements`).
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-
-    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
-        self.path, self.started = Path(path), time.perf_counter()
-        # A resumed run keeps what the stages measured that it need not repeat.
-        earlier = self.path / "metrics.json"
-        self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
-        self.earlier_s = self.metrics.get("time/total_s", 0.0)
-        self.measurements: dict[str, Any] = {}
-        console = Console(highlight=False)
-        self.console = console if console.is_terminal else Console(highlight=False, width=120)
-        write_file(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-
-    @contextmanager
-    def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
-        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`.
-
-        Saved at once, so that a run killed later still knows.
-        """
-        stage, started = Stage(items), time.perf_counter()
-        self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
-        yield stage
-        seconds = time.perf_counter() - started
-        speed = ""
-        self.metrics[f"time/{name}_s"] = seconds
-        if stage.items is not None:
-            self.metrics[f"throughput/{name}_per_s"] = stage.items / max(seconds, 1e-9)
-            speed = f", {stage.items / max(seconds, 1e-9):,.0f} per s"
-        self.console.print(f"[bold]{name}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
-        self.save()
-
-    def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
-        """Add metrics; None and NaN say that there is no such number, and stay out of the file."""
-        self.metrics.update({key: float(value) for key, value in metrics.items() if value is not None})
-
-    def save(self) -> None:
-        """Write `metrics.json` and `measurements.json`."""
-        self.metrics["time/total_s"] = self.earlier_s + time.perf_counter() - self.started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
-        if torch.cuda.is_available():
-            self.metrics["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
-        write_json(self.path / "metrics.json", finite)
-        if self.measurements:
-            write_json(self.path / "measurements.json", self.measurements)
-
-    def manifest(
-        self,
-        data: ImageData,
-        encoder: Mapping[str, str | int | float | bool] | None,
-        seed: int,
-        device: str,
-        random_weights: bool = False,
-    ) -> None:
-        """Write `manifest.json`, see `evaluation.manifest`."""
-        write_json(self.path / "manifest.json", manifest(data, encoder, seed, device, random_weights))
-
-    def summary(self) -> None:
-        """Print the main numbers and what to open next."""
-        edits = edit_rows(self.metrics)
-        self.console.print()
-        self.console.print(edit_table(self.metrics) if edits else metric_table(self.metrics))
-        self.console.print(f"\nOpen: {self.path / 'report.html'}", soft_wrap=True, markup=False)
-        self.console.print(f"      tensorboard --logdir {self.path / 'tensorboard'}", soft_wrap=True, markup=False)
 
 
 def find_run(path: str | Path) -> Path:
@@ -155,26 +66,6 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
         raise UserError(f"Expected the checkpoint {expected}, got none: train the run to its end or choose another.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return LoadedRun(folder, OmegaConf.load(folder / "config.yaml"), read_json(folder / "manifest.json"), place)
-
-
-def remove_unused(path: str | Path) -> None:
-    """Take away the folder of a run that ended before it made anything."""
-    if {entry.name for entry in Path(path).glob("*")} <= {"config.yaml", "metrics.json"} and Path(path).is_dir():
-        shutil.rmtree(path)
-
-
-def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
-    """What the configuration names, made with these arguments.
-
-    Raises:
-        UserError: what its constructor refuses.
-    """
-    try:
-        return instantiate(settings, **arguments)
-    except InstantiationException as error:  # Hydra's, around every other
-        if isinstance(error.__cause__, ValueError):
-            raise UserError(str(error.__cause__)) from error
-        raise
 
 
 def load_module(kind: type[pl.LightningModule], file: Path) -> Any:

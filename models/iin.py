@@ -103,6 +103,8 @@ class IIN(pl.LightningModule):
         linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
         label_deviation: σ of a component around its label.
         likelihood_weight: of the residual's likelihood under `faithful`.
+        reach: under `faithful` an edit sets a component to `reach` times the label's value. A guide with a reader goes
+            further than the labels' own distance, and T, one to one, needs room for that beyond where the data are.
         optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
             whose steps are too short to carry another half of their time for the optimiser).
         learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly over the second half.
@@ -134,6 +136,7 @@ class IIN(pl.LightningModule):
         linear_start: bool | None = None,
         label_deviation: float = 0.2,
         likelihood_weight: float = 0.1,
+        reach: float = 1.0,
         optimizer: Literal["muon", "adam"] | None = None,
         learning_rate: float | None = None,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -145,7 +148,7 @@ class IIN(pl.LightningModule):
         self.blocks = self.labels.blocks if block_sizes is None else blocks_of(block_sizes)
         self.check(features, block_sizes, correlation)
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
-        self.label_deviation, self.likelihood_weight = label_deviation, likelihood_weight
+        self.label_deviation, self.likelihood_weight, self.reach = label_deviation, likelihood_weight, reach
         self.optimizer = optimizer or ("muon" if objective == "faithful" else "adam")
         self.learning_rate = learning_rate or (1e-2 if self.optimizer == "muon" else 1e-3)
         self.betas = (betas[0], betas[1])
@@ -241,7 +244,8 @@ class IIN(pl.LightningModule):
         after = self.labels.change(before, batch["factor"])
         with torch.no_grad():
             target = self.transport(latents, before, after)
-        edited_codes = torch.where(self.shared[batch["factor"]] > 0, pad(self.labels(after), codes.shape[1]), codes)
+        wanted = pad(self.reach * self.labels(after), codes.shape[1])
+        edited_codes = torch.where(self.shared[batch["factor"]] > 0, wanted, codes)
         edit = latent_nll(target, self.flow.inverse(edited_codes), self.deviation)
         reading = label_loss(codes[:, : self.residual], label, self.labels.known(before), self.label_deviation)
         likelihood = residual_nll(codes[:, self.residual :], log_det)
@@ -261,7 +265,7 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
-        """Learn from training data what a value of a factor, and a value of a component, is in codes.
+        """Learn from training data what a value of a component, and for `likelihood` one of a factor, is in codes.
 
         A factor's value is the class-conditional mean of its block, for a continuous factor a path of straight pieces
         through the conditional means; a component's value v is its own quantile at Φ(v), so that −3 and +2 mean what
@@ -293,7 +297,9 @@ class IIN(pl.LightningModule):
         return value.new_zeros(len(value), KNOTS).scatter(1, upper, position).scatter(1, upper - 1, 1 - position)
 
     def target(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
-        """The codes that a factor's block takes at a value."""
+        """The codes that a factor's block is set to for a value."""
+        if self.objective == "faithful":
+            return self.reach * self.labels.embed(factor, value)
         design = self.design(factor, value)
         return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
 

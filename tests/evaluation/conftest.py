@@ -18,7 +18,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from datamodules.faces import faces
     from datamodules.factors import TRAIN
-    from evaluation.run import Run
+    from evaluation.record import Run
     from models.iin import IIN
     from models.vae import VAE
 

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.factors import TEST
-from evaluation.run import LoadedRun, Run, find_run, load
+from evaluation.record import Run
+from evaluation.run import LoadedRun, find_run, load
 from models import UserError
 from models.iin import IIN
 from models.vae import VAE

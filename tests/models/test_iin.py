@@ -91,7 +91,7 @@ def test_the_linear_start_reads_the_labels_and_edits_exactly_in_a_linear_world()
 
 def test_a_continuous_factor_and_a_class_are_set_to_their_values() -> None:
     latents, values, rotation = world()
-    iin = IIN(8, FACTORS, blocks=2, width=8)
+    iin = IIN(8, FACTORS, objective="likelihood", linear_start=True, blocks=2, width=8)
     iin.start(latents, torch.zeros_like(latents), values)
     iin.calibrate(latents, values)
     aged = iin.edit(latents[:50], 2, torch.full((50,), 80.0)) @ rotation.T
@@ -168,3 +168,12 @@ def test_a_continuous_factor_follows_its_codes_where_they_bend() -> None:
     torch.testing.assert_close(iin.target(0, wanted)[:, 0], wanted.square(), atol=0.01, rtol=0)
     ends = torch.stack([values.min(), values.max()])
     torch.testing.assert_close(iin.target(0, torch.tensor([-5.0, 9.0])), iin.target(0, ends))
+
+
+def test_a_faithful_edit_sets_a_component_to_its_reach() -> None:
+    latents, values, _ = world()
+    iin = IIN(8, FACTORS, blocks=2, width=8, reach=2.5)
+    iin.start(latents, torch.zeros_like(latents), values)
+    iin.calibrate(latents, values)
+    edited = iin.encode(iin.edit(latents[:20], 0, torch.ones(20)))
+    torch.testing.assert_close(edited[:, 0], torch.full((20,), 2.5), atol=1e-4, rtol=0)

@@ -1,0 +1,128 @@
+"""The run folder while a run goes on: its configuration at once, its numbers after every stage."""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from datamodules.factors import ImageData
+from evaluation.comparison import edit_rows, edit_table, metric_table
+from evaluation.files import read_json, write_file, write_json
+from evaluation.manifest import manifest
+from models import UserError
+
+__all__ = ["Run", "Stage", "made", "remove_unused"]
+
+
+@dataclass
+class Stage:
+    """A stage under way; `items` may also be set while it runs."""
+
+    items: int | None = None
+
+
+class Run:
+    """A run folder being written: `config.yaml` at once, the numbers whenever `save` is called.
+
+    `metrics` is flat, path -> number; `measurements` is what is not flat (see `evaluation.figures.draw_measurements`).
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        self.path, self.started = Path(path), time.perf_counter()
+        # A resumed run keeps what the stages measured that it need not repeat.
+        earlier = self.path / "metrics.json"
+        self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
+        self.earlier_s = self.metrics.get("time/total_s", 0.0)
+        self.measurements: dict[str, Any] = {}
+        console = Console(highlight=False)
+        self.console = console if console.is_terminal else Console(highlight=False, width=120)
+        write_file(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+    @contextmanager
+    def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
+        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`.
+
+        Saved at once, so that a run killed later still knows.
+        """
+        stage, started = Stage(items), time.perf_counter()
+        self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
+        yield stage
+        seconds = time.perf_counter() - started
+        speed = ""
+        self.metrics[f"time/{name}_s"] = seconds
+        if stage.items is not None:
+            self.metrics[f"throughput/{name}_per_s"] = stage.items / max(seconds, 1e-9)
+            speed = f", {stage.items / max(seconds, 1e-9):,.0f} per s"
+        self.console.print(f"[bold]{name}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
+        self.save()
+
+    def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
+        """Add metrics; None and NaN say that there is no such number, and stay out of the file."""
+        self.metrics.update({key: float(value) for key, value in metrics.items() if value is not None})
+
+    def save(self) -> None:
+        """Write `metrics.json` and `measurements.json`."""
+        self.metrics["time/total_s"] = self.earlier_s + time.perf_counter() - self.started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
+        if torch.cuda.is_available():
+            self.metrics["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
+        write_json(self.path / "metrics.json", finite)
+        if self.measurements:
+            write_json(self.path / "measurements.json", self.measurements)
+
+    def manifest(
+        self,
+        data: ImageData,
+        encoder: Mapping[str, str | int | float | bool] | None,
+        seed: int,
+        device: str,
+        random_weights: bool = False,
+    ) -> None:
+        """Write `manifest.json`, see `evaluation.manifest`."""
+        write_json(self.path / "manifest.json", manifest(data, encoder, seed, device, random_weights))
+
+    def summary(self) -> None:
+        """Print the main numbers and what to open next."""
+        edits = edit_rows(self.metrics)
+        self.console.print()
+        self.console.print(edit_table(self.metrics) if edits else metric_table(self.metrics))
+        self.console.print(f"\nOpen: {self.path / 'report.html'}", soft_wrap=True, markup=False)
+        self.console.print(f"      tensorboard --logdir {self.path / 'tensorboard'}", soft_wrap=True, markup=False)
+
+
+def remove_unused(path: str | Path) -> None:
+    """Take away the folder of a run that ended before it made anything."""
+    if {entry.name for entry in Path(path).glob("*")} <= {"config.yaml", "metrics.json"} and Path(path).is_dir():
+        shutil.rmtree(path)
+
+
+def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
+    """What the configuration names, made with these arguments.
+
+    Raises:
+        UserError: what its constructor refuses.
+    """
+    try:
+        return instantiate(settings, **arguments)
+    except InstantiationException as error:  # Hydra's, around every other
+        if isinstance(error.__cause__, ValueError):
+            raise UserError(str(error.__cause__)) from error
+        raise
