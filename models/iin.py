@@ -120,6 +120,8 @@ class IIN(pl.LightningModule):
     targets: Tensor
     knots: Tensor
     quantiles: Tensor
+    prior_mean: Tensor
+    prior_factor: Tensor
 
     def __init__(
         self,
@@ -164,6 +166,8 @@ class IIN(pl.LightningModule):
         self.register_buffer("targets", torch.zeros(count, max(self.labels.dim + 1, KNOTS), features))
         self.register_buffer("knots", torch.zeros(count, KNOTS))
         self.register_buffer("quantiles", torch.zeros(QUANTILES, features))
+        self.register_buffer("prior_mean", torch.zeros(features - self.residual))
+        self.register_buffer("prior_factor", torch.eye(features - self.residual))
         # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
         self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
@@ -265,15 +269,22 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
-        """Learn from training data what a value of a component, and for `likelihood` one of a factor, is in codes.
+        """Learn from training data what a value of a factor, and a value of a component, is in codes.
 
         A factor's value is the class-conditional mean of its block, for a continuous factor a path of straight pieces
         through the conditional means; a component's value v is its own quantile at Φ(v), so that −3 and +2 mean what
-        they say.
+        they say. The prior of the residual is a normal fitted to its codes, which a light likelihood leaves narrower
+        than the standard one and correlated.
         """
         codes = torch.cat([self.encode(part) for part in latents.split(4096)])
         steps = torch.linspace(0, 1, QUANTILES, device=codes.device)
         self.quantiles.copy_(torch.quantile(codes[:100_000], steps, dim=0))
+        residual = codes[:, self.residual :].double()
+        centred = residual - residual.mean(0)
+        covariance = centred.T @ centred / len(residual)
+        ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+        self.prior_mean.copy_(residual.mean(0))
+        self.prior_factor.copy_(torch.linalg.cholesky(covariance + ridge))
         for i, block in enumerate(self.blocks):
             known = ~labels[:, i].isnan()
             values = labels[known, i]
@@ -297,9 +308,7 @@ class IIN(pl.LightningModule):
         return value.new_zeros(len(value), KNOTS).scatter(1, upper, position).scatter(1, upper - 1, 1 - position)
 
     def target(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
-        """The codes that a factor's block is set to for a value."""
-        if self.objective == "faithful":
-            return self.reach * self.labels.embed(factor, value)
+        """The codes that a factor's block has in data of a value."""
         design = self.design(factor, value)
         return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
 
@@ -308,7 +317,9 @@ class IIN(pl.LightningModule):
              strength: float = 1.0) -> Float[Tensor, "batch d"]:  # fmt: skip
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it."""
         codes, block = self.encode(latents), self.blocks[factor]
-        codes[:, block] = torch.lerp(codes[:, block], self.target(factor, value), strength)
+        faithful = self.objective == "faithful"  # trained for these codes, at and beyond those of data
+        wanted = self.reach * self.labels.embed(factor, value) if faithful else self.target(factor, value)
+        codes[:, block] = torch.lerp(codes[:, block], wanted, strength)
         return self.inverse(codes)
 
     @torch.no_grad()
@@ -337,9 +348,10 @@ class IIN(pl.LightningModule):
         self, n: int, values: dict[int, float], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
         """Latents drawn from the prior with chosen factor values; the others as in the training data."""
-        codes = torch.randn(n, self.flow.features, generator=generator).to(self.quantiles)
+        noise = torch.randn(n, self.flow.features - self.residual, generator=generator).to(self.quantiles)
         row = torch.randint(QUANTILES, (n, self.residual), generator=generator).to(self.quantiles.device)
-        codes[:, : self.residual] = self.quantiles[:, : self.residual].gather(0, row)
+        factors = self.quantiles[:, : self.residual].gather(0, row)
+        codes = torch.cat([factors, self.prior_mean + noise @ self.prior_factor.T], 1)
         for factor, value in values.items():
             codes[:, self.blocks[factor]] = self.target(factor, codes.new_full((n,), value))
         return self.inverse(codes)

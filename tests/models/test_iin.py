@@ -177,3 +177,16 @@ def test_a_faithful_edit_sets_a_component_to_its_reach() -> None:
     iin.calibrate(latents, values)
     edited = iin.encode(iin.edit(latents[:20], 0, torch.ones(20)))
     torch.testing.assert_close(edited[:, 0], torch.full((20,), 2.5), atol=1e-4, rtol=0)
+
+
+def test_samples_have_the_residual_that_the_data_have() -> None:
+    latents, values, _ = world()
+    iin = IIN(8, FACTORS, blocks=2, width=8)
+    iin.start(latents, torch.zeros_like(latents), values)
+    with torch.no_grad():
+        stretched = 0.3 * latents + 2.0  # codes far from the standard normal
+    iin.calibrate(stretched, values)
+    expected = iin.encode(stretched)[:, iin.residual :].detach()
+    drawn = iin.encode(iin.sample(20_000, {}, torch.Generator().manual_seed(0)))[:, iin.residual :].detach()
+    torch.testing.assert_close(drawn.mean(0), expected.mean(0), atol=0.03, rtol=0.03)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.cov(expected.T), atol=0.02, rtol=0.05)
