@@ -312,14 +312,20 @@ class IIN(pl.LightningModule):
         design = self.design(factor, value)
         return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
 
+    def destination(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
+        """The codes that an edit to a value sets: those that it was trained for, at and beyond those of data."""
+        return (
+            self.reach * self.labels.embed(factor, value)
+            if self.objective == "faithful"
+            else self.target(factor, value)
+        )
+
     @torch.no_grad()
     def edit(self, latents: Float[Tensor, "batch d"], factor: int, value: Float[Tensor, " batch"],
              strength: float = 1.0) -> Float[Tensor, "batch d"]:  # fmt: skip
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it."""
         codes, block = self.encode(latents), self.blocks[factor]
-        faithful = self.objective == "faithful"  # trained for these codes, at and beyond those of data
-        wanted = self.reach * self.labels.embed(factor, value) if faithful else self.target(factor, value)
-        codes[:, block] = torch.lerp(codes[:, block], wanted, strength)
+        codes[:, block] = torch.lerp(codes[:, block], self.destination(factor, value), strength)
         return self.inverse(codes)
 
     @torch.no_grad()

@@ -56,7 +56,7 @@ def test_factor_is_set_and_all_else_stays(run: Callable[..., Answer], loaded: Lo
     answer = run("factor=glasses", "value=1")
     before, after = codes(answer)
     wanted = before.clone()
-    wanted[:, GLASSES] = loaded.iin.target(GLASSES, torch.ones(1))
+    wanted[:, GLASSES] = loaded.iin.destination(GLASSES, torch.ones(1))
     close(after["glasses: with"], wanted)
     test_ids = {loaded.data.ids[row] for row in loaded.data.rows(TEST).tolist()}
     assert len(answer["images"]) == 4 and set(answer["images"]) <= test_ids
@@ -77,7 +77,7 @@ def test_factor_without_value_goes_to_each(run: Callable[..., Answer]) -> None:
 
 def test_strength(run: Callable[..., Answer], loaded: LoadedRun) -> None:
     before, after = codes(run("factor=hat", "value=1", "strength=0.5"))
-    close(after["hat: with"][:, HAT], (before[:, HAT] + loaded.iin.target(HAT, torch.ones(1)).flatten()) / 2)
+    close(after["hat: with"][:, HAT], (before[:, HAT] + loaded.iin.destination(HAT, torch.ones(1)).flatten()) / 2)
     before, after = codes(run("component=8", "values=[3]", "strength=0"))
     close(after["+3"], before)
 
@@ -104,9 +104,9 @@ def test_block_from_a_donor(run: Callable[..., Answer], loaded: LoadedRun, faces
 
 def test_several_factors_one_after_the_other(run: Callable[..., Answer], loaded: LoadedRun) -> None:
     before, after = codes(run("edits={glasses:1,hat:without}"))
-    before[:, GLASSES] = loaded.iin.target(GLASSES, torch.ones(1))
+    before[:, GLASSES] = loaded.iin.destination(GLASSES, torch.ones(1))
     close(after["glasses: with"], before)
-    before[:, HAT] = loaded.iin.target(HAT, torch.zeros(1))
+    before[:, HAT] = loaded.iin.destination(HAT, torch.zeros(1))
     close(after["+ hat: without"], before)
 
 

@@ -218,8 +218,8 @@ def test_edit_sets_the_code_and_nothing_else(loaded: LoadedRun) -> None:
     latents = loaded.encode(loaded.data.images[loaded.data.rows(TEST)])
     edited = loaded.iin.encode(loaded.edit_latents(latents, {"hat": 1, "glasses": "without"}))
     wanted = loaded.iin.encode(latents)
-    wanted[:, 0] = loaded.iin.target(0, torch.zeros(1))
-    wanted[:, 3] = loaded.iin.target(3, torch.ones(1))
+    wanted[:, 0] = loaded.iin.destination(0, torch.zeros(1))
+    wanted[:, 3] = loaded.iin.destination(3, torch.ones(1))
     torch.testing.assert_close(edited, wanted, atol=1e-4, rtol=0)
 
 
