@@ -104,10 +104,11 @@ class PairSampler:
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """n anchors, partners and the factors they share, (n,) each; every factor has its equal share."""
-        factors = torch.arange(n) % len(self.groups)  # as equal as n allows
+        factors = torch.arange(n) % len(self.groups)  # as equal as n allows, in every part of it, too
         drawn = [self.draw(int((factors == f).sum()), f, generator) for f in range(len(self.groups))]
-        anchors, partners = (torch.cat(rows) for rows in zip(*drawn, strict=True))
-        return anchors, partners, factors.sort().values.to(anchors.device)
+        place = torch.argsort(factors.argsort(stable=True)).to(drawn[0][0].device)
+        anchors, partners = (torch.cat(rows)[place] for rows in zip(*drawn, strict=True))
+        return anchors, partners, factors.to(anchors.device)
 
 
 class PairBatches:
@@ -134,15 +135,14 @@ class PairBatches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        for _ in range(self.steps):
-            if self.pairs is None:
-                rows = torch.randint(len(self.labels), (self.batch_size,), generator=generator)
-                yield self.batch(rows, rows, torch.zeros_like(rows))
-            else:
-                drawn = self.pairs.sample(self.batch_size, generator)
-                # The sampler returns factor after factor; any part of a batch should hold them all.
-                order = torch.randperm(self.batch_size, generator=generator)
-                yield self.batch(*(part[order.to(part.device)] for part in drawn))
+        count = self.steps * self.batch_size  # drawn at once: a draw costs the same for one batch and for a hundred
+        if self.pairs is None:
+            rows = torch.randint(len(self.labels), (count,), generator=generator)
+            drawn = (rows, rows, torch.zeros_like(rows))
+        else:
+            drawn = self.pairs.sample(count, generator)
+        for anchors, partners, factor in zip(*(part.split(self.batch_size) for part in drawn), strict=True):
+            yield self.batch(anchors, partners, factor)
 
     def batch(self, anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
         device = self.latents.mean.device
