@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float, UInt8
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn import functional
 
 from models.encoders import weights_sha256
 from models.muon import Muon
 from models.networks import Decoder, Encoder
 
 __all__ = ["VAE", "kl_divergence", "reconstruction_nll"]
+
+LOWEST_LOGVAR = -12.0  # a posterior's deviation stays above 1/400
 
 
 def kl_divergence(
@@ -85,7 +88,8 @@ class VAE(pl.LightningModule):
     def posterior(self, images: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (batch, latent) each, for images in [-1, 1]."""
         mean, logvar = self.encoder(images).float().chunk(2, dim=1)
-        return mean, logvar.clamp(-12, 4)
+        # A soft floor: below a hard one the gradient is zero, and a latent that got there would stay for good.
+        return mean, functional.softplus(logvar - LOWEST_LOGVAR) + LOWEST_LOGVAR
 
     def encode(self, images: UInt8[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (batch, latent) each."""

@@ -47,3 +47,12 @@ def test_identity_follows_the_weights() -> None:
 def test_a_size_that_is_no_power_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="power of two and at least 16, got 48"):
         VAE(size=48)
+
+
+def test_a_posterior_that_became_too_narrow_can_widen_again() -> None:
+    vae = VAE(size=16, latent=4, width=4).eval()
+    with torch.no_grad():
+        vae.encoder.head.bias[4:] = -20.0
+    logvar = vae.encode(torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8))[1]
+    kl_divergence(torch.zeros_like(logvar), logvar).sum().backward()
+    assert (logvar >= -12).all() and (vae.encoder.head.bias.grad[4:] < 0).all()
