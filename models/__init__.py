@@ -1,6 +1,8 @@
 """Features in, codes out."""
 
-__all__ = ["UserError"]
+from collections.abc import Sequence
+
+__all__ = ["UserError", "check_choice"]
 
 
 class UserError(ValueError):
@@ -8,3 +10,10 @@ class UserError(ValueError):
 
     The message is one line: what was expected, what came, what to do. Commands print it and exit with code 2.
     """
+
+
+def check_choice(setting: str, value: object, choices: Sequence[str | None]) -> None:
+    """Refuse a word that a setting does not know."""
+    if value not in choices:
+        words = ", ".join("null" if choice is None else choice for choice in choices)
+        raise UserError(f"Expected {setting} to be one of {words}, got {value}.")

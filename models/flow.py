@@ -5,8 +5,9 @@ in the public IIN code (https://github.com/CompVis/iin). The last layer of every
 so at the start T is linear: whitening, with chosen directions on the first components.
 
 FrEIA 0.2's traps, each with a test: ActNorm initialises itself from whatever batch comes first, also an inverse one
-or a single row, and forgets in checkpoints that it did; PermuteRandom reseeds numpy's global generator; the default
-clamp is a lambda that cannot be pickled; in bfloat16 the inverse is wrong by 0.07.
+or a single row, divides by zero where a feature is constant, and forgets in checkpoints that it did; PermuteRandom
+reseeds numpy's global generator; the default clamp is a lambda that cannot be pickled; in bfloat16 the inverse is
+wrong by 0.07.
 """
 
 from functools import partial
@@ -23,6 +24,7 @@ from models.networks import damp, mlp
 
 __all__ = ["Flow"]
 
+NARROWEST = 1e-2  # deviation of a whitened feature that ActNorm still widens to 1; a constant one stays as it is
 BLOCKS = {"rnvp": Fm.RNVPCouplingBlock, "glow": Fm.GLOWCouplingBlock}
 
 
@@ -93,9 +95,13 @@ class Flow(nn.Module):
         start.M_inv.copy_(torch.linalg.inv(linear[rows].double()).T)
         start.b.copy_(offset[rows][None])
         start.logDetM.copy_(torch.linalg.slogdet(linear.double())[1])
-        for module in self.actnorms():
-            module.init_on_next_batch = True
-        self(latents)
+        x = (latents.float(),)
+        for module in self.inn.module_list:
+            if isinstance(module, Fm.ActNorm):
+                deviation, mean = torch.std_mean(x[0], dim=0)
+                module.scale.copy_(-deviation.clamp(min=NARROWEST).log()[None])
+                module.bias.copy_(-(mean * module.scale[0].exp())[None])
+            x = module(x, jac=False)[0]
 
     def forward(
         self, latents: Float[Tensor, "batch features"]

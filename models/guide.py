@@ -4,7 +4,7 @@ A flow trained by likelihood alone may move pose, background and identity along 
 the edited image to its original. The guide says where an edit should end. It is learnt in two steps.
 
 1. A conditional VAE of the latents z given all labels y. A narrow nuisance code n keeps what the labels do not tell:
-   q(n | z, y), p(z | n, y), loss −E log p(z | n, y) + KL(q ‖ N(0, I)). Writing a label into n would cost nats and buy
+   q(n | z), p(z | n, y), loss −E log p(z | n, y) + KL(q ‖ N(0, I)). Writing a label into n would cost nats and buy
    nothing, since p is told the labels. z is measured in units of the encoder's own posterior deviation, the change
    that a person can just see.
 2. An alignment. n can still mean slightly different things under different labels, which is all that separates the
@@ -17,7 +17,8 @@ the edited image to its original. The guide says where an edit should end. It is
 Labels of photographs are now and then wrong, and an encoder loses some of what they tell (thin frames): p(z | n, y')
 is then a face with half a pair of glasses. With `reading_weight` the alignment may go beyond p by a change ε(n, y, y')
 of the latents, as far as a reader, a classifier of decoded images, needs it to see the wanted value and to read of the
-other factors what it read before. The reader is not the judge that measures: it is trained from another seed.
+other factors what it read before. The reader is not the judge that measures: it is trained from another seed, and is
+narrower.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from torch.nn import functional
 from models.labels import LabelEmbedding
 from models.muon import Muon
 from models.networks import damp, mlp
-from models.vae import kl_divergence
+from models.vae import draw, kl_divergence
 
 __all__ = ["Guide", "image_change", "latent_nll", "posterior_deviation", "reading_loss", "within_class_whitening"]
 
@@ -187,7 +188,7 @@ class Guide(pl.LightningModule):
         self.projection.copy_((complement @ whitening).T)
 
     def infer(self, latents: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(n | z, y), from the directions of z that no label moves."""
+        """Mean and log-variance of q(n | z), from the directions of z that no label moves."""
         invariants = (latents - self.mean) @ self.projection
         mean, logvar = (self.posterior(invariants) + self.posterior_linear(invariants)).chunk(2, dim=1)
         return mean, logvar.clamp(-10, 3)
@@ -218,10 +219,11 @@ class Guide(pl.LightningModule):
         return self.align_step({name: tensor[: self.align_batch] for name, tensor in batch.items()})
 
     def fit_step(self, batch: dict[str, Tensor]) -> Tensor:
-        latents = batch["mean"] + torch.randn_like(batch["mean"]) * (batch["logvar"] / 2).exp()
+        latents = draw(batch["mean"], batch["logvar"])
         mean, logvar = self.infer(latents)
-        n = mean + torch.randn_like(mean) * (logvar / 2).exp()
-        nll = latent_nll(latents, self.generate(n, self.labels(batch["labels"])), self.deviation).mean()
+        nll = latent_nll(
+            latents, self.generate(draw(mean, logvar), self.labels(batch["labels"])), self.deviation
+        ).mean()
         kl = kl_divergence(mean, logvar).mean()
         self.log_dict({"guide/nll": nll, "guide/kl": kl})
         return nll + kl

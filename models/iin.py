@@ -22,10 +22,12 @@ from jaxtyping import Float, Int64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from models import check_choice
 from models.flow import Flow
 from models.guide import latent_nll, posterior_deviation, within_class_whitening
 from models.labels import Factor, LabelEmbedding
 from models.muon import Muon
+from models.vae import draw
 
 __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual_nll"]
 
@@ -145,6 +147,10 @@ class IIN(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         super().__init__()
+        check_choice("iin.objective", objective, ("faithful", "likelihood"))
+        check_choice("iin.head", head, ("pairs", "label"))
+        check_choice("iin.coupling", coupling, ("rnvp", "glow"))
+        check_choice("iin.optimizer", optimizer, (None, "muon", "adam"))
         self.save_hyperparameters()
         self.labels = LabelEmbedding(factors)
         self.objective, self.head = objective, head
@@ -227,13 +233,13 @@ class IIN(pl.LightningModule):
         if self.objective == "faithful":
             terms = self.faithful_terms(batch)
         elif self.head == "label" or not self.factors:
-            codes, log_det = self.flow(drawn(batch["mean"], batch["logvar"]))
+            codes, log_det = self.flow(draw(batch["mean"], batch["logvar"]))
             known = self.labels.known(batch["labels"])
             label = label_loss(codes[:, : self.residual], self.labels(batch["labels"]), known, self.label_deviation)
             terms = {"nll": (label + residual_nll(codes[:, self.residual :], log_det)).mean()}
         else:
             mean, logvar = (torch.cat([batch[key], batch[f"partner_{key}"]]) for key in ("mean", "logvar"))
-            codes, log_det = self.flow(drawn(mean, logvar))  # one pass over both halves is faster than two
+            codes, log_det = self.flow(draw(mean, logvar))  # one pass over both halves is faster than two
             factor = batch["factor"]
             loss = pair_loss(*codes.chunk(2), *log_det.chunk(2), self.shared[factor], self.rho[factor])
             terms = {"nll": loss.mean()}
@@ -244,7 +250,7 @@ class IIN(pl.LightningModule):
 
     def faithful_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self.transport is not None, "set `transport` before training"
-        latents = drawn(batch["mean"], batch["logvar"])
+        latents = draw(batch["mean"], batch["logvar"])
         codes, log_det = self.flow(latents)
         before, label = batch["labels"], self.labels(batch["labels"])
         after = self.labels.change(before, batch["factor"])
@@ -363,11 +369,6 @@ class IIN(pl.LightningModule):
         for factor, value in values.items():
             codes[:, self.blocks[factor]] = self.target(factor, codes.new_full((n,), value))
         return self.inverse(codes)
-
-
-def drawn(mean: Float[Tensor, "batch d"], logvar: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-    """A draw from the posterior of every row."""
-    return mean + torch.randn_like(mean) * (logvar / 2).exp()
 
 
 def blocks_of(sizes: list[int]) -> list[slice]:

@@ -43,7 +43,8 @@ class Muon(torch.optim.AdamW):
         learning_rate: of the matrices, whose update has an RMS of 0.2 at a rate of 1, as AdamW's typically has.
         adam_rate: of everything else.
         momentum: of the matrices.
-        betas, weight_decay: of AdamW.
+        betas: of AdamW.
+        weight_decay: of the matrices, decoupled, times their rate; vectors (offsets, gains) are not decayed.
     """
 
     def __init__(
@@ -59,11 +60,10 @@ class Muon(torch.optim.AdamW):
         matrices = [p for p in parameters if p.ndim > 1]
         others = [p for p in parameters if p.ndim <= 1]
         groups = [
-            {"params": matrices, "lr": learning_rate, "momentum": momentum},
-            {"params": others, "lr": adam_rate, "momentum": None},
+            {"params": matrices, "lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay},
+            {"params": others, "lr": adam_rate, "momentum": None, "weight_decay": 0.0},
         ]
-        super().__init__([group for group in groups if group["params"]], betas=betas, weight_decay=weight_decay,
-                         fused=True)  # fmt: skip
+        super().__init__([group for group in groups if group["params"]], betas=betas, fused=True)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; the closure, where there is one, computes loss and gradients."""
@@ -75,14 +75,14 @@ class Muon(torch.optim.AdamW):
         for group in matrices:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.update(weight, group["lr"], group["momentum"])
+                    self.update(weight, group["lr"], group["momentum"], group["weight_decay"])
                     weight.grad = None  # so that AdamW leaves it alone
         super().step()
         return loss
 
     @torch.no_grad()
-    def update(self, weight: Tensor, learning_rate: float, momentum: float) -> None:
-        """Nesterov momentum, orthogonalised, at the root mean square of an AdamW update."""
+    def update(self, weight: Tensor, learning_rate: float, momentum: float, decay: float) -> None:
+        """Decoupled decay, then Nesterov momentum, orthogonalised, at the root mean square of an AdamW update."""
         gradient, state = weight.grad, self.state[weight]
         assert gradient is not None
         if not state:  # AdamW's loading of a state looks for "step"
@@ -91,4 +91,5 @@ class Muon(torch.optim.AdamW):
         direction = gradient.lerp(state["momentum"], momentum)
         matrix = direction.flatten(1)
         scale = 0.2 * math.sqrt(max(matrix.shape))
+        weight.mul_(1 - learning_rate * decay)
         weight.add_(orthogonalised(matrix).view_as(direction), alpha=-learning_rate * scale)

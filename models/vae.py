@@ -11,15 +11,20 @@ import torch
 from jaxtyping import Float, UInt8
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn import functional
 
+from models import check_choice
 from models.encoders import weights_sha256
 from models.muon import Muon
 from models.networks import Decoder, Encoder
 
-__all__ = ["VAE", "kl_divergence", "reconstruction_nll"]
+__all__ = ["VAE", "draw", "kl_divergence", "reconstruction_nll"]
 
-LOWEST_LOGVAR = -12.0  # a posterior's deviation stays above 1/400
+LOGVAR_BOUNDS = (-10.0, 4.0)  # of a posterior: deviations from 1/150 to 7
+
+
+def draw(mean: Float[Tensor, "batch latent"], logvar: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+    """A draw of every row from N(mean, exp(logvar))."""
+    return mean + torch.randn_like(mean) * (logvar / 2).exp()
 
 
 def kl_divergence(
@@ -70,6 +75,7 @@ class VAE(pl.LightningModule):
         learning_rate: float = 1e-2,
     ) -> None:
         super().__init__()
+        check_choice("vae.likelihood", likelihood, ("gaussian", "laplace"))
         self.save_hyperparameters()
         self.size = size
         self.latent_shape: tuple[int, ...] = (latent,)
@@ -88,8 +94,8 @@ class VAE(pl.LightningModule):
     def posterior(self, images: Float[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (batch, latent) each, for images in [-1, 1]."""
         mean, logvar = self.encoder(images).float().chunk(2, dim=1)
-        # A soft floor: below a hard one the gradient is zero, and a latent that got there would stay for good.
-        return mean, functional.softplus(logvar - LOWEST_LOGVAR) + LOWEST_LOGVAR
+        # Outside the bounds the gradient passes as it is: with a clamp's, which is zero, a latent would stay there.
+        return mean, logvar + (logvar.clamp(*LOGVAR_BOUNDS) - logvar).detach()
 
     def encode(self, images: UInt8[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), (batch, latent) each."""
@@ -105,10 +111,8 @@ class VAE(pl.LightningModule):
             mirror = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(mirror, images.flip(3), images)
         mean, logvar = self.posterior(images)
-        latents = mean + torch.randn_like(mean) * (logvar / 2).exp()
-        nll = reconstruction_nll(
-            images, self.decoder(latents).float(), self.hparams["likelihood"], self.hparams["scale"]
-        )
+        reconstructions = self.decoder(draw(mean, logvar)).float()
+        nll = reconstruction_nll(images, reconstructions, self.hparams["likelihood"], self.hparams["scale"])
         kl = kl_divergence(mean, logvar)
         loss = (nll + self.hparams["beta"] * kl).mean()
         self.log_dict({"vae/loss": loss, "vae/nll": nll.mean(), "vae/kl": kl.mean()})

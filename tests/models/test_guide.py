@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -37,29 +38,67 @@ def test_a_latent_known_too_well_does_not_outweigh_the_others() -> None:
     torch.testing.assert_close(posterior_deviation(logvar), torch.tensor([0.1, 0.2, 0.3, 0.05]))
 
 
-def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:
-    """z = (y · u, u, v): what the label does depends on the nuisance u, and no straight line does it."""
+def nuisance_world(n: int = 3000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """z = (y · u, u, v), y, and z under 1 − y: what the label does depends on the nuisance u; no straight line does it."""
     torch.manual_seed(0)
-    n = 3000
     y, u, v = torch.randint(2, (n, 1)).float(), torch.randn(n, 1), torch.randn(n, 1)
-    latents = torch.cat([(2 * y - 1) * (1 + 0.5 * u), u, v], 1)
+    latents, truth = (torch.cat([side * (1 + 0.5 * u), u, v], 1) for side in (2 * y - 1, 1 - 2 * y))
+    return latents, y, truth
+
+
+def fitted_guide(latents: torch.Tensor, y: torch.Tensor) -> Guide:
     guide = Guide(3, FACTORS, nuisance=2, width=64, depth=2)
     guide.start(latents, torch.full_like(latents, -4.0), y)
+    guide.log_dict = guide.log = lambda *_: None  # type: ignore[method-assign,assignment]  # outside a trainer
+    train(guide, guide.fit_step, latents, y, 400)
+    return guide
+
+
+def train(guide: Guide, step: Callable[[dict[str, torch.Tensor]], torch.Tensor], latents: torch.Tensor,
+          y: torch.Tensor, steps: int) -> None:  # fmt: skip
     optimizer = torch.optim.Adam(guide.parameters(), 3e-3)
-    guide.log_dict = lambda *_: None  # type: ignore[method-assign]  # outside a trainer
-    for _ in range(400):
-        rows = torch.randint(n, (256,))
-        loss = guide.fit_step({"mean": latents[rows], "logvar": torch.full((256, 3), -4.0), "labels": y[rows]})
+    for _ in range(steps):
+        rows = torch.randint(len(latents), (256,))
+        batch = {"mean": latents[rows], "logvar": torch.full((256, 3), -4.0), "labels": y[rows]}
+        loss = step(batch | {"factor": torch.zeros(256, dtype=torch.long)})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def test_the_guide_learns_an_edit_that_depends_on_a_nuisance() -> None:
+    latents, y, truth = (part[:500] for part in nuisance_world())
+    guide = fitted_guide(*nuisance_world()[:2])
     with torch.no_grad():
-        edited = guide.transport(latents[:500], y[:500], 1 - y[:500])
-    truth = torch.cat([(1 - 2 * y) * (1 + 0.5 * u), u, v], 1)[:500]
-    left, change = (edited - truth).abs().sum(), (latents[:500] - truth).abs().sum()
-    straight = latents[:500] + (1 - 2 * y[:500]) * torch.tensor([2.0, 0.0, 0.0])
+        edited = guide.transport(latents, y, 1 - y)
+    left, change = (edited - truth).abs().sum(), (latents - truth).abs().sum()
+    straight = latents + (1 - 2 * y) * torch.tensor([2.0, 0.0, 0.0])
     assert 1 - left / change > 0.85
     assert left < 0.6 * (straight - truth).abs().sum()
+
+
+def test_the_alignment_changes_the_image_less_and_still_edits() -> None:
+    """Here n under y is made to mean another v than under 1 − y; only the alignment can know that v should stay."""
+    latents, y, truth = nuisance_world()
+    guide = fitted_guide(latents, y)
+    guide.decode = lambda z: z.reshape(-1, 3, 1, 1)  # an image of three channels that shows the latents as they are
+    with torch.no_grad():
+        weight = guide.generator_linear.weight
+        weight[2, -1] += 1.0  # p(n, y') now moves v with the label, and p still is what n is decoded by
+
+    def outcome() -> tuple[float, float]:
+        with torch.no_grad():
+            edited = guide.transport(latents, y, 1 - y)
+        change = image_change(guide.decode(edited), guide.decode(latents)).mean()  # type: ignore[misc]
+        return change.item(), (edited[:, 0] - truth[:, 0]).abs().mean().item()
+
+    before, _ = outcome()
+    frozen = guide.generator_linear.weight.detach().clone()
+    train(guide, guide.align_step, latents, y, 300)
+    after, missed = outcome()
+    assert after < 0.8 * before
+    assert missed < 0.5, "of a change of 2: it did not get there by not editing"
+    assert torch.equal(guide.generator_linear.weight, frozen), "p is what says which latents carry a label"
 
 
 def test_reading_loss_wants_the_edit_and_keeps_the_rest() -> None:

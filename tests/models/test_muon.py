@@ -30,7 +30,7 @@ def test_matrices_move_by_muon_and_vectors_by_adamw() -> None:
     twin.grad = vector.grad.clone()
     gradient = kernel.grad.clone()
     Muon([kernel, vector], learning_rate=0.5, adam_rate=0.1).step()
-    torch.optim.AdamW([twin], 0.1, betas=(0.9, 0.99), weight_decay=1e-4, fused=True).step()
+    torch.optim.AdamW([twin], 0.1, betas=(0.9, 0.99), weight_decay=0.0, fused=True).step()
     torch.testing.assert_close(vector, twin)
     # The first Nesterov step points along the gradient.
     expected = -0.5 * 0.2 * 12**0.5 * orthogonalised(gradient.flatten(1)).view_as(gradient)
@@ -74,3 +74,12 @@ def test_a_closure_is_called_once_with_gradients_on() -> None:
 
     assert optimiser.step(closure).item() == 4.0 and calls == [True]
     assert not torch.equal(weight, torch.ones(2, 2))
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    kernel, vector = layer_and_vector()
+    before = [parameter.detach().clone() for parameter in (kernel, vector)]
+    kernel.grad, vector.grad = torch.zeros_like(kernel), torch.zeros_like(vector)
+    Muon([kernel, vector], 0.5, weight_decay=0.2).step()
+    torch.testing.assert_close(kernel, 0.9 * before[0])
+    torch.testing.assert_close(vector, before[1])
