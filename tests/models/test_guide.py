@@ -39,7 +39,7 @@ def test_a_latent_known_too_well_does_not_outweigh_the_others() -> None:
 
 
 def nuisance_world(n: int = 3000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z = (y · u, u, v), y, and z under 1 − y: what the label does depends on the nuisance u; no straight line does it."""
+    """z = (y · u, u, v), y, z under 1 − y: what the label does depends on the nuisance u; no straight line does it."""
     torch.manual_seed(0)
     y, u, v = torch.randint(2, (n, 1)).float(), torch.randn(n, 1), torch.randn(n, 1)
     latents, truth = (torch.cat([side * (1 + 0.5 * u), u, v], 1) for side in (2 * y - 1, 1 - 2 * y))
