@@ -361,13 +361,13 @@ class IIN(pl.LightningModule):
     def sample(
         self, n: int, values: dict[int, float], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
-        """Latents drawn from the prior with chosen factor values; the others as in the training data."""
+        """Latents drawn from the prior; a factor with a chosen value is where an edit sets it, others as in data."""
         noise = torch.randn(n, self.flow.features - self.residual, generator=generator).to(self.quantiles)
         row = torch.randint(QUANTILES, (n, self.residual), generator=generator).to(self.quantiles.device)
         factors = self.quantiles[:, : self.residual].gather(0, row)
         codes = torch.cat([factors, self.prior_mean + noise @ self.prior_factor.T], 1)
         for factor, value in values.items():
-            codes[:, self.blocks[factor]] = self.target(factor, codes.new_full((n,), value))
+            codes[:, self.blocks[factor]] = self.destination(factor, codes.new_full((n,), value))
         return self.inverse(codes)
 
 

@@ -110,3 +110,22 @@ def test_gradients_reach_every_parameter(flow: Flow) -> None:
 def test_one_feature_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 2 features, got 1"):
         Flow(1)
+
+
+def test_a_constant_feature_stays_finite_and_invertible() -> None:
+    latents = torch.randn(200, 4)
+    latents[:, 2] = 0.7
+    flow = Flow(4, 2, 8)
+    flow.initialise(latents, torch.eye(4), -latents.mean(0))
+    codes, log_det = flow(latents)
+    assert codes.isfinite().all() and log_det.isfinite().all()
+    torch.testing.assert_close(flow.inverse(codes), latents, atol=1e-4, rtol=0)
+
+
+def test_the_start_gives_every_layer_features_of_mean_0_and_deviation_1() -> None:
+    latents = torch.randn(500, 4) @ torch.randn(4, 4) + 3
+    flow = Flow(4, 3, 8)
+    flow.initialise(latents, torch.eye(4), torch.zeros(4))
+    codes = flow(latents)[0]
+    torch.testing.assert_close(codes.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codes.std(0), torch.ones(4), atol=1e-4, rtol=0)
