@@ -1,7 +1,9 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from datamodules.faces import FACTORS, NUISANCES, FaceParameters, faces, render, sample_parameters
 from datamodules.factors import TEST, TRAIN, VALIDATION
@@ -81,10 +83,50 @@ def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:
         faces(**{"n": 200, "size": 16, "cache_dir": tmp_path} | arguments)
 
 
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 255]) + content[-8:]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def without_checksum(content: bytes) -> bytes:
+    return save({"images": load(content)["images"]})
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, emptied, without_checksum])
+def test_a_damaged_cache_is_said_and_drawn_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = faces(200, 16, cache_dir=tmp_path).images.clone()  # else a view of the file that is damaged
+    (file,) = (tmp_path / "faces").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert torch.equal(faces(200, 16, cache_dir=tmp_path).images, images)
+    assert "is damaged: drawing the faces again" in capsys.readouterr().out
+    assert file.read_bytes() == content and list(file.parent.iterdir()) == [file]
+    faces(200, 16, cache_dir=tmp_path)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="set cache_dir="):
-        faces(200, 16, cache_dir=tmp_path / "file")
+    with pytest.raises(UserError, match="got Not a directory at .*set cache_dir=") as caught:
+        faces(200, 16, cache_dir=tmp_path / "file" / "below")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File too large.* at .*set cache_dir=") as caught:
+        faces(200, 16, cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "faces").iterdir()) == []
 
 
 def test_sample_parameters_are_independent_by_default() -> None:
