@@ -202,6 +202,17 @@ def render(parameters: FaceParameters, size: int = 64) -> UInt8[Tensor, "batch 3
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def can_correlate(correlate: Any, names: list[str]) -> bool:
+    """Whether these settings, as a user typed them, say how to correlate factors among the names."""
+    return isinstance(correlate, Mapping) and all(
+        isinstance(others, Mapping)
+        and {first, *others} <= set(names)
+        and first not in others
+        and all(isinstance(share, int | float) and 0 <= share <= 1 for share in others.values())
+        for first, others in correlate.items()
+    )
+
+
 def faces(
     n: int = 20_000,
     size: int = 64,
@@ -221,12 +232,11 @@ def faces(
     if n < 200 or size < 16 or size & (size - 1):
         raise UserError(f"Expected n >= 200 faces of a side that is a power of two >= 16, got n={n} and size={size}.")
     names = [f.name for f in FACTORS if f.kind == "binary"]
-    for first, others in (correlate or {}).items():
-        if not isinstance(others, Mapping) or not {first, *others} <= set(names) or first in others:
-            raise UserError(
-                f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)}, got "
-                f"{first}: {others}."
-            )
+    if correlate is not None and not can_correlate(correlate, names):
+        raise UserError(
+            f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)} and a share between "
+            f"0 and 1, got {correlate}: mend it or leave it out."
+        )
     held_out = n // 10
     train = sample_parameters(n - held_out, seed, correlate)
     test = sample_parameters(held_out, seed + 1_000_003)

@@ -74,13 +74,20 @@ def test_a_counterfactual_differs_in_one_factor_alone(tmp_path: Path) -> None:
     [
         ({"n": 10}, "n >= 200"),
         ({"size": 50}, "power of two"),
-        ({"correlate": {"glasses": {"skin": 0.9}}}, "got glasses: {'skin': 0.9}"),
-        ({"correlate": {"glasses": 0.9}}, "got glasses: 0.9"),
+        ({"correlate": {"glasses": {"skin": 0.9}}}, "got {'glasses': {'skin': 0.9}}"),
+        ({"correlate": {"glasses": 0.9}}, "got {'glasses': 0.9}"),
+        ({"correlate": {"glasses": {"glasses": 0.9}}}, "got {'glasses': {'glasses': 0.9}}"),
+        ({"correlate": {"glasses": {"hat": 1.7}}}, "a share between 0 and 1, got {'glasses': {'hat': 1.7}}"),
+        ({"correlate": {"glasses": {"hat": -0.1}}}, "got {'glasses': {'hat': -0.1}}"),
+        ({"correlate": {"glasses": {"hat": float("nan")}}}, "got {'glasses': {'hat': nan}}"),
+        ({"correlate": {"glasses": {"hat": "often"}}}, "got {'glasses': {'hat': 'often'}}"),
+        ({"correlate": {"glasses": {"beard": 0.5, "hat": None}}}, "got {'glasses': {'beard': 0.5, 'hat': None}}"),
     ],
 )
 def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         faces(**{"n": 200, "size": 16, "cache_dir": tmp_path} | arguments)
+    assert "\n" not in str(caught.value)
 
 
 def truncated(content: bytes) -> bytes:
