@@ -47,9 +47,6 @@ class Latents(NamedTuple):
     def rows(self, rows: Tensor | slice) -> "Latents":
         return Latents(self.mean[rows], self.logvar[rows])
 
-    def sample(self) -> Float[Tensor, "n latent"]:
-        return self.mean + torch.randn_like(self.mean) * (self.logvar / 2).exp()
-
 
 @torch.inference_mode()
 def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
