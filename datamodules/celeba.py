@@ -17,6 +17,7 @@ from datamodules.factors import (
     TRAIN,
     FactorTable,
     ImageData,
+    check_training,
     complete_split,
     factor_table,
     fingerprint,
@@ -99,8 +100,8 @@ def celeba(
     the centred square in pixels of the photograph's 178; images of another size are cropped in proportion.
 
     Raises:
-        UserError: nothing found, labels or images missing, an unknown or constant attribute, unreadable images or
-            tables, a cache folder that cannot be written.
+        UserError: nothing found, labels or images missing, an unknown attribute or one that is constant in the
+            training split, unreadable images or tables, a cache folder that cannot be written.
     """
     if not 0 < crop <= WIDTH:
         raise UserError(f"Expected data.crop between 1 and {WIDTH} pixels, got {crop}: choose a side within that.")
@@ -113,8 +114,10 @@ def celeba(
     chosen, race_notes = without_race(named_columns(FACTORS if factors is None else factors), attributes.table)
     table = with_value_names(factor_table(attributes.table, chosen, attributes.sources), list(chosen.values()))
     split, split_notes = official_split(images.ids, partition)
+    check_training(table, split)  # before minutes of decoding, and again of what could be read
     decoded = decode_images(images, size, cache_dir, crop / WIDTH, max_unreadable)
     rows = decoded.rows
+    check_training(table[rows], split[rows])
     return ImageData(
         name="celeba",
         images=decoded.images,

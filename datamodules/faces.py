@@ -7,18 +7,18 @@ What an edit uncovers is determined by what can be seen: the hat has the shirt's
 lenses are clear, and hair always shows beside the face.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from jaxtyping import Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
-from datamodules.images import with_progress
+from datamodules.images import cache_errors, with_progress, write_whole
 from models import UserError
 
 __all__ = ["FACTORS", "FaceParameters", "faces", "render", "sample_parameters"]
@@ -202,6 +202,17 @@ def render(parameters: FaceParameters, size: int = 64) -> UInt8[Tensor, "batch 3
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
+def can_correlate(correlate: Any, names: list[str]) -> bool:
+    """Whether these settings, as a user typed them, say how to correlate factors among the names."""
+    return isinstance(correlate, Mapping) and all(
+        isinstance(others, Mapping)
+        and {first, *others} <= set(names)
+        and first not in others
+        and all(isinstance(share, int | float) and 0 <= share <= 1 for share in others.values())
+        for first, others in correlate.items()
+    )
+
+
 def faces(
     n: int = 20_000,
     size: int = 64,
@@ -215,17 +226,17 @@ def faces(
     that they show what a model learnt from the correlation.
 
     Raises:
-        UserError: fewer than 200 faces, a size that is no power of two, or factors that cannot be correlated.
+        UserError: fewer than 200 faces, a size that is no power of two, factors that cannot be correlated, or a cache
+            folder that cannot be written.
     """
     if n < 200 or size < 16 or size & (size - 1):
         raise UserError(f"Expected n >= 200 faces of a side that is a power of two >= 16, got n={n} and size={size}.")
     names = [f.name for f in FACTORS if f.kind == "binary"]
-    for first, others in (correlate or {}).items():
-        if not isinstance(others, Mapping) or not {first, *others} <= set(names) or first in others:
-            raise UserError(
-                f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)}, got "
-                f"{first}: {others}."
-            )
+    if correlate is not None and not can_correlate(correlate, names):
+        raise UserError(
+            f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)} and a share between "
+            f"0 and 1, got {correlate}: mend it or leave it out."
+        )
     held_out = n // 10
     train = sample_parameters(n - held_out, seed, correlate)
     test = sample_parameters(held_out, seed + 1_000_003)
@@ -237,9 +248,10 @@ def faces(
         return draw(parameters.rows(rows).set(factor, values), size)
 
     identity = fingerprint("faces", VERSION, *parameters, size)
+    path = Path(cache_dir).expanduser() / "faces" / f"{identity}.safetensors"
     return ImageData(
         name="faces",
-        images=cached(Path(cache_dir) / "faces" / f"{identity}.uint8", lambda: draw(parameters, size, "Drawing faces")),
+        images=cached(path, lambda: draw(parameters, size, "Drawing faces")),
         ids=[f"face{i:06d}" for i in range(n)],
         factors=FactorTable(FACTORS, parameters.factors),
         split=split,
@@ -259,15 +271,22 @@ def draw(parameters: FaceParameters, size: int, label: str = "") -> UInt8[Tensor
 
 def cached(path: Path, make: Callable[[], Tensor]) -> UInt8[Tensor, "n 3 size size"]:
     """Drawn pictures from the cache, or drawn now and kept there."""
-    if path.exists():
-        return safetensors.torch.load_file(path)["images"]
-    images = make()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        safetensors.torch.save_file({"images": images}, temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"Expected to write drawn faces to {path}, got: {error}; set cache_dir= to a folder with room "
-                        "that you may write to.") from error  # fmt: skip
+    images = restore(path) if path.exists() else None
+    if images is None:
+        images = make()
+        with cache_errors(path.parent), write_whole(path) as temporary:
+            save_file({"images": images}, temporary, {"sha256": fingerprint(images)})
     return images
+
+
+def restore(path: Path) -> UInt8[Tensor, "n 3 size size"] | None:
+    """Drawn pictures from the cache, or None where they are not what was written."""
+    try:
+        with safe_open(path, "pt") as file:
+            images = file.get_tensor("images")
+            if file.metadata()["sha256"] == fingerprint(images):
+                return images
+    except (OSError, SafetensorError, KeyError, TypeError):
+        pass
+    print(f"The cache {path} is damaged: drawing the faces again.", flush=True)
+    return None

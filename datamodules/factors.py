@@ -16,9 +16,9 @@ from models import UserError
 from models.labels import Factor
 
 __all__ = [
-    "MOST_CLASSES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Factor", "FactorTable", "ImageData", "complete_split",
-    "factor_table", "fingerprint", "hash_split", "infer_labels", "missing_notes", "named_columns", "near_names",
-    "split_numbers",
+    "MOST_CLASSES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Factor", "FactorTable", "ImageData", "check_training",
+    "complete_split", "factor_table", "fingerprint", "hash_split", "infer_labels", "missing_notes", "named_columns",
+    "near_names", "split_numbers",
 ]  # fmt: skip
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -190,6 +190,24 @@ def factor_table(
         chosen.append(Factor(name, labels.kind, names, (sources or {}).get(column, column)))
         values = torch.cat([values, labels.numbers[:, None]], dim=1)
     return FactorTable(tuple(chosen), values)
+
+
+def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:
+    """Nothing can be learnt about a factor that does not vary in the training split, however it varies elsewhere.
+
+    Raises:
+        UserError: a factor of which the training images have one value only, or no label.
+    """
+    training = split == TRAIN
+    for factor, column in zip(table.factors, table.values[training].unbind(1), strict=True):
+        values = column[~column.isnan()].unique().tolist()
+        if len(values) < 2:
+            one = (f"{value:g}" if factor.kind == "continuous" else factor.values[int(value)] for value in values)
+            got = next((f"only {value!r}" for value in one), "no value at all")
+            raise UserError(
+                f"Expected factor {factor.name!r} to vary over the {int(training.sum())} training images, got {got}: "
+                "choose another attribute, label more images, or leave the factor out."
+            )
 
 
 def missing_notes(table: FactorTable) -> list[str]:

@@ -5,7 +5,6 @@ latents are 83 MB, and a flow that draws z from them each step trains as if it e
 """
 
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from datamodules.factors import ImageData, fingerprint
-from datamodules.images import with_progress
+from datamodules.images import cache_errors, with_progress, write_whole
 from models import UserError
 
 __all__ = ["Batches", "ImageEncoder", "Latents", "encode"]
@@ -48,9 +47,6 @@ class Latents(NamedTuple):
     def rows(self, rows: Tensor | slice) -> "Latents":
         return Latents(self.mean[rows], self.logvar[rows])
 
-    def sample(self) -> Float[Tensor, "n latent"]:
-        return self.mean + torch.randn_like(self.mean) * (self.logvar / 2).exp()
-
 
 @torch.inference_mode()
 def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
@@ -69,32 +65,27 @@ def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device
             f"set data.size={encoder.size}."
         )
     key = fingerprint("latents", VERSION, data.fingerprint, sorted(encoder.identity.items()), shard)
-    folder = Path(cache_dir) / "latents" / key
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        parts = []
-        starts = range(0, len(data.images), shard)
-        for number, start in enumerate(with_progress(starts, len(data.images), "Encoding images", each=shard)):
-            path = folder / f"{number:05d}.npz"
-            part = read_shard(path)
-            if part is None:
-                images = data.images[start : start + shard]
-                pieces = [encoder.encode(chunk.to(device)) for chunk in images.split(batch)]
-                part = Latents(*(torch.cat(piece).float().cpu() for piece in zip(*pieces, strict=True)))
-                write_shard(path, part)
-            parts.append(part)
-    except OSError as error:
-        free = shutil.disk_usage(Path(cache_dir).anchor or ".").free // 2**20
-        raise UserError(f"Expected to write latents to {folder}, got: {error} ({free} MiB free); "
-                        "set cache_dir= to a folder with room that you may write to.") from error  # fmt: skip
+    folder = Path(cache_dir).expanduser() / "latents" / key
+    with cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before any work is done for it
+    parts = []
+    starts = range(0, len(data.images), shard)
+    for number, start in enumerate(with_progress(starts, len(data.images), "Encoding images", each=shard)):
+        path = folder / f"{number:05d}.npz"
+        part = read_shard(path)
+        if part is None:
+            images = data.images[start : start + shard]
+            pieces = [encoder.encode(chunk.to(device)) for chunk in images.split(batch)]
+            part = Latents(*(torch.cat(piece).float().cpu() for piece in zip(*pieces, strict=True)))
+            write_shard(path, part)
+        parts.append(part)
     return Latents(*(torch.cat(part).to(device) for part in zip(*parts, strict=True)))
 
 
 def write_shard(path: Path, part: Latents) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    checksum = fingerprint(part.mean, part.logvar)
-    np.savez(temporary, mean=part.mean.numpy(), logvar=part.logvar.numpy(), checksum=np.array(json.dumps(checksum)))
-    temporary.replace(path)
+    checksum = np.array(json.dumps(fingerprint(part.mean, part.logvar)))
+    with cache_errors(path.parent), write_whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mean=part.mean.numpy(), logvar=part.logvar.numpy(), checksum=checksum)
 
 
 def read_shard(path: Path) -> Latents | None:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from datamodules.factors import (
     MOST_CLASSES,
+    TRAIN,
     ImageData,
+    check_training,
     complete_split,
     factor_table,
     fingerprint,
@@ -49,19 +51,22 @@ def find_images(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def unusable(column: pd.Series) -> str | None:
+def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
     """Why an attribute cannot be a factor, None where it can."""
     labels = infer_labels(column)
     if len(labels.values) < 2:
         return "one value only" if labels.values else "no value at all"
-    many = labels.kind == "categorical" and len(labels.values) > MOST_CLASSES
-    return f"{len(labels.values)} different texts" if many else None
+    if labels.kind == "categorical" and len(labels.values) > MOST_CLASSES:
+        return f"{len(labels.values)} different texts"
+    numbers = labels.numbers[training]
+    values = len(numbers[~numbers.isnan()].unique())
+    return None if values > 1 else f"{'one value only' if values else 'no value at all'} in the training split"
 
 
-def usable_columns(table: pd.DataFrame) -> tuple[list[str], list[str]]:
+def usable_columns(table: pd.DataFrame, training: Bool[Tensor, " n"]) -> tuple[list[str], list[str]]:
     """The attributes that can be factors, and a note for each that cannot; ids and the split are neither."""
     chosen = [column for column in table if column.lower() not in ID_COLUMNS + SPLIT_COLUMNS]
-    reasons = {column: unusable(table[column]) for column in chosen}
+    reasons = {column: unusable(table[column], training) for column in chosen}
     notes = [f"{column} is not used as a factor: it has {why}." for column, why in reasons.items() if why]
     return [column for column, why in reasons.items() if not why], notes
 
@@ -97,8 +102,8 @@ def folder(
     the shorter side.
 
     Raises:
-        UserError: no images, factors without a table, an unknown or constant attribute, unreadable images or tables,
-            a cache folder that cannot be written.
+        UserError: no images, factors without a table, an unknown attribute or one that is constant in the training
+            split, unreadable images or tables, a cache folder that cannot be written.
     """
     if not 0 < crop <= 1:
         raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
@@ -108,11 +113,14 @@ def folder(
     paths = find_images(root)
     ids = [path.relative_to(root).as_posix() for path in paths]
     labels = join_tables(ids, read_tables(attributes, root))
-    chosen, notes = usable_columns(labels.table) if factors is None else (named_columns(factors), [])
-    table = factor_table(labels.table, chosen, labels.sources)
     split, split_notes = folder_split(ids, labels.table, split_seed)
+    training = split == TRAIN
+    chosen, notes = usable_columns(labels.table, training) if factors is None else (named_columns(factors), [])
+    table = factor_table(labels.table, chosen, labels.sources)
+    check_training(table, split)  # before minutes of decoding, and again of what could be read
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
     rows = decoded.rows
+    check_training(table[rows], split[rows])
     return ImageData(
         name="folder",
         images=decoded.images,

@@ -29,13 +29,15 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
+from safetensors import SafetensorError
 from torch import Tensor
 
 from datamodules.factors import fingerprint
 from models import UserError
 
 __all__ = [
-    "IMAGE_SUFFIXES", "Decoded", "EncodedImages", "decode", "decode_images", "from_files", "from_parquet", "from_zip",
+    "IMAGE_SUFFIXES", "Decoded", "EncodedImages", "cache_errors", "decode", "decode_images", "from_files",
+    "from_parquet", "from_zip", "with_progress", "write_whole",
 ]  # fmt: skip
 
 VERSION = 1  # of the cache and of what `decode` does to an image
@@ -183,13 +185,34 @@ def content_digest(path: Path) -> str:
 
 @contextmanager
 def cache_errors(folder: Path) -> Iterator[None]:
+    """What stops the writing of a cache as one line.
+
+    Raises:
+        UserError: an OSError, or safetensors' own error, which is none.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        got = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
-            f"Expected a cache folder to write to, got {error.strerror or error} at {folder}: free space there or set "
-            "cache_dir to another folder."
+            f"Expected a cache folder to write to, got {got} at {folder}: free space there or set cache_dir= to "
+            "another folder."
         ) from error
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, renamed to `path` at the end: nobody ever reads half of it, nothing else is left.
+
+    The folder is made. A cache is written inside `cache_errors`; what fails is raised as it came.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -197,7 +220,7 @@ def check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise UserError(
             f"Expected {needed / MIB:.0f} MiB free for the decoded images in {folder}, got {free / MIB:.0f} MiB: free "
-            "space there or set cache_dir to another folder."
+            "space there or set cache_dir= to another folder."
         )
 
 
@@ -272,7 +295,7 @@ def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unre
         skipped = skipped_rows(folder, n, image_bytes)
     if skipped is None:
         raise UserError(
-            f"Expected to read back what was written to {folder}, got other bytes: check the disk or set cache_dir to "
+            f"Expected to read back what was written to {folder}, got other bytes: check the disk or set cache_dir= to "
             "another folder."
         )
     return skipped

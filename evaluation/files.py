@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images import decode
+from datamodules.images import decode, write_whole
 from models import UserError
 
 __all__ = ["ImageSource", "plain", "read_image", "read_json", "to_pillow", "write_file", "write_json"]
@@ -23,23 +22,18 @@ ImageSource: TypeAlias = str | Path | Image.Image
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Written beside and renamed, so that nobody ever reads half of it.
+    """Written whole or not at all, see `write_whole`.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
+        with write_whole(path) as temporary:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(
             f"Expected to write {path}, got {error.strerror or error}: free space there or choose another folder."
         ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def plain(value: Any) -> Any:

@@ -1,8 +1,6 @@
 """The judge: a classifier of the factors that reads images, never codes, and so can say what an edit did."""
 
 import math
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
-from datamodules.images import cache_errors
+from datamodules.images import cache_errors, write_whole
 from evaluation.metrics import Statistics, factor_statistics, reading_quality
 from models.encoders import weights_sha256
 from models.muon import Muon
@@ -234,17 +232,11 @@ def restore(judge: Judge, path: Path) -> bool:
 
 
 def store(judge: Judge, path: Path) -> None:
-    """Write the weights under a temporary name and rename."""
+    """Write the weights with their checksum."""
     state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
     content = save(state, {"sha256": weights_sha256(state)})
-    with cache_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with cache_errors(path.parent), write_whole(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def train_judge(

@@ -312,6 +312,15 @@ def test_constant_attribute(tmp_path: Path) -> None:
     expect_error("factor 'glasses' .*to vary over the 15 images, got only '-1'", tmp_path / "root")
 
 
+def test_an_attribute_that_is_constant_or_unknown_in_the_training_split(tmp_path: Path) -> None:
+    flat_layout(tmp_path / "root")
+    rows = "".join(f"{name},{int(i == 27)},{i if i >= 20 else ''}\n" for i, name in enumerate(NAMES))
+    (tmp_path / "root" / "extra.csv").write_text(f"image_id,hat,age\n{rows}")
+    for attribute, got in (("hat", "only 'no'"), ("age", "no value at all")):
+        message = f"factor '{attribute}' to vary over the 20 training images, got {got}"
+        expect_error(message, tmp_path / "root", factors=["Male", attribute], extra_attributes="extra.csv")
+
+
 def test_extra_table_that_matches_nothing(tmp_path: Path) -> None:
     flat_layout(tmp_path / "root")
     (tmp_path / "root" / "extra.csv").write_text("image_id,race\nAdam_01,white\n")

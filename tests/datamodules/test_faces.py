@@ -1,7 +1,10 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
+from scipy.ndimage import label
 
 from datamodules.faces import FACTORS, NUISANCES, FaceParameters, faces, render, sample_parameters
 from datamodules.factors import TEST, TRAIN, VALIDATION
@@ -25,10 +28,9 @@ def test_every_factor_changes_the_picture_and_only_a_part_of_it(factor: str) -> 
 
 def test_sex_shows_in_several_parts_of_the_picture() -> None:
     changed = (render(neutral(sex=1.0)).float() - render(neutral()).float()).abs().amax((0, 1)) > 25
-    rows = changed.any(1)
-    runs = (rows[1:] & ~rows[:-1]).sum() + rows[0]
-    assert changed[:30].any() and changed[34:46].any() and changed[52:].any(), "brows, mouth or cheeks, shoulders"
-    assert runs >= 1
+    parts, count = label(changed.numpy())
+    brows, mouth, jaw, shoulder = (parts[place] for place in ((26, 22), (46, 32), (48, 19), (63, 8)))
+    assert count >= 7 and len({0, brows, mouth, jaw, shoulder}) == 5, "each is a part of its own"
 
 
 def test_glasses_are_dark_around_the_eyes() -> None:
@@ -72,19 +74,66 @@ def test_a_counterfactual_differs_in_one_factor_alone(tmp_path: Path) -> None:
     [
         ({"n": 10}, "n >= 200"),
         ({"size": 50}, "power of two"),
-        ({"correlate": {"glasses": {"skin": 0.9}}}, "got glasses: {'skin': 0.9}"),
-        ({"correlate": {"glasses": 0.9}}, "got glasses: 0.9"),
+        ({"correlate": {"glasses": {"skin": 0.9}}}, "got {'glasses': {'skin': 0.9}}"),
+        ({"correlate": {"glasses": 0.9}}, "got {'glasses': 0.9}"),
+        ({"correlate": {"glasses": {"glasses": 0.9}}}, "got {'glasses': {'glasses': 0.9}}"),
+        ({"correlate": {"glasses": {"hat": 1.7}}}, "a share between 0 and 1, got {'glasses': {'hat': 1.7}}"),
+        ({"correlate": {"glasses": {"hat": -0.1}}}, "got {'glasses': {'hat': -0.1}}"),
+        ({"correlate": {"glasses": {"hat": float("nan")}}}, "got {'glasses': {'hat': nan}}"),
+        ({"correlate": {"glasses": {"hat": "often"}}}, "got {'glasses': {'hat': 'often'}}"),
+        ({"correlate": {"glasses": {"beard": 0.5, "hat": None}}}, "got {'glasses': {'beard': 0.5, 'hat': None}}"),
     ],
 )
 def test_bad_settings(tmp_path: Path, arguments: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         faces(**{"n": 200, "size": 16, "cache_dir": tmp_path} | arguments)
+    assert "\n" not in str(caught.value)
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 255]) + content[-8:]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def without_checksum(content: bytes) -> bytes:
+    return save({"images": load(content)["images"]})
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, emptied, without_checksum])
+def test_a_damaged_cache_is_said_and_drawn_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = faces(200, 16, cache_dir=tmp_path).images.clone()  # else a view of the file that is damaged
+    (file,) = (tmp_path / "faces").iterdir()
+    content = file.read_bytes()
+    file.write_bytes(damage(content))
+    assert torch.equal(faces(200, 16, cache_dir=tmp_path).images, images)
+    assert "is damaged: drawing the faces again" in capsys.readouterr().out
+    assert file.read_bytes() == content and list(file.parent.iterdir()) == [file]
+    faces(200, 16, cache_dir=tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="set cache_dir="):
-        faces(200, 16, cache_dir=tmp_path / "file")
+    with pytest.raises(UserError, match="got Not a directory at .*set cache_dir=") as caught:
+        faces(200, 16, cache_dir=tmp_path / "file" / "below")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="File too large.* at .*set cache_dir=") as caught:
+        faces(200, 16, cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "faces").iterdir()) == []
 
 
 def test_sample_parameters_are_independent_by_default() -> None:

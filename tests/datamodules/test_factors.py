@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from datamodules.factors import (
+    check_training,
     complete_split,
     factor_table,
     hash_split,
@@ -88,6 +89,25 @@ def test_constant_attribute_is_no_factor(values: list, got: str) -> None:
     with pytest.raises(UserError, match=f"'bald'.*'Bald'.*vary over the 3 images, got {got}") as caught:
         factor_table(attributes, {"bald": "Bald"})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [
+        ([0, 0, 0, 1, 1], "only 'no'"),
+        ([1, None, 1, 0, 0], "only 'yes'"),
+        ([None, None, None, 0, 1], "no value at all"),
+        (["red", "red", None, "black", "white"], "only 'red'"),
+        ([2.5, 2.5, 2.5, 3.0, 4.0], "only '2.5'"),
+    ],
+)
+def test_a_factor_has_to_vary_over_the_training_images(values: list, got: str) -> None:
+    split = torch.tensor([0, 0, 0, 1, 2], dtype=torch.uint8)
+    table = factor_table(pd.DataFrame({"other": [0, 1, 0, 0, 0], "it": values}), ["other", "it"])
+    with pytest.raises(UserError, match=f"factor 'it' to vary over the 3 training images, got {got}: ") as caught:
+        check_training(table, split)
+    assert "\n" not in str(caught.value)
+    check_training(table, torch.zeros_like(split))
 
 
 def test_too_many_classes_are_no_factor() -> None:

@@ -73,12 +73,38 @@ def test_chosen_factors_and_a_split_column(tmp_path: Path) -> None:
     assert data.notes == ["3 images have no Split: they are split by a hash of their ids."]
 
 
+def test_a_factor_that_varies_in_the_other_parts_alone(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 12)
+    parts = ["train", "train", "valid", "test"]
+    rows = [f"{name},{parts[i % 4]},{i % 2},{int(i == 2)},{i if i % 4 > 1 else ''}" for i, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,split,hat,rare,late", *rows]))
+    for chosen, got in (("rare", "only 'no'"), ("late", "no value at all")):
+        with pytest.raises(UserError, match=f"'{chosen}' to vary over the 6 training images, got {got}"):
+            folder(tmp_path / "in", tmp_path / "t.csv", ["hat", chosen], size=4, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert [factor.name for factor in data.factors.factors] == ["hat"]
+    assert data.notes == [
+        "rare is not used as a factor: it has one value only in the training split.",
+        "late is not used as a factor: it has no value at all in the training split.",
+    ]
+
+
+def test_a_factor_that_varied_by_an_unreadable_image_alone(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 8)
+    (tmp_path / "in" / names[0]).write_bytes(b"no image")
+    rows = [f"{name},{'test' if i > 5 else 'train'},{int(i in (0, 7))}" for i, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,split,hat", *rows]))
+    with pytest.raises(UserError, match="'hat' to vary over the 5 training images, got only 'no'"):
+        folder(tmp_path / "in", tmp_path / "t.csv", ["hat"], size=4, cache_dir=tmp_path / "cache")
+
+
 def test_images_the_table_does_not_know_have_no_label(tmp_path: Path) -> None:
     pictures(tmp_path / "in", 4)
-    (tmp_path / "t.csv").write_text("name,hat\n000,1\n001,0\nabsent,1\n")
+    (tmp_path / "t.csv").write_text("name,hat\n002,1\n003,0\nabsent,1\n")
     data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
     assert data.ids == ["a/000.png", "a/002.png", "b/001.png", "b/003.png"]
-    assert data.factors.values.nan_to_num(-1).flatten().tolist() == [1, -1, 0, -1]
+    assert data.factors.values.nan_to_num(-1).flatten().tolist() == [-1, 1, -1, 0]
     assert data.notes == ["hat: 2 of 4 images have no label."]
 
 

@@ -151,15 +151,19 @@ def test_size_crop_and_changed_files_make_another_cache(tmp_path: Path) -> None:
     assert len(prints) == 5 == len(list((tmp_path / "c" / "images").iterdir()))
 
 
-def test_unreadable_images_are_listed_and_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    contents = {f"{i:03d}.png": plain_png(i) for i in range(200)}
+def test_unreadable_images_among_thousands_are_listed_and_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = {f"{i:04d}.png": plain_png(i % 251) for i in range(2000)}
     whole = png(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")
-    contents["017.png"] = whole[: len(whole) // 2]
-    contents["101.png"] = b"<html>quota exceeded</html>"
+    contents["0017.png"] = whole[: len(whole) // 2]
+    contents["1001.png"] = b"<html>quota exceeded</html>"
+    contents["1999.png"] = b""
     decoded = decode_images(stored(tmp_path / "in", contents), 4, tmp_path / "cache")
-    assert decoded.skipped == ["017.png", "101.png"]
-    assert levels(decoded) == [i for i in range(200) if i not in (17, 101)] == decoded.rows.tolist()
-    assert "Skipped unreadable images: 017.png, 101.png" in capsys.readouterr().out
+    assert decoded.skipped == ["0017.png", "1001.png", "1999.png"]
+    assert decoded.rows.tolist() == [i for i in range(2000) if i not in (17, 1001, 1999)]
+    assert levels(decoded) == [i % 251 for i in decoded.rows.tolist()]
+    assert "Skipped unreadable images: 0017.png, 1001.png, 1999.png" in capsys.readouterr().out
     source = from_files([tmp_path / "in" / name for name in contents], list(contents))
     again = decode_images(source, 4, tmp_path / "cache")
     assert again.skipped == decoded.skipped and again.fingerprint == decoded.fingerprint

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FACES = {"_target_": "datamodules.faces.faces", "n": 200, "size": 16, "seed": 0}
-CONFIG = {"seed": 0, "data": FACES, "encoder": {"name": "vae", "checkpoint": None}, "model": {"name": "iin"}}
+CONFIG = {"seed": 0, "encoder": {"name": "vae", "checkpoint": None}, "model": {"name": "iin"}}
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +28,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("runs") / "faces" / "iin" / "first"
-    run = Run(folder, OmegaConf.create(CONFIG))
+    cache = str(tmp_path_factory.mktemp("cache"))
+    run = Run(folder, OmegaConf.create(CONFIG | {"data": FACES | {"cache_dir": cache}}))
     (folder / "checkpoints").mkdir()
-    data, vae = faces(n=200, size=16), VAE(size=16, latent=10, width=4).eval()
+    data, vae = faces(n=200, size=16, cache_dir=cache), VAE(size=16, latent=10, width=4).eval()
     run.manifest(data, vae.identity, seed=0, device="cpu")
     with torch.no_grad():
         mean, logvar = vae.encode(data.images[data.rows(TRAIN)])
