@@ -110,7 +110,7 @@ class IIN(pl.LightningModule):
             further than the labels' own distance, and T, one to one, needs room for that beyond where the data are.
         optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
             whose steps are too short to carry another half of their time for the optimiser).
-        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly over the second half.
+        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly, to nothing at the last step.
         betas: of Adam.
 
     Raises:
@@ -241,10 +241,12 @@ class IIN(pl.LightningModule):
             mean, logvar = (torch.cat([batch[key], batch[f"partner_{key}"]]) for key in ("mean", "logvar"))
             codes, log_det = self.flow(draw(mean, logvar))  # one pass over both halves is faster than two
             factor = batch["factor"]
-            loss = pair_loss(*codes.chunk(2), *log_det.chunk(2), self.shared[factor], self.rho[factor])
-            terms = {"nll": loss.mean()}
+            (a, b), (log_det_a, log_det_b) = codes.chunk(2), log_det.chunk(2)
+            nll = pair_loss(a, b, log_det_a, log_det_b, self.shared[factor], self.rho[factor])
+            terms = {"nll": nll.mean()}
         loss = torch.stack(list(terms.values())).sum()
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # a call costs a twentieth of a small step
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning sets by setattr
+        if (self.global_step + 1) % every == 0:  # a call costs a twentieth of a small step
             self.log_dict({"iin/loss": loss, **{f"iin/{name}": term for name, term in terms.items()}})
         return loss
 
@@ -268,7 +270,7 @@ class IIN(pl.LightningModule):
         optimizer = kind(self.flow_parameters(), self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / 50, 2 * (1 - step / max(1, steps)))
+            optimizer, lambda step: min((step + 1) / 50, 1 - step / max(1, steps))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
