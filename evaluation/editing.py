@@ -226,7 +226,8 @@ def measure_factor(
                 numbers["identity"] = identity(torch.cat(embedded)[begins], torch.cat(tally.embedded)[begins])
             if name in scanned:
                 curve = search(editors[name], held, i, rows[begins], target, strengths, (succeeded, leaked))
-                at_level = leakage_at(*zip(*curve, strict=True), LEVEL)
+                searched, successes, leakages = zip(*curve, strict=True)
+                at_level = leakage_at(searched, successes, leakages, LEVEL)
                 numbers |= {"curve": curve, "leakage_at_90": at_level}
         results[name] = FactorMeasurement(count, **numbers)
     return results

@@ -64,6 +64,12 @@ def test_every_edit_is_drawn(options: list[str], here: Path, capsys: pytest.Capt
 
 def test_the_same_from_python(here: Path) -> None:
     (program,) = (block for language, block in BLOCKS if language == "python")
-    exec(program, {})
-    with Image.open(here / "me_with_glasses.png") as drawn:
-        assert drawn.size == (16, 16)
+    exec(program.replace("face019900", "face000190"), {})
+    pictures = []
+    for name in ("me_with_glasses.png", "me_component_2.png", "me_swapped.png"):
+        with Image.open(here / name) as drawn:
+            assert drawn.size == (16, 16)
+            pictures.append(drawn.tobytes())
+    assert len(set(pictures)) == 3
+    with Image.open(here / "strip.png") as strip:
+        assert strip.size[0] > 4 * 128, "original, reconstruction and two edits"
