@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData
+from datamodules.images import with_progress
 from evaluation.interfaces import Editor, Embed, Encoder, Reader
 from evaluation.measurement import FactorMeasurement, Measurement
 from evaluation.metrics import (
@@ -265,8 +266,9 @@ def measure(
     held = HeldOut(latents, labels, rows, judged, statistics, encoder, judge, data, embed)
     results: dict[str, list[FactorMeasurement]] = {name: [] for name in editors}
     names = set(editors) if scanned is None else scanned
+    count, n = len(labels.factors), max(len(rows), 1)
     with torch.inference_mode():
-        for i in range(len(labels.factors)):
+        for i in with_progress(range(count), count * n, "Editing images, factor by factor", each=n):
             measured = measure_factor(editors, held, i, targets[:, i], strengths, names, cycle)
             for name, result in measured.items():
                 results[name].append(result)

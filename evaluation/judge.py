@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
-from datamodules.images import cache_errors
+from datamodules.images import cache_errors, with_progress
 from evaluation.metrics import Statistics, factor_statistics, reading_quality
 from models.encoders import weights_sha256
 from models.muon import Muon
@@ -198,7 +198,7 @@ def fit(
     steps = epochs * math.ceil(len(rows) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, cycle_momentum=False)
     best, kept = -1.0, {}
-    for _ in range(epochs):
+    for _ in with_progress(range(epochs), epochs * len(rows), "Training the classifier on images", each=len(rows)):
         judge.train()
         for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
             images = augment(centred(data.images[chosen].to(device)), generator, flip)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import Factor, ImageData
+from datamodules.images import with_progress
 from evaluation.interfaces import Encoder
 from evaluation.judge import fast_precision
 from evaluation.metrics import Statistics, factor_statistics
@@ -189,7 +190,8 @@ def regress(
     optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
     steps = epochs * -(-len(before) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    for _ in range(epochs):
+    count = max(len(before), 1)
+    for _ in with_progress(range(epochs), epochs * count, "Training the oracle on pairs", each=count):
         for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 move = oracle(before[rows], which[rows], value[rows])

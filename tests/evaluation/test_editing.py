@@ -202,6 +202,12 @@ def test_reconstructions_are_read_in_order(world: World) -> None:
     torch.testing.assert_close(judged, world.data.factors.values)
 
 
+def test_a_measurement_says_how_far_it_is(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(world, NoEdit())
+    lines = [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"Editing images, factor by factor: {300 * done} of 1200" for done in (1, 2, 3, 4)]
+
+
 def test_only_the_named_editors_are_scanned(world: World) -> None:
     rows = world.data.rows(TEST)
     editors = {"edit": PixelEditor(world.encoder), "oracle": PixelEditor(world.encoder)}
