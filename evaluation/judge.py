@@ -77,7 +77,7 @@ class Judge(nn.Module):
         self.train(training)
         return torch.cat(rows) if rows else torch.empty(0, len(self.factors), device=device)
 
-    def scores(self, images: Float[Tensor, "n 3 size size"]) -> list[Float[Tensor, "n outputs"]]:
+    def logits(self, images: Float[Tensor, "n 3 size size"]) -> list[Float[Tensor, "n outputs"]]:
         """The heads' outputs for images in [0, 1], with a gradient, in bfloat16 where that is faster."""
         device = self.mean.device
         precision = fast_precision(device)
