@@ -30,8 +30,8 @@ from torch import Tensor
 
 from datamodules.factors import SPLITS, near_names
 from evaluation.command import command, options
-from evaluation.figures import Column, strip
-from evaluation.files import plain
+from evaluation.figures import COMPONENT_VALUES, Column, signed, strip
+from evaluation.files import jsonable
 from evaluation.run import LoadedRun, load
 from models import UserError
 
@@ -39,7 +39,6 @@ __all__ = ["Options", "edit_run", "main"]
 
 # What goes with what is edited.
 WITH = {"factor": {"value", "values", "donor"}, "component": {"values"}, "edits": set[str]()}
-COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass
@@ -142,7 +141,7 @@ def set_component(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options)
     edits = []
     for value in COMPONENT_VALUES if asked.values is None else asked.values:
         edited = run.component_latents(latents, asked.component or 0, value, asked.strength)
-        edits.append(Edit(f"{float(value):+g}".replace("-", "−") if float(value) else "0", edited))
+        edits.append(Edit(signed(float(value)), edited))
     return edits
 
 
@@ -225,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
     # Loading may print (a cache being built, say), and JSON on the standard output has to stay alone.
     with redirect_stdout(sys.stderr) if asked.json else nullcontext():
         answer = edit_run(load(asked.run), asked)
-    print(json.dumps(plain(answer)) if asked.json else f"Open: {answer['figure']}")
+    print(json.dumps(jsonable(answer)) if asked.json else f"Open: {answer['figure']}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData
+from datamodules.features import ImageEncoder
 from datamodules.images import with_progress
-from evaluation.interfaces import Editor, Embed, Encoder, Reader
+from evaluation.interfaces import Editor, Embed, ImageJudge
 from evaluation.measurement import FactorMeasurement, Measurement
 from evaluation.metrics import (
     Statistics,
@@ -42,8 +43,8 @@ class HeldOut:
     rows: Int64[Tensor, " n"]
     judged: Float[Tensor, "n factors"]
     statistics: Statistics
-    encoder: Encoder
-    judge: Reader
+    encoder: ImageEncoder
+    judge: ImageJudge
     data: ImageData
     embed: Embed | None
 
@@ -59,7 +60,7 @@ class Tally:
 
 
 def read_reconstructions(
-    latents: Float[Tensor, "n features"], encoder: Encoder, judge: Reader
+    latents: Float[Tensor, "n features"], encoder: ImageEncoder, judge: ImageJudge
 ) -> Float[Tensor, "n factors"]:
     """What the judge reads from decoded latents, on the CPU."""
     with torch.inference_mode():
@@ -238,8 +239,8 @@ def measure(
     editors: Mapping[str, Editor],
     latents: Float[Tensor, "n features"],
     labels: FactorTable,
-    encoder: Encoder,
-    judge: Reader,
+    encoder: ImageEncoder,
+    judge: ImageJudge,
     data: ImageData,
     rows: Int64[Tensor, " n"],
     strengths: Sequence[float] = STRENGTHS,

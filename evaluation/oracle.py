@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import Factor, ImageData
+from datamodules.features import ImageEncoder
 from datamodules.images import with_progress
-from evaluation.interfaces import Encoder
 from evaluation.judge import fast_precision
 from evaluation.metrics import Statistics, factor_statistics
 from models.networks import mlp
@@ -23,7 +23,7 @@ __all__ = ["Oracle", "counterfactual_latents", "other_class", "train_oracle"]
 
 def counterfactual_latents(
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     rows: Int64[Tensor, " n"],
     factor: str,
     values: Float[Tensor, " n"],
@@ -134,7 +134,7 @@ def draw_targets(
 
 def train_oracle(
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     latents: Float[Tensor, "n features"],
     rows: Int64[Tensor, " n"],
     seed: int = 0,

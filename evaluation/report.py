@@ -102,10 +102,9 @@ def heading(files: Files) -> str:
         f"seed {files.manifest['seed']}" if "seed" in files.manifest else "",
         str(files.manifest.get("device", "")),
     ]
-    warning = "<p><span class='badge warn'>random weights: the encoder is untrained</span></p>"
     return (
         f"<header><h1>{title}</h1><p class='muted'>{escape(' · '.join(fact for fact in facts if fact))}</p>"
-        f"{warning if encoder.get('random_weights') else ''}{tiles(files)}</header>"
+        f"{tiles(files)}</header>"
     )
 
 
