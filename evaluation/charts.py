@@ -1,6 +1,5 @@
 """Curves and matrices of a run as PNG files, drawn from the numbers in its folder."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,19 +151,6 @@ def event_curves(folder: Path) -> dict[str, Points]:
     return curves
 
 
-def csv_curves(folder: Path) -> dict[str, Points]:
-    """The columns of Lightning's `metrics.csv` files below a folder."""
-    curves: dict[str, Points] = {}
-    for file in sorted(folder.rglob("metrics.csv")):
-        with file.open(newline="") as rows:
-            for row in csv.DictReader(rows):
-                for name in [name for name, value in row.items() if value and name not in ("step", "epoch")]:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(float(row["step"]))
-                    values.append(float(row[name]))
-    return curves
-
-
 def smoothed(values: Sequence[float], reach: int) -> list[float]:
     """The mean of each value and of its neighbours up to `reach` away."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -175,7 +161,7 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
 
 def training_curves(path: Path, run: Path) -> None:
     """A panel per logged number of the run folder, as it was and smoothed; the first twelve by name."""
-    found = event_curves(run / "tensorboard") or csv_curves(run)
+    found = event_curves(run / "tensorboard")
     curves = {
         name: ([s for s, v in zip(steps, values, strict=True) if known(v)], [v for v in values if known(v)])
         for name, (steps, values) in sorted(found.items())

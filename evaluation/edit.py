@@ -30,8 +30,8 @@ from torch import Tensor
 
 from datamodules.factors import SPLITS, near_names
 from evaluation.command import command, options
-from evaluation.figures import Column, strip
-from evaluation.files import plain
+from evaluation.figures import COMPONENT_VALUES, Column, signed, strip
+from evaluation.files import jsonable
 from evaluation.run import LoadedRun, load
 from models import UserError
 
@@ -39,7 +39,6 @@ __all__ = ["Options", "edit_run", "main"]
 
 # What goes with what is edited.
 WITH = {"factor": {"value", "values", "donor"}, "component": {"values"}, "edits": set[str]()}
-COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 
 
 @dataclass
@@ -119,23 +118,6 @@ def chosen_images(run: LoadedRun, asked: Options) -> Chosen:
     return Chosen([run.data.ids[row] for row in rows.tolist()], run.data.images[rows], rows)
 
 
-def donor_pixels(run: LoadedRun, donor: str) -> UInt8[Tensor, "1 3 size size"]:
-    """The donor by its path or by its id in the run's data."""
-    if Path(donor).expanduser().is_file():
-        return run.pixels([donor])
-    if donor not in run.data.ids:
-        near = near_names(donor, run.data.ids)
-        raise UserError(f"Expected donor= to be an image file or an id of the run's data, got {donor!r}.{near}")
-    return run.data.images[[run.data.ids.index(donor)]]
-
-
-def at_strength(run: LoadedRun, latents: Float[Tensor, "n d"], edited: Float[Tensor, "n d"], strength: float) -> Tensor:
-    """Between the latents and the edited ones, along a straight line of codes."""
-    if strength == 1:
-        return edited
-    return run.iin.inverse(torch.lerp(run.iin.encode(latents), run.iin.encode(edited), strength))
-
-
 def set_factor(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
     name = asked.factor or ""
     factor = run.iin.factors[run.factor(name)]
@@ -155,29 +137,12 @@ def set_in_turn(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -
 
 
 def set_component(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
-    """One component at each of the values.
-
-    Raises:
-        UserError: no such component, or a value that is no number.
-    """
-    component, count = asked.component or 0, latents.shape[1]
-    if not 0 <= component < count:
-        raise UserError(f"Expected component= between 0 and {count - 1}, the run's latents, got {component}.")
-    try:
-        values = [float(value) for value in (COMPONENT_VALUES if asked.values is None else asked.values)]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"Expected numbers in values=, standard deviations, got {asked.values}.") from error
-    edited = [run.iin.set_component(latents, component, value) for value in values]
-    titles = [f"{value:+g}".replace("-", "−") if value else "0" for value in values]
-    return [Edit(title, at_strength(run, latents, z, asked.strength)) for title, z in zip(titles, edited, strict=True)]
-
-
-def swap(
-    run: LoadedRun, latents: Float[Tensor, "n d"], donor: UInt8[Tensor, "1 3 size size"], asked: Options
-) -> list[Edit]:
-    name = asked.factor or ""
-    edited = run.iin.swap(latents, run.encode(donor).expand_as(latents), run.factor(name))
-    return [Edit(f"the donor's {name}", at_strength(run, latents, edited, asked.strength))]
+    """One component at each of the values."""
+    edits = []
+    for value in COMPONENT_VALUES if asked.values is None else asked.values:
+        edited = run.component_latents(latents, asked.component or 0, value, asked.strength)
+        edits.append(Edit(signed(float(value)), edited))
+    return edits
 
 
 def titled(run: LoadedRun, name: str, value: Any) -> str:
@@ -234,9 +199,9 @@ def edit_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
     latents = run.encode(images.pixels)
     columns = [Column("original", images.pixels), Column("reconstruction", run.decode(latents))]
     if asked.donor is not None:
-        donor = donor_pixels(run, asked.donor)
+        donor, name = run.donor(asked.donor), asked.factor or ""
         columns.append(Column("donor", donor.expand_as(images.pixels), True))
-        edits = swap(run, latents, donor, asked)
+        edits = [Edit(f"the donor's {name}", run.swap_latents(latents, run.encode(donor), name, asked.strength))]
     else:
         edits = {"factor": set_factor, "component": set_component, "edits": set_in_turn}[mode](run, latents, asked)
     columns += [Column(edit.title, run.decode(edit.latents), i == 0) for i, edit in enumerate(edits)]
@@ -259,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
     # Loading may print (a cache being built, say), and JSON on the standard output has to stay alone.
     with redirect_stdout(sys.stderr) if asked.json else nullcontext():
         answer = edit_run(load(asked.run), asked)
-    print(json.dumps(plain(answer)) if asked.json else f"Open: {answer['figure']}")
+    print(json.dumps(jsonable(answer)) if asked.json else f"Open: {answer['figure']}")
 
 
 if __name__ == "__main__":

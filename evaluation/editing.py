@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData
-from evaluation.interfaces import Editor, Embed, Encoder, Reader
+from datamodules.features import ImageEncoder
+from datamodules.images import with_progress
+from evaluation.interfaces import Editor, Embed, ImageJudge
 from evaluation.measurement import FactorMeasurement, Measurement
 from evaluation.metrics import (
     Statistics,
@@ -29,7 +31,6 @@ __all__ = ["LEVEL", "STRENGTHS", "edit_targets", "measure", "read_reconstruction
 
 STRENGTHS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 LEVEL = 0.9  # the success at which leakage_at_90 compares editors
-SCANNED_IMAGES = 128
 BATCH = 256
 
 
@@ -42,8 +43,8 @@ class HeldOut:
     rows: Int64[Tensor, " n"]
     judged: Float[Tensor, "n factors"]
     statistics: Statistics
-    encoder: Encoder
-    judge: Reader
+    encoder: ImageEncoder
+    judge: ImageJudge
     data: ImageData
     embed: Embed | None
 
@@ -59,7 +60,7 @@ class Tally:
 
 
 def read_reconstructions(
-    latents: Float[Tensor, "n features"], encoder: Encoder, judge: Reader
+    latents: Float[Tensor, "n features"], encoder: ImageEncoder, judge: ImageJudge
 ) -> Float[Tensor, "n factors"]:
     """What the judge reads from decoded latents, on the CPU."""
     with torch.inference_mode():
@@ -132,25 +133,32 @@ def read_edits(
     return torch.cat(judged)
 
 
-def scan(
+def search(
     editor: Editor,
     held: HeldOut,
     i: int,
     rows: Int64[Tensor, " some"],
     target: Float[Tensor, " n"],
     strengths: Sequence[float],
+    full: tuple[float, float],
 ) -> tuple[tuple[float, float, float], ...]:
-    """(strength, success, leakage) from weak to strong until success reaches the level.
+    """(strength, success, leakage), from weak to strong, of the strengths at which success was asked for.
 
-    Strength 0 is the unedited reconstruction, so its success and leakage are 0.
+    Success rises with the strength, so the smallest strength that reaches the level is found by bisection: it and the
+    one below it are always among the points, which is what `leakage_at` needs. Strength 0 is the unedited
+    reconstruction, so its success and leakage are 0; `full` is what strength 1 gave. Neither is decoded again.
     """
-    curve = [(0.0, 0.0, 0.0)]
-    for strength in sorted(strengths):
-        after = read_edits(editor, held, i, rows, target, strength)
-        curve.append((strength, *shares(held, i, rows, after, target)[:2]))
-        if curve[-1][1] >= LEVEL:
-            break
-    return tuple(curve)
+    known = {0.0: (0.0, 0.0), 1.0: full}
+    ascending = sorted({*strengths, *known})
+    below, reaching = 0, len(ascending)  # places of a strength that fails and of one that does not, perhaps none
+    while reaching - below > 1:
+        one = ascending.index(1.0)
+        middle = one if below < one < reaching else (below + reaching) // 2
+        strength = ascending[middle]
+        if strength not in known:
+            known[strength] = shares(held, i, rows, read_edits(editor, held, i, rows, target, strength), target)[:2]
+        below, reaching = (below, middle) if known[strength][0] >= LEVEL else (middle, reaching)
+    return tuple((strength, *known[strength]) for strength in sorted(known))
 
 
 def edit_all(
@@ -219,9 +227,9 @@ def measure_factor(
             if held.embed is not None:
                 numbers["identity"] = identity(torch.cat(embedded)[begins], torch.cat(tally.embedded)[begins])
             if name in scanned:
-                curve = scan(editors[name], held, i, rows[begins][:SCANNED_IMAGES], target, strengths)
-                scan_strengths, successes, leakages = zip(*curve, strict=True)
-                at_level = leakage_at(scan_strengths, successes, leakages, LEVEL)
+                curve = search(editors[name], held, i, rows[begins], target, strengths, (succeeded, leaked))
+                searched, successes, leakages = zip(*curve, strict=True)
+                at_level = leakage_at(searched, successes, leakages, LEVEL)
                 numbers |= {"curve": curve, "leakage_at_90": at_level}
         results[name] = FactorMeasurement(count, **numbers)
     return results
@@ -231,8 +239,8 @@ def measure(
     editors: Mapping[str, Editor],
     latents: Float[Tensor, "n features"],
     labels: FactorTable,
-    encoder: Encoder,
-    judge: Reader,
+    encoder: ImageEncoder,
+    judge: ImageJudge,
     data: ImageData,
     rows: Int64[Tensor, " n"],
     strengths: Sequence[float] = STRENGTHS,
@@ -247,7 +255,8 @@ def measure(
     device. Success and leakage are of images whose reconstruction the judge reads as its label, so each starts from
     another value than its target (see `edit_targets`); a continuous value is read as labelled on the same side of
     the training median. The counterfactual score, where scenes can be redrawn, is of all labelled images. The
-    strengths are scanned on 128 images, for the editors named in `scanned` (default: all), until success reaches .9.
+    strength that reaches success .9 is searched among `strengths` and 1, on the same images as success, for the
+    editors named in `scanned` (default: all).
     """
     train = data.factors[data.rows(TRAIN)]
     statistics = factor_statistics(train.values)
@@ -258,8 +267,9 @@ def measure(
     held = HeldOut(latents, labels, rows, judged, statistics, encoder, judge, data, embed)
     results: dict[str, list[FactorMeasurement]] = {name: [] for name in editors}
     names = set(editors) if scanned is None else scanned
+    count, n = len(labels.factors), max(len(rows), 1)
     with torch.inference_mode():
-        for i in range(len(labels.factors)):
+        for i in with_progress(range(count), count * n, "Editing images, factor by factor", each=n):
             measured = measure_factor(editors, held, i, targets[:, i], strengths, names, cycle)
             for name, result in measured.items():
                 results[name].append(result)

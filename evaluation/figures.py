@@ -18,13 +18,14 @@ if TYPE_CHECKING:  # matplotlib takes half a second, and most commands draw noth
     from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS", "INK", "MUTED", "Column", "component_strip", "edit_strips", "factor_grid", "figure",
-    "reconstructions", "samples", "strip", "tile",
+    "COLOURS", "COMPONENT_VALUES", "INK", "MUTED", "Column", "component_strip", "edit_strips", "factor_grid", "figure",
+    "reconstructions", "samples", "signed", "strip", "tile",
 ]  # fmt: skip
 
 CELL, GAP, APART = 128, 4, 16  # pixels: an image's side (at least), between images, between groups of columns
 DPI = 100
 MOST_BYTES = 1_000_000
+COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # of a strip that names none, in standard deviations
 INK, MUTED, FAINT = "#1f2430", "#6b7280", "#e5e7eb"
 COLOURS = {"flow": "#2563eb", "mean difference": "#d97706", "linear SVM": "#0d9488", "oracle": "#9ca3af"}
 STYLE: Any = {
@@ -151,6 +152,11 @@ def edit_strips(
     strip(path, columns, labels, title)
 
 
+def signed(value: float) -> str:
+    """+2, −3, 0."""
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
 def component_strip(
     path: Path,
     title: str,
@@ -161,7 +167,7 @@ def component_strip(
     """One component set to each value, in standard deviations: original, −3 … +3."""
     columns = [Column("original", original)]
     for i, (value, images) in enumerate(zip(values, edited, strict=True)):
-        columns.append(Column(f"{value:+g}".replace("-", "−") if value else "0", images, i == 0))
+        columns.append(Column(signed(value), images, i == 0))
     strip(path, columns, title=title)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.images import decode, write_whole
 from models import UserError
 
-__all__ = ["ImageSource", "plain", "read_image", "read_json", "to_pillow", "write_file", "write_json"]
+__all__ = ["ImageSource", "jsonable", "read_image", "read_json", "to_pillow", "write_file", "write_json"]
 
 ImageSource: TypeAlias = str | Path | Image.Image
 
@@ -36,19 +36,19 @@ def write_file(path: Path, content: str | bytes) -> None:
         ) from error
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """What JSON can hold: tensors and arrays as lists, NaN and infinities as null."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_file(path, json.dumps(plain(content), indent=1))
+    write_file(path, json.dumps(jsonable(content), indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, Factor, ImageData
+from datamodules.features import ImageEncoder
 from evaluation.comparison import editor_title
 from evaluation.editing import edit_targets
-from evaluation.figures import component_strip, edit_strips, factor_grid, reconstructions, samples
-from evaluation.interfaces import Editor, Encoder
+from evaluation.figures import COMPONENT_VALUES, component_strip, edit_strips, factor_grid, reconstructions, samples
+from evaluation.interfaces import Editor
 from evaluation.metrics import Statistics, factor_statistics
 
 __all__ = ["draw_edits", "draw_flow", "draw_reconstructions"]
 
-COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 PER_BLOCK = 2  # components of a block that get a strip; the first ones
 SAMPLES = 8
 
@@ -27,7 +27,7 @@ def shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
 
 
 def encoded(
-    encoder: Encoder, images: UInt8[Tensor, "n 3 size size"], device: torch.device | str
+    encoder: ImageEncoder, images: UInt8[Tensor, "n 3 size size"], device: torch.device | str
 ) -> Float[Tensor, "n d"]:
     return encoder.encode(images.to(device))[0]
 
@@ -54,7 +54,7 @@ def target_name(factor: Factor, target: float, statistics: Statistics, i: int) -
 def draw_edits(
     folder: Path,
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     editors: Mapping[str, Editor],
     device: torch.device | str = "cpu",
     rows: int = 4,
@@ -91,7 +91,7 @@ def draw_edits(
 def draw_grid(
     folder: Path,
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     editor: Editor,
     device: torch.device | str,
     rows: Int64[Tensor, " rows"],
@@ -114,7 +114,7 @@ def draw_grid(
 def draw_flow(
     folder: Path,
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     iin: Any,
     device: torch.device | str = "cpu",
     rows: int = 4,
@@ -144,13 +144,13 @@ def draw_flow(
     samples(folder / "samples.png", drawn)
 
 
-def sampled(encoder: Encoder, iin: Any, values: dict[int, float], seed: int) -> Float[Tensor, "n 3 size size"]:
+def sampled(encoder: ImageEncoder, iin: Any, values: dict[int, float], seed: int) -> Float[Tensor, "n 3 size size"]:
     return encoder.decode(iin.sample(SAMPLES, values, torch.Generator().manual_seed(seed)))
 
 
 @torch.inference_mode()
 def draw_reconstructions(
-    folder: Path, data: ImageData, encoder: Encoder, device: torch.device | str = "cpu", n: int = 16, seed: int = 0
+    folder: Path, data: ImageData, encoder: ImageEncoder, device: torch.device | str = "cpu", n: int = 16, seed: int = 0
 ) -> None:
     """`reconstructions.png`: test images above what is left of them."""
     images = data.images[shuffled(data.rows(TEST), seed)[:n]]

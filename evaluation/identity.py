@@ -59,8 +59,8 @@ def load_onnx(path: Path, size: int) -> tuple[Callable[[Tensor], Tensor], int]:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"Expected the package onnxruntime to read {path.name}, got none ({error}): pip install onnxruntime, or "
-            "give a TorchScript file."
+            f"Expected the package onnxruntime to read {path.name}, got none ({error}): pip install "
+            "-e '.[identity]', or give a TorchScript file."
         ) from error
     try:
         session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

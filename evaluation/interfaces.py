@@ -1,4 +1,4 @@
-"""What the evaluation asks of encoders, editors and judges; see docs/architecture.md."""
+"""What the evaluation asks of editors and judges; see docs/architecture.md. Of encoders: `datamodules.features`."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Editor", "Embed", "Encoder", "Reader"]
+__all__ = ["Editor", "Embed", "ImageJudge"]
 
 # Images in [0, 1] to face embeddings.
 Embed = Callable[[Float[Tensor, "batch 3 size size"]], Float[Tensor, "batch embedding"]]
@@ -20,16 +20,7 @@ class Editor(Protocol):
 
 
 @runtime_checkable
-class Encoder(Protocol):
-    """Images to latents and back; see docs/architecture.md."""
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
-
-    def decode(self, latents: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """Reads each factor's value off images; `evaluation.judge.Judge`, or an exact reader in tests."""
+class ImageJudge(Protocol):
+    """Reads each factor's value off images; `evaluation.judge.Judge`, or one that never errs in tests."""
 
     def read(self, images: Tensor) -> Tensor: ...

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
-from datamodules.images import cache_errors, write_whole
+from datamodules.images import cache_errors, with_progress, write_whole
 from evaluation.metrics import Statistics, factor_statistics, reading_quality
 from models.encoders import weights_sha256
 from models.muon import Muon
@@ -75,7 +75,7 @@ class Judge(nn.Module):
         self.train(training)
         return torch.cat(rows) if rows else torch.empty(0, len(self.factors), device=device)
 
-    def scores(self, images: Float[Tensor, "n 3 size size"]) -> list[Float[Tensor, "n outputs"]]:
+    def logits(self, images: Float[Tensor, "n 3 size size"]) -> list[Float[Tensor, "n outputs"]]:
         """The heads' outputs for images in [0, 1], with a gradient, in bfloat16 where that is faster."""
         device = self.mean.device
         precision = fast_precision(device)
@@ -196,7 +196,7 @@ def fit(
     steps = epochs * math.ceil(len(rows) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, cycle_momentum=False)
     best, kept = -1.0, {}
-    for _ in range(epochs):
+    for _ in with_progress(range(epochs), epochs * len(rows), "Training the classifier on images", each=len(rows)):
         judge.train()
         for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
             images = augment(centred(data.images[chosen].to(device)), generator, flip)

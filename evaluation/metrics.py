@@ -107,7 +107,7 @@ def leakage_at(
 ) -> float | None:
     """Leakage at the smallest strength whose success reaches the level; None where none does.
 
-    `strengths` ascend. Success and leakage are taken as linear between two scanned strengths; a level that the first
+    `strengths` ascend. Success and leakage are taken as linear between two measured strengths; a level that the first
     one already reaches gives the leakage there.
     """
     for i, reached_share in enumerate(successes):

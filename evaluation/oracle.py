@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.factors import Factor, ImageData
-from evaluation.interfaces import Encoder
+from datamodules.features import ImageEncoder
+from datamodules.images import with_progress
 from evaluation.judge import fast_precision
 from evaluation.metrics import Statistics, factor_statistics
 from models.networks import mlp
@@ -22,7 +23,7 @@ __all__ = ["Oracle", "counterfactual_latents", "other_class", "train_oracle"]
 
 def counterfactual_latents(
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     rows: Int64[Tensor, " n"],
     factor: str,
     values: Float[Tensor, " n"],
@@ -133,7 +134,7 @@ def draw_targets(
 
 def train_oracle(
     data: ImageData,
-    encoder: Encoder,
+    encoder: ImageEncoder,
     latents: Float[Tensor, "n features"],
     rows: Int64[Tensor, " n"],
     seed: int = 0,
@@ -189,7 +190,8 @@ def regress(
     optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
     steps = epochs * -(-len(before) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    for _ in range(epochs):
+    count = max(len(before), 1)
+    for _ in with_progress(range(epochs), epochs * count, "Training the oracle on pairs", each=count):
         for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 move = oracle(before[rows], which[rows], value[rows])

@@ -24,7 +24,8 @@ STYLE = Path(__file__).with_name("report.css")
 FIGURES = {
     "factor_grid": "All factors, one at a time, on the same images",
     "leakage_matrix": "Leakage: share of images in which editing a factor (row) flipped another (column)",
-    "strength_curves": "Success and leakage as the edit grows stronger; 1 is the full edit, the dashes mark 90 %",
+    "strength_curves": "Success and leakage as the edit grows stronger, at the strengths that the search for 90 % (the "
+    "dashes) visited; 1 is the full edit",
     "samples": "Samples from the prior; each row from the same noise, with one factor at one value",
     "reconstructions": "What the encoder keeps of an image",
     "training_curves": "Training: as logged, and smoothed",
@@ -101,10 +102,9 @@ def heading(files: Files) -> str:
         f"seed {files.manifest['seed']}" if "seed" in files.manifest else "",
         str(files.manifest.get("device", "")),
     ]
-    warning = "<p><span class='badge warn'>random weights: the encoder is untrained</span></p>"
     return (
         f"<header><h1>{title}</h1><p class='muted'>{escape(' · '.join(fact for fact in facts if fact))}</p>"
-        f"{warning if encoder.get('random_weights') else ''}{tiles(files)}</header>"
+        f"{tiles(files)}</header>"
     )
 
 

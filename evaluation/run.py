@@ -3,14 +3,17 @@
 from evaluation.run import load
 run = load("runs/faces/iin")  # the newest run below
 run.edit("face.png", glasses=1).save("with_glasses.png")
+run.set_component("face.png", 2, -3)  # in standard deviations
+run.swap("face.png", "other.png", "sex")
+run.draw_strip(["face.png"], factor="glasses", values=[0, 1], out="strip.png")
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
 import torch
@@ -30,6 +33,9 @@ from models.vae import VAE
 __all__ = ["LoadedRun", "find_run", "load"]
 
 BATCH = 256
+
+Images: TypeAlias = ImageSource | Sequence[ImageSource] | UInt8[Tensor, "*n 3 size size"]
+Edited: TypeAlias = Image.Image | list[Image.Image]  # one for one, a list for several
 
 
 def find_run(path: str | Path) -> Path:
@@ -171,6 +177,19 @@ class LoadedRun:
     def decode(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 size size"]:
         return torch.cat([self.encoder.decode(part).cpu() for part in latents.split(BATCH)])
 
+    def donor(self, donor: ImageSource) -> UInt8[Tensor, "1 3 size size"]:
+        """A picture, the image at a path, or the one of that id in the run's data.
+
+        Raises:
+            UserError: neither a file nor an id; an image that cannot be read.
+        """
+        if not isinstance(donor, str) or Path(donor).expanduser().is_file():
+            return self.pixels([donor])
+        if donor not in self.data.ids:
+            near = near_names(donor, self.data.ids)
+            raise UserError(f"Expected donor= to be an image file or an id of the run's data, got {donor!r}.{near}")
+        return self.data.images[[self.data.ids.index(donor)]]
+
     @torch.inference_mode()
     def edit_latents(
         self, latents: Float[Tensor, "n d"], values: Mapping[str, str | int | float], strength: float = 1.0
@@ -182,19 +201,111 @@ class LoadedRun:
             latents = self.iin.edit(latents, factor, wanted, strength)
         return latents
 
-    def edit(
-        self,
-        images: ImageSource | Sequence[ImageSource] | UInt8[Tensor, "*n 3 size size"],
-        strength: float = 1.0,
-        **values: str | int | float,
-    ) -> Image.Image | list[Image.Image]:
-        """Images with factors set to values, `glasses=1` or `glasses="with"`; one for one, a list for several.
+    @torch.inference_mode()
+    def component_latents(
+        self, latents: Float[Tensor, "n d"], component: int, value: str | int | float, strength: float = 1.0
+    ) -> Float[Tensor, "n d"]:
+        """One component set to a value, in standard deviations.
 
         Raises:
-            UserError: an image that cannot be read, an unknown factor, a value it does not have.
+            UserError: no such component, or a value that is no finite number.
         """
+        count = latents.shape[1]
+        if not 0 <= component < count:
+            raise UserError(f"Expected component= between 0 and {count - 1}, the run's latents, got {component}.")
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise UserError(
+                f"Expected a component's value as a number of standard deviations, got {value!r}: try one from -3 to 3."
+            )
+        return self.partly(latents, self.iin.set_component(latents, component, number), strength)
+
+    @torch.inference_mode()
+    def swap_latents(
+        self,
+        latents: Float[Tensor, "n d"],
+        donors: Float[Tensor, "donors d"],
+        factor: str,
+        strength: float = 1.0,
+    ) -> Float[Tensor, "n d"]:
+        """A factor's block taken from a donor each, or from one for all."""
+        swapped = self.iin.swap(latents, donors.expand_as(latents), self.factor(factor))
+        return self.partly(latents, swapped, strength)
+
+    def partly(
+        self, latents: Float[Tensor, "n d"], edited: Float[Tensor, "n d"], strength: float
+    ) -> Float[Tensor, "n d"]:
+        """Between the latents and the edited ones, along a straight line of codes."""
+        if strength == 1:
+            return edited
+        return self.iin.inverse(torch.lerp(self.iin.encode(latents), self.iin.encode(edited), strength))
+
+    def pictures(self, images: Images, change: Callable[[Tensor], Tensor]) -> Edited:
+        """The images decoded from changed latents."""
         single = isinstance(images, ImageSource) or (isinstance(images, Tensor) and images.ndim == 3)
         several: Any = images if not single else images[None] if isinstance(images, Tensor) else [images]
+        if not len(several):
+            raise UserError("Expected at least one image, got none.")
         pixels = several if isinstance(several, Tensor) else self.pixels(several)
-        pictures = to_pillow(self.decode(self.edit_latents(self.encode(pixels), values, strength)))
+        pictures = to_pillow(self.decode(change(self.encode(pixels))))
         return pictures[0] if single else pictures
+
+    # `self` and `images` are positional, so that factors of these names can be keywords, too.
+    def edit(
+        self,
+        images: Images,
+        /,
+        *values: Mapping[str, str | int | float],
+        strength: float | None = None,
+        **factors: str | int | float,
+    ) -> Edited:
+        """Images with factors set to values, `glasses=1` or `{"glasses": "with"}`; one for one, a list for several.
+
+        `strength` (default 1) is how far to go. Where a factor has that name, the factors have to come as a dictionary.
+
+        Raises:
+            UserError: an image that cannot be read, an unknown factor, a value it does not have; a `strength=` that
+                could mean either.
+        """
+        if strength is not None and not values and any(f.name == "strength" for f in self.iin.factors):
+            raise UserError(
+                f"Expected the factors as a dictionary, as one of them is called strength, got strength={strength}: "
+                "write edit(images, {'strength': 1}), and strength= beside it for how far to go."
+            )
+        wanted = {name: value for part in (*values, factors) for name, value in part.items()}
+        far = 1.0 if strength is None else strength
+        return self.pictures(images, lambda latents: self.edit_latents(latents, wanted, far))
+
+    def set_component(self, images: Images, component: int, value: str | int | float, strength: float = 1.0) -> Edited:
+        """Images with one component set to a value, in standard deviations; one for one, a list for several.
+
+        Raises:
+            UserError: an image that cannot be read, no such component, a value that is no number.
+        """
+        return self.pictures(images, lambda latents: self.component_latents(latents, component, value, strength))
+
+    def swap(self, images: Images, donor: ImageSource, factor: str, strength: float = 1.0) -> Edited:
+        """Images with a factor's block taken from the donor, a picture, a path or an id of the run's data.
+
+        Raises:
+            UserError: an image that cannot be read, no such donor, an unknown factor.
+        """
+        donors = self.encode(self.donor(donor))
+        return self.pictures(images, lambda latents: self.swap_latents(latents, donors, factor, strength))
+
+    def draw_strip(self, images: str | Path | Sequence[str | Path] | None = None, /, **options: Any) -> Path:
+        """Draw a strip of edits and return its PNG: `python -m evaluation.edit` with the same options.
+
+        `images` are files; without any the options n, split and seed choose from the run's data.
+
+        Raises:
+            UserError: as the command.
+        """
+        from evaluation.edit import Options, edit_run  # which imports this module
+
+        files = [images] if isinstance(images, str | Path) else images
+        names = None if files is None else [str(file) for file in files]
+        return Path(edit_run(self, Options(str(self.path), images=names, **options))["figure"])

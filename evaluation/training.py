@@ -105,7 +105,7 @@ def train_guide(config: DictConfig, data: ImageData, latents: Latents, encoder: 
     if config.guide.reading_weight:
         with run.stage("reader"):  # of another seed than the judge, which measures and must not have been trained for
             reader = train_judge(data, config.seed + READER, device=device_of(config), cache_dir=config.cache_dir)
-        read = reader.scores
+        read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
     guide: Guide = made(config.guide, features=latents.mean.shape[1], factors=factor_lists(labels), **parts)

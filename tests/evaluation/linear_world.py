@@ -38,6 +38,10 @@ def to_images(pixels: Tensor) -> Tensor:
 class RotatedPixels(torch.nn.Module):
     """The encoder: latents are the pixels, rotated."""
 
+    size = 2
+    latent_shape = (FEATURES,)
+    identity: dict[str, str | int | float | bool] = {"name": "rotated pixels"}
+
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
@@ -51,7 +55,7 @@ class RotatedPixels(torch.nn.Module):
         return to_images(latents @ self.rotation.T)
 
 
-class ExactReader:
+class ExactJudge:
     """The judge."""
 
     def read(self, images: Tensor) -> Tensor:
@@ -65,7 +69,7 @@ class World:
     data: ImageData
     encoder: RotatedPixels
     latents: Tensor
-    judge: ExactReader
+    judge: ExactJudge
 
 
 def linear_world(n: int = 600, seed: int = 0) -> World:
@@ -83,7 +87,7 @@ def linear_world(n: int = 600, seed: int = 0) -> World:
     table = FactorTable(FACTORS, labels)
     data = ImageData("world", images, [str(i) for i in range(n)], table, split, "world", counterfactual=counterfactual)
     encoder = RotatedPixels()
-    return World(data, encoder, encoder.encode(images)[0], ExactReader())
+    return World(data, encoder, encoder.encode(images)[0], ExactJudge())
 
 
 class PixelEditor:

@@ -1,6 +1,5 @@
 """Matrices and curves, and the numbers they are drawn from."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image
 
 from datamodules.factors import Factor
 from evaluation.charts import (
-    csv_curves,
     draw_charts,
     event_curves,
     leakage_matrix,
@@ -103,12 +101,6 @@ def test_event_files_are_read(events: Path) -> None:
     curves = event_curves(events / "tensorboard")
     assert curves["vae/loss"] == ([0, 10, 20], [4.0, 2.0, 1.0])
     assert curves["iin/loss"][1][:2] == [9.0, 3.0]
-
-
-def test_csv_is_read(tmp_path: Path) -> None:
-    with (tmp_path / "metrics.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["epoch", "step", "vae/loss", "vae/kl"], [0, 5, 3.5, ""], [1, 10, 2.5, 0.5]])
-    assert csv_curves(tmp_path) == {"vae/loss": ([5, 10], [3.5, 2.5]), "vae/kl": ([10], [0.5])}
 
 
 def test_training_curves_have_a_panel_each(events: Path) -> None:

@@ -145,7 +145,11 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["component=10"], r"Expected component= between 0 and 9, the run's latents, got 10"),
         (["component=-1"], r"Expected component= between 0 and 9, the run's latents, got -1"),
         (["component=1", "value=1"], r"Expected values= with component=, got value="),
-        (["component=1", "values=[far]"], r"Expected numbers in values=, standard deviations, got \['far'\]"),
+        (
+            ["component=1", "values=[far]"],
+            r"Expected a component's value as a number of standard deviations, got 'far'",
+        ),
+        (["component=1", "values=[nan]"], r"Expected a component's value as a number of standard deviations, got nan"),
         (["factor=sex", "value=1", "donor=x"], r"Expected .* with factor=, got value= and donor="),
         (
             ["factor=sex", "donor=nobody"],

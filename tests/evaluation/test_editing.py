@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, FactorTable
-from evaluation.editing import SCANNED_IMAGES, edit_targets, measure, read_reconstructions
+from evaluation.editing import STRENGTHS, edit_targets, measure, read_reconstructions
 from evaluation.interfaces import Editor, Embed
 from evaluation.measurement import Measurement
 from evaluation.metrics import factor_statistics
@@ -17,6 +17,7 @@ from tests.evaluation.linear_world import (
     NoEdit,
     PixelEditor,
     RandomEdit,
+    RotatedPixels,
     World,
     linear_world,
 )
@@ -38,8 +39,7 @@ def measured(world: World, editor: Editor, labels: Tensor | None = None, strengt
 
 
 def test_a_perfect_editor(world: World) -> None:
-    # At .7 a class two steps away has come only one step, so 1 belongs in the scan.
-    for result in measured(world, PixelEditor(world.encoder), strengths=(0.3, 0.7, 1.0)).results:
+    for result in measured(world, PixelEditor(world.encoder)).results:
         assert result.success == 1 and result.leakage == 0 and result.leakage_at_90 == 0
         # Redrawn scenes are rounded to uint8; a continuous target need not be a whole number of 1/255.
         assert result.counterfactual == pytest.approx(1, abs=0.01)
@@ -68,9 +68,8 @@ def test_leakage_by_hand(world: World) -> None:
     gets_glasses = (world.data.factors.values[rows, 0] == 0).float().mean().item()
     assert result.leakage == pytest.approx(gets_glasses / 3)
     # Nothing happens at .3, everything at .7: success .9 is nine tenths of the way, and so is the leakage.
-    assert result.curve[:2] == ((0.0, 0.0, 0.0), (0.3, 0.0, 0.0)) and result.curve[2][:2] == (0.7, 1.0)
-    first = (world.data.factors.values[rows[:SCANNED_IMAGES], 0] == 0).float().mean().item()
-    assert result.leakage_at_90 == pytest.approx(0.9 * first / 3)
+    assert [point[:2] for point in result.curve] == [(0, 0), (0.3, 0), (0.7, 1), (1, 1)]
+    assert result.leakage_at_90 == pytest.approx(0.9 * gets_glasses / 3)
 
 
 def test_matrix(world: World) -> None:
@@ -79,14 +78,41 @@ def test_matrix(world: World) -> None:
     assert 0.4 < matrix[0, 1] < 0.6 and matrix.nansum() == matrix[0, 1]
 
 
-def test_the_scan_stops_at_the_level_and_reaches_beyond_one(world: World) -> None:
-    class Weak(PixelEditor):
-        def edit(self, latents: Tensor, factor: int, value: Tensor, strength: float = 1.0) -> Tensor:
-            return super().edit(latents, factor, value, strength * 0.45)
+class SuddenEditor(LeakyEditor):
+    """Does nothing below a strength and everything from there on; remembers how strong it was asked to be."""
 
-    for result in measured(world, Weak(world.encoder), strengths=(2.0, 1.0, 1.5)).results[:2]:
-        assert result.success == 0 and result.leakage_at_90 == 0
-        assert [strength for strength, _, _ in result.curve] == [0, 1, 1.5]
+    def __init__(self, encoder: RotatedPixels, threshold: float) -> None:
+        super().__init__(encoder)
+        self.threshold = threshold
+        self.asked: list[float] = []
+
+    def edit(self, latents: Tensor, factor: int, value: Tensor, strength: float = 1.0) -> Tensor:
+        if factor == 0:
+            self.asked.append(strength)
+        return super().edit(latents, factor, value, float(strength >= self.threshold))
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6, 1.0, 1.1, 2.0])
+def test_the_search_finds_the_smallest_strength_that_is_enough(world: World, threshold: float) -> None:
+    editor = SuddenEditor(world.encoder, threshold)
+    result = measured(world, editor, strengths=STRENGTHS[::-1]).results[0]
+    ascending = [0.0, *STRENGTHS]
+    enough = next(place for place, strength in enumerate(ascending) if strength >= threshold)
+    curve = {strength: success for strength, success, _ in result.curve}
+    assert list(curve) == sorted(curve) and curve[0] == 0
+    assert min(strength for strength, success in curve.items() if success == 1) == ascending[enough]
+    assert ascending[enough - 1] in curve, "the leakage at the level lies between these two"
+    leaked = {strength: leakage for strength, _, leakage in result.curve}[ascending[enough]]
+    assert result.leakage_at_90 == pytest.approx(0.9 * leaked) and leaked > 0.1
+    times = {strength: editor.asked.count(strength) for strength in STRENGTHS if strength in editor.asked}
+    assert len(times) <= 4 and set(times) == set(curve) - {0} and len(set(times.values())) == 1, "decoded twice"
+
+
+def test_no_strength_is_enough(world: World) -> None:
+    editor = SuddenEditor(world.encoder, 3.0)
+    result = measured(world, editor, strengths=STRENGTHS).results[0]
+    assert result.leakage_at_90 is None and [point[1] for point in result.curve] == [0] * len(result.curve)
+    assert result.curve[-1][0] == 2.0, "not without having tried the strongest"
 
 
 def test_without_known_scenes_only_the_counterfactual_is_missing(world: World) -> None:
@@ -174,6 +200,12 @@ def test_no_target_is_a_class_without_training_images(world: World) -> None:
 def test_reconstructions_are_read_in_order(world: World) -> None:
     judged = read_reconstructions(world.latents, world.encoder, world.judge)
     torch.testing.assert_close(judged, world.data.factors.values)
+
+
+def test_a_measurement_says_how_far_it_is(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    measured(world, NoEdit())
+    lines = [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [f"Editing images, factor by factor: {300 * done} of 1200" for done in (1, 2, 3, 4)]
 
 
 def test_only_the_named_editors_are_scanned(world: World) -> None:

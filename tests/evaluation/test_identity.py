@@ -48,7 +48,7 @@ def test_onnx_in_its_own_size_and_batches(onnx: Path) -> None:
 
 def test_onnx_without_its_package(onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="pip install onnxruntime"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[identity\]'"):
         load_identity(onnx)
 
 

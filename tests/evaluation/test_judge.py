@@ -167,6 +167,13 @@ def test_augmentation() -> None:
     assert not (augment(images, generator, flip=False)[:, 0].sum(1).argmax(1) > 8).any()
 
 
+def test_training_says_how_far_it_is(data: ImageData, capsys: pytest.CaptureFixture[str]) -> None:
+    quickly(data, epochs=20)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and lines[0].startswith("Training the classifier on images: 400 of 4000, ")
+    assert lines[-1].startswith("Training the classifier on images: 4000 of 4000, ")
+
+
 def test_the_best_epoch_is_kept(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     scores = iter([0.5, 0.9, 0.9, 0.2])

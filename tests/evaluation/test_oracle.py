@@ -50,6 +50,13 @@ def test_training_repeats_and_leaves_random_state_alone(world: World) -> None:
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
+def test_training_says_how_far_it_is(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    train(world, epochs=2)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Training the oracle on pairs: 1200 of 2400, ")  # 600 scenes, both ways round
+    assert last.startswith("Training the oracle on pairs: 2400 of 2400, ")
+
+
 def test_counterfactual_latents_are_those_of_the_redrawn_scenes(world: World) -> None:
     rows, values = torch.arange(5), torch.tensor([1.0, 0, 1, 0, 1])
     latents = counterfactual_latents(world.data, world.encoder, rows, "hat", values, torch.device("cpu"), batch=2)

@@ -1,15 +1,27 @@
 """What the README tells people to type works as it stands there."""
 
+import importlib
+import itertools
 import re
 import shlex
+import shutil
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from PIL import Image
 
+from datamodules.faces import FACTORS
+from evaluation.command import command as run_command
+from models.iin import IIN
+
 ROOT = Path(__file__).parents[2]
+GROUPS = tuple(f"{folder.name}=" for folder in (ROOT / "configs").iterdir() if folder.is_dir())
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
@@ -31,14 +43,57 @@ def test_make_has_the_targets() -> None:
         assert re.search(rf"^{target}:", rules, re.MULTILINE)
 
 
-@pytest.mark.parametrize("overrides", arguments("python", "train.py"), ids=" ".join)
-def test_every_training_command_is_a_configuration(overrides: list[str]) -> None:
+FACES, CELEBA, FOLDER = (f"datamodules.{name}.{name}" for name in ("faces", "celeba", "folder"))
+VAE, PHOTOGRAPHS = {"encoder.name": "vae"}, {"vae.latent": 256, "guide.reading_weight": 400.0}
+FAITHFUL = {"model.name": "iin", "iin.objective": "faithful"}
+MADE_OF: dict[str, dict[str, Any]] = {
+    "": FAITHFUL | VAE | {"data._target_": FACES, "data.n": 20000, "data.size": 64, "guide.reading_weight": 0.0},
+    "data=celeba": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": CELEBA},
+    "data=folder": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": FOLDER},
+    "model=vae": VAE | {"model.name": "vae", "data._target_": FACES},
+    "iin.objective=likelihood": VAE | {"model.name": "iin", "data._target_": FACES},
+    "encoder=sd_vae": FAITHFUL | {"encoder._target_": "models.encoders.SDVAE", "encoder.size": 64, "vae": None},
+}
+
+
+def settings(command: list[str]) -> list[list[str]]:
+    """A training command's settings run by run; several with -m, and only with it."""
+    parsed = OverridesParser.create().parse_overrides([item for item in command if item != "-m"])
+    sweeps = [
+        list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_element_as_str()] for o in parsed
+    ]
+    runs = [
+        [f"{o.key_or_group}={value}" for o, value in zip(parsed, values, strict=True)]
+        for values in itertools.product(*sweeps)
+    ]
+    assert (len(runs) > 1) == ("-m" in command)
+    return runs
+
+
+@pytest.mark.parametrize("command", arguments("python", "train.py"), ids=" ".join)
+def test_every_training_command_is_the_configuration_it_says(command: list[str]) -> None:
     import train  # registers the resolver  # noqa: F401
 
-    overrides = [item.replace("seed=1,2,3", "seed=1") for item in overrides if item != "-m"]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = compose("train", overrides)
-    assert config.model.name in ("iin", "vae") and config.vae.latent > 0
+    for overrides in settings(command):
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            config = compose("train", overrides)
+        wanted = MADE_OF[command[0] if command and command[0] in MADE_OF else ""]
+        assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
+        for key, value in (item.split("=", 1) for item in overrides if not item.startswith(GROUPS)):
+            assert OmegaConf.select(config, key) == OmegaConf.create(f"value: {value}").value
+        if config.data._target_ == FACES and config.model.name == "iin":
+            factors: list[tuple[str, str, list[str]]] = [
+                (factor.name, factor.kind, list(factor.values)) for factor in FACTORS
+            ]
+            made_with: Any = {key: value for key, value in config.iin.items() if not key.startswith("_")}
+            sizes = None if config.iin.block_sizes is None else list(config.iin.block_sizes)
+            made_with |= {"block_sizes": sizes, "betas": (0.9, 0.99), "blocks": 1, "width": 8}
+            IIN(64, factors, **made_with)  # refuses what does not fit the factors
+
+
+def test_a_sweep_is_a_run_per_value() -> None:
+    (sweep,) = (command for command in arguments("python", "train.py") if "-m" in command)
+    assert [run[-1] for run in settings(sweep)] == ["seed=1", "seed=2", "seed=3"]
 
 
 @pytest.fixture
@@ -62,8 +117,40 @@ def test_every_edit_is_drawn(options: list[str], here: Path, capsys: pytest.Capt
         assert drawn.size[0] > 16
 
 
+@pytest.mark.parametrize("options", arguments("python", "-m", "evaluation.table"), ids=" ".join)
+def test_every_table_is_printed(options: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from evaluation.table import main
+
+    for name in ("a", "b"):
+        shutil.copytree(here / "runs/faces/iin/first", here / f"copies/{name}")
+    main([item.replace("runs/faces/iin/", "copies/") for item in options])
+    assert re.search(r"^\| time/total_s \| \d+\.\d{3} ± 0\.000 \|$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {module for command in COMMANDS for module in command if module.startswith("evaluation.")}
+    assert {"evaluation.edit", "evaluation.table", "evaluation.benchmark"} <= named
+    for name in named:
+        module = importlib.import_module(name)
+        monkeypatch.setattr("sys.argv", [name, "--help"])
+        run_command(module.main)
+        assert f"python -m {name}" in capsys.readouterr().out
+
+
+def test_the_extras_it_names_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"-e '\.\[(\w+)\]'", (ROOT / "README.md").read_text()))
+    assert named == {"diffusion", "identity"} and named <= extras.keys()
+
+
 def test_the_same_from_python(here: Path) -> None:
     (program,) = (block for language, block in BLOCKS if language == "python")
-    exec(program, {})
-    with Image.open(here / "me_with_glasses.png") as drawn:
-        assert drawn.size == (16, 16)
+    exec(program.replace("face019900", "face000190"), {})
+    pictures = []
+    for name in ("me_with_glasses.png", "me_component_2.png", "me_swapped.png"):
+        with Image.open(here / name) as drawn:
+            assert drawn.size == (16, 16)
+            pictures.append(drawn.tobytes())
+    assert len(set(pictures)) == 3
+    with Image.open(here / "strip.png") as strip:
+        assert strip.size[0] > 4 * 128, "original, reconstruction and two edits"

@@ -118,7 +118,6 @@ def test_headline(page: Page) -> None:
     assert "success 0.950 mean difference 0.970" in text, "the mean leaves out what cannot be judged"
     assert "counterfactual 0.600 mean difference 0.300 oracle 0.800" in text
     assert "the whole run 6.7 min" in text
-    assert "random weights" not in text
 
 
 def test_comparison_marks_the_better(full: Path) -> None:
@@ -152,12 +151,6 @@ def test_a_run_of_an_autoencoder_alone(folder: Path) -> None:
     assert "reconstruction, dB 27.3" in page.text and "kl 60" in page.text
     for missing in ("baselines", "Edits", "Samples", "Leakage", "About", "Training", "None"):
         assert missing not in page.text
-
-
-def test_random_weights_are_said_first(full: Path) -> None:
-    encoder = MANIFEST["encoder"] | {"random_weights": True}  # type: ignore[operator]
-    (full / "manifest.json").write_text(json.dumps(MANIFEST | {"encoder": encoder}))
-    assert "random weights: the encoder is untrained" in Page(write_report(full).read_text()).text[:400]
 
 
 def test_rebuilt_by_the_command(full: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.factors import TEST
+from evaluation import edit
+from evaluation.files import to_pillow
 from evaluation.record import Run
 from evaluation.run import LoadedRun, find_run, load
 from models import UserError
@@ -240,6 +242,71 @@ def test_no_strength_is_no_edit(loaded: LoadedRun, face: Path) -> None:
     torch.testing.assert_close(loaded.edit_latents(latents, {"sex": 1}, strength=0.0), latents, atol=1e-4, rtol=0)
 
 
+def test_a_component_from_python_as_by_the_command(loaded: LoadedRun, face: Path) -> None:
+    latents = loaded.encode(loaded.pixels([face]))
+    wanted = loaded.iin.set_component(latents, 8, -2.0)
+    torch.testing.assert_close(loaded.component_latents(latents, 8, "-2"), wanted)
+    half = loaded.iin.encode(loaded.component_latents(latents, 8, -2, strength=0.5))
+    mean = (loaded.iin.encode(latents) + loaded.iin.encode(wanted)) / 2
+    torch.testing.assert_close(half, mean, atol=1e-4, rtol=0)
+    one, several = loaded.set_component(face, 8, -2), loaded.set_component([face, face], component=8, value=-2)
+    assert isinstance(one, Image.Image) and isinstance(several, list)
+    assert [image.tobytes() for image in several] == [one.tobytes()] * 2
+    assert one.tobytes() == to_pillow(loaded.decode(wanted))[0].tobytes()
+
+
+def test_a_block_from_a_donor(loaded: LoadedRun, face: Path) -> None:
+    latents, donor = loaded.encode(loaded.pixels([face])), loaded.encode(loaded.data.images[3:4])
+    codes = loaded.iin.encode(latents)
+    codes[:, 5] = loaded.iin.encode(donor)[:, 5]
+    wanted = to_pillow(loaded.decode(loaded.iin.inverse(codes)))[0].tobytes()
+    by_id = loaded.swap(face, donor=loaded.data.ids[3], factor="skin")
+    by_picture = loaded.swap(face, to_pillow(loaded.data.images[3:4] / 255)[0], "skin")
+    assert isinstance(by_id, Image.Image) and isinstance(by_picture, Image.Image)
+    assert by_id.tobytes() == by_picture.tobytes() == wanted
+    none = loaded.swap(face, loaded.data.ids[3], "skin", strength=0.0)
+    assert isinstance(none, Image.Image)
+    assert none.tobytes() == loaded.edit(face).tobytes()  # type: ignore[union-attr]
+
+
+def test_strips_as_by_the_command(loaded: LoadedRun, face: Path, tmp_path: Path) -> None:
+    path = loaded.draw_strip(face, component=8, values=[-3, 2], out=str(tmp_path / "a.png"))
+    edit.main([f"run={loaded.path}", f"images=[{face}]", "component=8", "values=[-3,2]", f"out={tmp_path / 'b.png'}"])
+    assert path == tmp_path / "a.png" and path.read_bytes() == (tmp_path / "b.png").read_bytes()
+    drawn = loaded.draw_strip(factor="hat", n=2, out=str(tmp_path))
+    assert drawn == tmp_path / "set_hat.png" and drawn.is_file()
+    with pytest.raises(UserError, match=r"Expected an image at none\.png, got no such file"):
+        loaded.draw_strip("none.png", component=1)
+
+
+@pytest.fixture
+def awkward(run_copy: Path) -> LoadedRun:
+    """A run whose factors have the names of parameters."""
+    names = ("strength", "images", "values", "self")
+    iin = IIN(10, [(name, "binary", ["without", "with"]) for name in names], blocks=1, width=8)
+    content = {"state_dict": iin.state_dict(), "hyper_parameters": dict(iin.hparams)}
+    torch.save(content | {"pytorch-lightning_version": pl.__version__}, run_copy / "checkpoints" / "last.ckpt")
+    return load(run_copy)
+
+
+def test_factors_may_have_the_names_of_parameters(awkward: LoadedRun, face: Path) -> None:
+    latents = awkward.encode(awkward.pixels([face]))
+
+    def expected(values: dict[str, int], strength: float = 1.0) -> bytes:
+        return to_pillow(awkward.decode(awkward.edit_latents(latents, values, strength)))[0].tobytes()
+
+    for edited, wanted in (
+        (awkward.edit(face, images=1, values=0, self=1), expected({"images": 1, "values": 0, "self": 1})),
+        (awkward.edit(face, {"strength": 1}), expected({"strength": 1})),
+        (awkward.edit(face, {"strength": 1}, strength=0.5, images=0), expected({"strength": 1, "images": 0}, 0.5)),
+    ):
+        assert isinstance(edited, Image.Image) and edited.tobytes() == wanted
+    with pytest.raises(
+        UserError, match=r"Expected the factors as a dictionary, .*, got strength=1.0: write edit\(images,"
+    ):
+        awkward.edit(face, strength=1.0)
+
+
 def test_images_are_cropped_as_the_data_was(run_copy: Path, tmp_path: Path) -> None:
     """CelebA's crop is in pixels of 178: the frame of 9 around this picture is cut away, without a crop it stays."""
     picture = Image.new("RGB", (178, 178), "red")
@@ -265,3 +332,11 @@ def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:
         loaded.edit(tmp_path / "text.png", glasses=1)
     with pytest.raises(UserError, match=r"Expected an image at .*none\.png, got no such file"):
         loaded.edit([tmp_path / "none.png"], glasses=1)
+    with pytest.raises(UserError, match=r"Expected at least one image, got none"):
+        loaded.edit([], glasses=1)
+    with pytest.raises(UserError, match=r"Expected component= between 0 and 9, the run's latents, got 10"):
+        loaded.set_component(pixels, 10, 1.0)
+    with pytest.raises(UserError, match=r"Expected donor= to be an image file or an id .*, got 'nobody'"):
+        loaded.swap(pixels, "nobody", "sex")
+    with pytest.raises(UserError, match=r"Expected a factor among glasses, .*, got 'sez'\. Did you mean sex"):
+        loaded.swap(pixels, loaded.data.ids[0], "sez")

@@ -58,7 +58,9 @@ def test_a_posterior_that_became_too_narrow_can_widen_again() -> None:
     kl_divergence(torch.zeros_like(logvar), logvar).sum().backward()
     assert (logvar == -10).all()
     expected = -0.5 * (1 - math.exp(-10)) * 2  # of the KL term at the bound, two images: a step against it widens
-    torch.testing.assert_close(vae.encoder.head.bias.grad[4:], torch.full((4,), expected))
+    gradient = vae.encoder.head.bias.grad
+    assert gradient is not None
+    torch.testing.assert_close(gradient[4:], torch.full((4,), expected))
 
 
 def test_a_word_that_a_setting_does_not_know_is_refused() -> None:
