@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -17,19 +18,19 @@ __all__ = ["Muon", "orthogonalised"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic; five rounds take singular values to about 0.7 to 1.2
 
 
-def orthogonalised(matrix: Tensor, rounds: int = 5) -> Tensor:
-    """U Vᵀ of a matrix U S Vᵀ, (rows, columns), approximately: singular values between about 0.7 and 1.2.
+def orthogonalised(matrices: Float[Tensor, "n rows columns"], rounds: int = 5) -> Float[Tensor, "n rows columns"]:
+    """U Vᵀ of every matrix U S Vᵀ, approximately: singular values between about 0.7 and 1.2.
 
     Newton–Schulz iteration, in bfloat16 as its authors run it.
     """
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
-    x = x.T.contiguous() if (tall := len(x) > x.shape[1]) else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16()
+    x = x.mT.contiguous() if (tall := x.shape[1] > x.shape[2]) else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.AdamW):
@@ -71,25 +72,33 @@ class Muon(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        matrices = [group for group in self.param_groups if group["momentum"] is not None]
-        for group in matrices:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self.update(weight, group["lr"], group["momentum"], group["weight_decay"])
-                    weight.grad = None  # so that AdamW leaves it alone
+        for group in self.param_groups:
+            if group["momentum"] is not None:
+                alike: dict[torch.Size, list[Parameter]] = {}
+                for weight in group["params"]:
+                    if weight.grad is not None:
+                        alike.setdefault(weight.shape, []).append(weight)
+                for weights in alike.values():
+                    self.update(weights, group["lr"], group["momentum"], group["weight_decay"])
         super().step()
         return loss
 
     @torch.no_grad()
-    def update(self, weight: Tensor, learning_rate: float, momentum: float, decay: float) -> None:
-        """Decoupled decay, then Nesterov momentum, orthogonalised, at the root mean square of an AdamW update."""
-        gradient, state = weight.grad, self.state[weight]
-        assert gradient is not None
-        if not state:  # AdamW's loading of a state looks for "step"
-            state.update(step=torch.zeros((), device=weight.device), momentum=torch.zeros_like(weight))
-        state["momentum"].lerp_(gradient, 1 - momentum)
-        direction = gradient.lerp(state["momentum"], momentum)
-        matrix = direction.flatten(1)
-        scale = 0.2 * math.sqrt(max(matrix.shape))
-        weight.mul_(1 - learning_rate * decay)
-        weight.add_(orthogonalised(matrix).view_as(direction), alpha=-learning_rate * scale)
+    def update(self, weights: list[Parameter], learning_rate: float, momentum: float, decay: float) -> None:
+        """Decoupled decay, then Nesterov momentum, orthogonalised, at the root mean square of an AdamW update.
+
+        The weights are of one shape: small matrices are orthogonalised several times as fast together as one by one.
+        """
+        directions = []
+        for weight in weights:
+            gradient, state = weight.grad, self.state[weight]
+            assert gradient is not None
+            if not state:  # AdamW's loading of a state looks for "step"
+                state.update(step=torch.zeros((), device=weight.device), momentum=torch.zeros_like(weight))
+            state["momentum"].lerp_(gradient, 1 - momentum)
+            directions.append(gradient.lerp(state["momentum"], momentum).flatten(1))
+            weight.grad = None  # so that AdamW leaves it alone
+        scale = 0.2 * math.sqrt(max(directions[0].shape))
+        for weight, direction in zip(weights, orthogonalised(torch.stack(directions)), strict=True):
+            weight.mul_(1 - learning_rate * decay)
+            weight.add_(direction.view_as(weight), alpha=-learning_rate * scale)

@@ -10,7 +10,8 @@ from models.muon import Muon, orthogonalised
 def test_orthogonalised_keeps_directions_and_evens_out_their_strength(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape)
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    result = orthogonalised(matrix)
+    result, again = orthogonalised(torch.stack([matrix, 3 * matrix]))
+    torch.testing.assert_close(result, again, atol=0.02, rtol=0)  # of any length, and each for itself
     assert result.shape == matrix.shape and result.dtype == matrix.dtype
     strengths = torch.linalg.svdvals(result)
     assert 0.5 < strengths.min() and strengths.max() < 1.3, "the input's range over a factor of ten and more"
@@ -33,7 +34,7 @@ def test_matrices_move_by_muon_and_vectors_by_adamw() -> None:
     torch.optim.AdamW([twin], 0.1, betas=(0.9, 0.99), weight_decay=0.0, fused=True).step()
     torch.testing.assert_close(vector, twin)
     # The first Nesterov step points along the gradient.
-    expected = -0.5 * 0.2 * 12**0.5 * orthogonalised(gradient.flatten(1)).view_as(gradient)
+    expected = -0.5 * 0.2 * 12**0.5 * orthogonalised(gradient.flatten(1)[None]).view_as(gradient)
     torch.testing.assert_close(kernel - before, expected, atol=2e-2, rtol=0.05)
 
 
