@@ -40,6 +40,15 @@ def test_the_run_folder_is_the_contracts(run: Path) -> None:
     assert metrics["flow/inverse_error"] < 1e-3
 
 
+def test_a_run_folder_is_not_taken_for_a_run_of_other_settings(folder: Path, run: Path) -> None:
+    before = (run / "config.yaml").read_bytes(), (run / "metrics.json").read_bytes()
+    result = train(folder, *TINY, "seed=1", f"run_dir={run}", check=False)
+    assert result.returncode == 2 and "got seed=1 (there 0): choose another run_dir=" in result.stderr
+    result = train(folder, f"ckpt={run / 'checkpoints/last.ckpt'}", "iin.blocks=12", check=False)
+    assert result.returncode == 2 and "got iin.blocks=12 (there 2)" in result.stderr
+    assert before == ((run / "config.yaml").read_bytes(), (run / "metrics.json").read_bytes())
+
+
 def test_a_second_run_uses_the_vae_of_the_first_and_repeats_it_bit_for_bit(folder: Path, run: Path) -> None:
     again = train(folder, *TINY, f"run_dir={folder / 'again'}")
     assert f"Using the VAE {run / 'checkpoints/vae.ckpt'}" in again.stdout
