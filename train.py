@@ -26,19 +26,19 @@ def train(config: DictConfig, run: "Run") -> None:
     from datamodules.features import encode
     from evaluation import training
     from evaluation.fitting import device_of
-    from evaluation.measuring import measure_autoencoder, measure_iin
+    from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import made
     from evaluation.report import write_report
 
     device = device_of(config)
+    embed = identity_model(config, device)
     with run.stage("data") as stage:
         data = made(config.data)
         stage.items = len(data.images)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
-    training.check_iin(config, data.factors)
     encoder = training.image_encoder(config, data, run)
-    run.manifest(data, encoder.identity, config.seed, str(device), random_weights=False)
+    run.manifest(data, encoder.identity, config.seed, str(device))
     with run.stage("encode", len(data.images)):
         latents = encode(data, encoder, config.cache_dir, device)
     measure_autoencoder(data, encoder, latents, run)
@@ -48,9 +48,9 @@ def train(config: DictConfig, run: "Run") -> None:
         faithful = config.iin.objective == "faithful" and labels.factors
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder)
-        measure_iin(config, data, encoder, latents, iin, run)
-    run.save()
-    write_report(run.path)
+        measure_iin(config, data, encoder, latents, iin, run, embed)
+    with run.stage("report"):
+        write_report(run.path)
     run.summary()
 
 

@@ -91,15 +91,23 @@ class Run:
             write_json(self.path / "measurements.json", self.measurements)
 
     def manifest(
-        self,
-        data: ImageData,
-        encoder: Mapping[str, str | int | float | bool] | None,
-        seed: int,
-        device: str,
-        random_weights: bool = False,
+        self, data: ImageData, encoder: Mapping[str, str | int | float | bool] | None, seed: int, device: str
     ) -> None:
-        """Write `manifest.json`, see `evaluation.manifest`."""
-        write_json(self.path / "manifest.json", manifest(data, encoder, seed, device, random_weights))
+        """Write `manifest.json`, see `evaluation.manifest`.
+
+        Raises:
+            UserError: the folder was begun with other images or another encoder, whatever the settings say.
+        """
+        file = self.path / "manifest.json"
+        earlier, now = read_json(file), manifest(data, encoder, seed, device)
+        for part, key in (("data", "fingerprint"), ("encoder", "sha256")):
+            before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
+            if before is not None and before != found:
+                raise UserError(
+                    f"Expected the {part} that {self.path} was begun with ({key} {str(before)[:12]}), got another "
+                    f"({str(found)[:12]}): choose another run_dir= for a new run."
+                )
+        write_json(file, now)
 
     def summary(self) -> None:
         """Print the main numbers and what to open next."""
