@@ -127,7 +127,8 @@ def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> No
     configured: Any = module.configure_optimizers()
     for group, wanted in zip(trainer.optimizers[0].param_groups, configured["optimizer"].param_groups, strict=True):
         group.update({name: value for name, value in wanted.items() if name != "params"})
-    schedule, fresh = trainer.lr_scheduler_configs[0].scheduler, configured["lr_scheduler"]["scheduler"]
+    schedule: Any = trainer.lr_scheduler_configs[0].scheduler
+    fresh = configured["lr_scheduler"]["scheduler"]
     steps = schedule.last_epoch
     schedule.load_state_dict({**fresh.state_dict(), "last_epoch": steps - 1, "_step_count": steps})
     schedule.step()  # sets the rate of this very step

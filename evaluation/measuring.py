@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from datamodules.factors import TEST, TRAIN, ImageData
 from datamodules.features import ImageEncoder, Latents
@@ -18,6 +17,7 @@ from evaluation.measurement import keys, matrix_keys
 from evaluation.metrics import cycle_error
 from evaluation.oracle import train_oracle
 from evaluation.record import Run
+from evaluation.settings import Settings
 from models import UserError
 from models.iin import IIN
 from models.vae import kl_divergence
@@ -27,7 +27,7 @@ __all__ = ["identity_model", "measure_autoencoder", "measure_iin"]
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
 
 
-def identity_model(config: DictConfig, device: torch.device) -> Embed | None:
+def identity_model(config: Settings, device: torch.device) -> Embed | None:
     """The face-embedding model that the configuration names, seen to work before hours of training.
 
     Raises:
@@ -71,7 +71,7 @@ def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents
 
 
 def measure_iin(
-    config: DictConfig,
+    config: Settings,
     data: ImageData,
     encoder: ImageEncoder,
     latents: Latents,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
@@ -21,6 +21,7 @@ from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit
 from evaluation.judge import fast_precision, train_judge
 from evaluation.record import Run, made
 from evaluation.run import load_module
+from evaluation.settings import Settings
 from models import UserError
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
@@ -31,7 +32,7 @@ __all__ = ["image_encoder", "train_guide", "train_iin", "train_vae"]
 READER = 1_000_003  # from the seed of the judge to that of the reader
 
 
-def train_vae(config: DictConfig, data: ImageData, run: Run) -> VAE:
+def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
     """The VAE of this data: this run's, the newest matching one of other runs, or one trained now.
 
     `vae.json` beside the checkpoint has the key of the data and settings that the whole of it was trained with.
@@ -58,7 +59,7 @@ def train_vae(config: DictConfig, data: ImageData, run: Run) -> VAE:
     return vae.eval().requires_grad_(False)
 
 
-def trained_vae(config: DictConfig, settings: dict[str, Any], data: ImageData, run: Run) -> VAE:
+def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run: Run) -> VAE:
     steps, size = stage_steps(config, config.trainer.vae.steps), config.trainer.vae.batch_size
     with run.stage("vae") as stage:
         if settings["flip"] is None:
@@ -75,7 +76,7 @@ def trained_vae(config: DictConfig, settings: dict[str, Any], data: ImageData, r
     return vae
 
 
-def elsewhere(config: DictConfig, key: str) -> Path | None:
+def elsewhere(config: Settings, key: str) -> Path | None:
     """The checkpoint that encoder.checkpoint= names, or the newest finished VAE of the same data and settings."""
     if config.encoder.checkpoint:
         source = Path(config.encoder.checkpoint).expanduser()
@@ -95,7 +96,7 @@ def key_of(checkpoint: Path) -> str | None:
         return None
 
 
-def image_encoder(config: DictConfig, data: ImageData, run: Run) -> ImageEncoder:
+def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder:
     """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
 
     Raises:
@@ -124,7 +125,7 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images.clamp(0, 1).cpu(), columns, padding=1)
 
 
-def check_iin(config: DictConfig, labels: FactorTable, features: int) -> None:
+def check_iin(config: Settings, labels: FactorTable, features: int) -> None:
     """Refuse settings that no flow or guide can be made with for so many latents, before any time is spent on them."""
     if config.model.name != "iin":
         return
@@ -151,7 +152,7 @@ def check_latents(found: int, expected: int, file: Path) -> None:
         )
 
 
-def train_guide(config: DictConfig, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
+def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
     """The guide of this run, see `models/guide.py`."""
     labels = data.factors[data.rows(TRAIN)]
     done = run.path / "checkpoints" / "guide.ckpt"
@@ -197,11 +198,11 @@ def factor_lists(labels: FactorTable) -> list[list[Any]]:
     return [[f.name, f.kind, list(f.values)] for f in labels.factors]
 
 
-def pair_sampler(config: DictConfig, labels: FactorTable) -> PairSampler | None:
+def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
     return PairSampler(labels, config.pairs.decorrelate, config.pairs.bins) if labels.factors else None
 
 
-def train_iin(config: DictConfig, latents: Latents, labels: FactorTable, guide: Guide | None, run: Run,
+def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | None, run: Run,
               encoder: ImageEncoder) -> IIN:  # fmt: skip
     """The invertible network of this run, trained on latents and labels of the training split."""
     done = run.path / "checkpoints" / "last.ckpt"

@@ -30,6 +30,7 @@ def test_what_is_named_is_made() -> None:
         ({"label_deviation": "wide"}, "Expected iin.label_deviation to be a number, got 'wide'"),
         ({"linear_start": "perhaps"}, "Expected iin.linear_start to be true or false or null, got 'perhaps'"),
         ({"block_sizes": "atuo"}, "Expected iin.block_sizes to be a list or null, got 'atuo'"),
+        ({"width": "???"}, r"Expected iin.width=..., got none: models.iin.IIN needs it"),
         ({"block_sizes": ["a"]}, "Expected settings that models.iin.IIN can be made with, got Type"),
         ({"correlation": 2.0}, r"Expected iin.correlation in \[0, 1\)"),
     ],
