@@ -139,7 +139,7 @@ def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
     """
     target = str(settings["_target_"])
     if isinstance(settings, DictConfig) and (missing := OmegaConf.missing_keys(settings)):
-        raise UserError(f"Expected {settings._get_full_key(min(missing))}=..., got none: {target} needs it.")
+        raise UserError(f"Expected {min(missing)}=..., got none: {target} needs it.")
     for name, parameter in inspect.signature(get_object(target)).parameters.items():
         if name in settings and name not in arguments and not fits(settings[name], parameter.annotation):
             place = settings._get_full_key(name) if isinstance(settings, DictConfig) else name
