@@ -69,7 +69,7 @@ class Watch(pl.Callback):
         """What to do about it: a lower rate, from the last good checkpoint where one has been written."""
         folder, rate = self.run.path / "checkpoints", f"{self.stage}.learning_rate"
         kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
-        advice = f"lower {rate} and start again"
+        advice = f"lower {rate} and start again with another run_dir="
         if kept:
             advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {rate}"
         return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
