@@ -1,18 +1,21 @@
 """One stage's training with Lightning: goes on from its partial checkpoint, watches the loss, keeps the last state."""
 
+import io
 import logging
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
+from evaluation.files import write_file
 from evaluation.record import Run
+from evaluation.settings import Settings
 from models import UserError
 
 __all__ = ["STEPS_PER_EPOCH", "Pictures", "device_of", "finish", "fit", "plain", "stage_steps"]
@@ -21,12 +24,22 @@ for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accele
     logging.getLogger(noisy).setLevel(logging.WARNING)  # which devices there are, tips, and that a fit has ended
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
 
 
-def device_of(config: DictConfig) -> torch.device:
-    gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")
+def device_of(config: Settings) -> torch.device:
+    """Where everything is computed.
+
+    Raises:
+        UserError: an accelerator of another name, or a GPU asked for where there is none.
+    """
+    asked = config.trainer.accelerator
+    if asked not in ACCELERATORS:
+        raise UserError(f"Expected trainer.accelerator to be one of {', '.join(ACCELERATORS)}, got {asked!r}.")
+    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"Expected a GPU for trainer.accelerator={asked}, got none that torch sees: use auto or cpu.")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Watch(pl.Callback):
@@ -34,6 +47,7 @@ class Watch(pl.Callback):
 
     def __init__(self, run: Run, stage: str) -> None:
         self.run, self.stage = run, stage
+        self.first = 0  # the step that this fit goes on from
         self.waited = self.worked = 0.0
         self.mark = time.perf_counter()
 
@@ -45,18 +59,31 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # Asking a GPU for the value makes it wait, so ask it rarely; a checkpoint comes only after an asked one.
+        # Asking a GPU for the value makes it wait, so ask it rarely; the weights are asked before every checkpoint.
         if (index % 10 == 9 or not loss.is_cuda) and not bool(torch.isfinite(loss)):
-            raise UserError(
-                f"Expected a finite loss, got {float(loss)} at step {trainer.global_step} of stage {self.stage}; the "
-                f"last good checkpoint is kept in {self.run.path / 'checkpoints'}: lower {self.stage}.learning_rate "
-                "and go on with ckpt=."
-            )
+            raise self.diverged(trainer, f"a finite loss, got {float(loss)}")
         now = time.perf_counter()
         self.worked, self.mark = self.worked + now - self.mark, now
 
+    def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
+        """What to do about it: a lower rate, from the last good checkpoint where one has been written."""
+        folder, rate = self.run.path / "checkpoints", f"{self.stage}.learning_rate"
+        kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
+        advice = f"lower {rate} and start again with another run_dir="
+        if kept:
+            advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {rate}"
+        return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.first = trainer.global_step
+        if self.first:
+            take_configured_rates(trainer, module)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        every = max(1, (trainer.max_epochs or 1) // 8)
+        # Before the checkpoint is written. A loss comes before its step, so it says nothing of the last weights.
+        if not bool(torch.stack([weight.isfinite().all() for weight in module.parameters()]).all()):
+            raise self.diverged(trainer, "finite weights, got NaN or infinities")
+        every = max(1, epochs_of(trainer) // 8)
         if not sys.stdout.isatty() and (trainer.current_epoch + 1) % every == 0:
             numbers = "  ".join(f"{k.split('/')[-1]} {float(v):.4g}" for k, v in trainer.callback_metrics.items())
             print(f"  {self.stage} step {trainer.global_step}/{trainer.max_steps}  {numbers}", flush=True)
@@ -70,9 +97,41 @@ class Watch(pl.Callback):
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        complete_epoch(checkpoint["loops"]["fit_loop"])
         torch.set_rng_state(checkpoint["rng"]["cpu"].cpu())
         if torch.cuda.is_available() and "cuda" in checkpoint["rng"]:
             torch.cuda.set_rng_state(checkpoint["rng"]["cuda"].cpu())
+
+
+def complete_epoch(progress: dict[str, Any]) -> None:
+    """Say that the checkpoint is of an epoch's end, which Lightning 2.6 forgets where steps limit the training.
+
+    It would go on with a single batch of the next epoch and skip the other 99.
+    """
+    for part in progress["epoch_progress"].values():
+        part["completed"] = part["processed"]
+    batches = progress["epoch_loop.batch_progress"]["current"]
+    batches.update(dict.fromkeys(batches, 0))
+
+
+def epochs_of(trainer: pl.Trainer) -> int:
+    """How many epochs, of `STEPS_PER_EPOCH` steps, the last one maybe shorter, the training takes."""
+    return max(1, -(-trainer.max_steps // STEPS_PER_EPOCH))
+
+
+def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """After a checkpoint's optimizer and schedule are restored: their state stays, their rates are today's settings.
+
+    Lightning restores the rates, too, so that a run could not go on with a lower one.
+    """
+    configured: Any = module.configure_optimizers()
+    for group, wanted in zip(trainer.optimizers[0].param_groups, configured["optimizer"].param_groups, strict=True):
+        group.update({name: value for name, value in wanted.items() if name != "params"})
+    schedule: Any = trainer.lr_scheduler_configs[0].scheduler
+    fresh = configured["lr_scheduler"]["scheduler"]
+    steps = schedule.last_epoch
+    schedule.load_state_dict({**fresh.state_dict(), "last_epoch": steps - 1, "_step_count": steps})
+    schedule.step()  # sets the rate of this very step
 
 
 class Pictures(pl.Callback):
@@ -82,7 +141,7 @@ class Pictures(pl.Callback):
         self.draw, self.times = draw, times
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        every = max(1, (trainer.max_epochs or 1) // self.times)
+        every = max(1, epochs_of(trainer) // self.times)
         if (trainer.current_epoch + 1) % every == 0:
             module.eval()
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -97,28 +156,33 @@ def fit(
     batches: Any,
     run: Run,
     name: str,
-    config: DictConfig,
+    config: Settings,
     steps: int,
     precision: str = "32-true",
     callbacks: tuple[pl.Callback, ...] = (),
     clip: float | None = None,
-) -> None:
-    """Train for `steps` steps, going on from the stage's partial checkpoint where there is one."""
+) -> int:
+    """Train up to `steps` steps, going on from the stage's partial checkpoint where there is one; the steps done now.
+
+    Raises:
+        UserError: a loss or weights that are not finite; a damaged partial checkpoint.
+    """
     folder = run.path / "checkpoints"
     partial = folder / f"{name}.partial.ckpt"
+    check_readable(partial)
+    watch = Watch(run, name)
     keep = pl.callbacks.ModelCheckpoint(
         folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
     )
     terminal = sys.stdout.isatty()
-    epochs = -(-steps // len(batches))
     trainer = pl.Trainer(
         accelerator=device_of(config).type.replace("cuda", "gpu"),
         devices=config.trainer.devices,
         max_steps=steps,
-        max_epochs=epochs,
+        max_epochs=-1,  # until the steps are done
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(run.path, name="tensorboard", version=name),
-        callbacks=[Watch(run, name), keep, *callbacks, *([pl.callbacks.RichProgressBar()] if terminal else [])],
+        callbacks=[watch, keep, *callbacks, *([pl.callbacks.RichProgressBar()] if terminal else [])],
         enable_progress_bar=terminal,
         enable_model_summary=False,
         gradient_clip_val=clip,
@@ -126,18 +190,31 @@ def fit(
         num_sanity_val_steps=0,
     )
     trainer.fit(module, batches, ckpt_path=partial if partial.exists() else None)
+    return trainer.global_step - watch.first
+
+
+def check_readable(partial: Path) -> None:
+    if not partial.exists():
+        return
+    try:
+        torch.load(partial, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and zipfile each raise their own kind
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"Expected a checkpoint to go on from, got a damaged file {partial} ({reason}): remove it to train this "
+            "stage from its start."
+        ) from error
 
 
 def finish(module: pl.LightningModule, run: Run, stage: str, name: str | None = None) -> None:
     """Write the stage's final checkpoint: weights and constructor arguments, loadable by `load_from_checkpoint`."""
     folder = run.path / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
     module.to("cpu")
     content = {"state_dict": module.state_dict(), "hyper_parameters": plain(module.hparams),
                "pytorch-lightning_version": pl.__version__}  # fmt: skip
-    temporary = folder / f"{stage}.tmp"
-    torch.save(content, temporary)
-    temporary.replace(folder / f"{name or stage}.ckpt")
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_file(folder / f"{name or stage}.ckpt", file.getvalue())
     (folder / f"{stage}.partial.ckpt").unlink(missing_ok=True)
 
 
@@ -148,5 +225,5 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def stage_steps(config: DictConfig, steps: int) -> int:
+def stage_steps(config: Settings, steps: int) -> int:
     return max(10, round(steps * config.trainer.scale))

@@ -32,7 +32,6 @@ def manifest(
     encoder: Mapping[str, str | int | float | bool] | None,
     seed: int,
     device: str,
-    random_weights: bool = False,
 ) -> dict[str, Any]:
     """The content of `manifest.json`; `encoder` is the encoder's `identity`."""
     return {
@@ -43,7 +42,7 @@ def manifest(
         "cpu_cores": os.cpu_count(),
         "versions": {"python": platform.python_version(), **versions()},
         "git": git_state(),
-        "encoder": {**encoder, "random_weights": random_weights} if encoder else None,
+        "encoder": dict(encoder) if encoder else None,
         "data": describe(data),
     }
 

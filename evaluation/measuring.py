@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from datamodules.factors import TEST, TRAIN, ImageData
 from datamodules.features import ImageEncoder, Latents
@@ -12,18 +11,39 @@ from evaluation.charts import draw_charts, measurements
 from evaluation.editing import measure
 from evaluation.gallery import draw_edits, draw_flow, draw_reconstructions
 from evaluation.identity import load_identity
-from evaluation.interfaces import Editor
+from evaluation.interfaces import Editor, Embed
 from evaluation.judge import judge_quality, train_judge, unfit
 from evaluation.measurement import keys, matrix_keys
 from evaluation.metrics import cycle_error
 from evaluation.oracle import train_oracle
 from evaluation.record import Run
+from evaluation.settings import Settings
+from models import UserError
 from models.iin import IIN
 from models.vae import kl_divergence
 
-__all__ = ["measure_autoencoder", "measure_iin"]
+__all__ = ["identity_model", "measure_autoencoder", "measure_iin"]
 
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
+
+
+def identity_model(config: Settings, device: torch.device) -> Embed | None:
+    """The face-embedding model that the configuration names, seen to work before hours of training.
+
+    Raises:
+        UserError: it cannot be loaded, or takes no face.
+    """
+    if config.model.name != "iin" or config.identity_model is None:
+        return None
+    embed = load_identity(config.identity_model, device=device)
+    try:
+        embed(torch.zeros(1, 3, 64, 64))
+    except Exception as error:  # whatever the file holds raises its own kind
+        reason = str(error).strip().split("\n")[-1]
+        raise UserError(
+            f"Expected identity_model={config.identity_model} to embed an RGB image, got {reason}: give another one."
+        ) from error
+    return embed
 
 
 @torch.inference_mode()
@@ -34,47 +54,54 @@ def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents
         print("No test images: no reconstruction is measured.")
         return
     device = latents.mean.device
-    errors = []
-    for part in rows.split(256):
-        images = data.images[part].to(device).float() / 255
-        errors.append((encoder.decode(latents.mean[part.to(device)]) - images).square().flatten(1).mean(1))
-    mse = torch.cat(errors).mean().item()
-    held = latents.rows(rows.to(device))
-    run.update({
-        "reconstruction/mse": mse,
-        "reconstruction/psnr": -10 * torch.log10(torch.tensor(mse)).item(),
-        "kl": kl_divergence(held.mean, held.logvar).mean().item(),
-        "active_units": float((held.mean.var(0) > ACTIVE).sum()),
-    })  # fmt: skip
-    draw_reconstructions(run.path / "figures", data, encoder, device)
+    with run.stage("autoencoder", len(rows)):
+        errors = []
+        for part in rows.split(256):
+            images = data.images[part].to(device).float() / 255
+            errors.append((encoder.decode(latents.mean[part.to(device)]) - images).square().flatten(1).mean(1))
+        mse = torch.cat(errors).mean().item()
+        held = latents.rows(rows.to(device))
+        run.update({
+            "reconstruction/mse": mse,
+            "reconstruction/psnr": -10 * torch.log10(torch.tensor(mse)).item(),
+            "kl": kl_divergence(held.mean, held.logvar).mean().item(),
+            "active_units": float((held.mean.var(0) > ACTIVE).sum()),
+        })  # fmt: skip
+        draw_reconstructions(run.path / "figures", data, encoder, device)
 
 
 def measure_iin(
-    config: DictConfig, data: ImageData, encoder: ImageEncoder, latents: Latents, iin: IIN, run: Run
+    config: Settings,
+    data: ImageData,
+    encoder: ImageEncoder,
+    latents: Latents,
+    iin: IIN,
+    run: Run,
+    embed: Embed | None = None,
 ) -> None:
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
     device = latents.mean.device
     test = data.rows(TEST)[: config.measured_images]
     held = latents.rows(test.to(device))
-    run.update(flow_quality(iin, held))
     figures = run.path / "figures"
-    draw_flow(figures, data, encoder, iin, device)
+    with run.stage("flow", len(test)):
+        run.update(flow_quality(iin, held))
+        draw_flow(figures, data, encoder, iin, device)
     if not data.factors.factors:
         return
-    with run.stage("judge"):
-        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir)
     train = data.rows(TRAIN)
-    known = data.factors[train]
-    editors: dict[str, Editor] = {
-        "edit": iin,
-        "baseline/mean_difference": MeanDifference(latents.mean[train.to(device)], known),
-        "baseline/linear_svm": LinearSVM(latents.mean[train.to(device)], known, config.seed),
-    }
+    known, means = data.factors[train], latents.mean[train.to(device)]
+    with run.stage("judge", len(train)):
+        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir)
+    editors: dict[str, Editor] = {"edit": iin}
+    with run.stage("baselines", len(train)):
+        editors["baseline/mean_difference"] = MeanDifference(means, known)
+        editors["baseline/linear_svm"] = LinearSVM(means, known, config.seed)
     scanned = list(editors)
     if data.counterfactual is not None:
-        with run.stage("oracle"):
-            editors["oracle"] = train_oracle(data, encoder, latents.mean[train.to(device)], train, config.seed)
-    with run.stage("evaluation"), torch.inference_mode():
+        with run.stage("oracle", len(train)):
+            editors["oracle"] = train_oracle(data, encoder, means, train, config.seed)
+    with run.stage("evaluation", len(test)), torch.inference_mode():
         images = torch.cat([encoder.decode(part).cpu() for part in held.mean.split(256)])
         quality = judge_quality(judge, images, data.factors[test])
         for name in unfit(quality):
@@ -83,7 +110,6 @@ def measure_iin(
                 f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
             )
         run.update({f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()})
-        embed = None if config.identity_model is None else load_identity(config.identity_model, device=device)
         labels = data.factors[test]
         measured = measure(
             editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed

@@ -1,5 +1,6 @@
 """The run folder while a run goes on: its configuration at once, its numbers after every stage."""
 
+import inspect
 import math
 import resource
 import shutil
@@ -9,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
 from models import UserError
 
-__all__ = ["Run", "Stage", "made", "remove_unused"]
+__all__ = ["Run", "Stage", "begun", "made"]
 
 
 @dataclass
@@ -89,15 +91,23 @@ class Run:
             write_json(self.path / "measurements.json", self.measurements)
 
     def manifest(
-        self,
-        data: ImageData,
-        encoder: Mapping[str, str | int | float | bool] | None,
-        seed: int,
-        device: str,
-        random_weights: bool = False,
+        self, data: ImageData, encoder: Mapping[str, str | int | float | bool] | None, seed: int, device: str
     ) -> None:
-        """Write `manifest.json`, see `evaluation.manifest`."""
-        write_json(self.path / "manifest.json", manifest(data, encoder, seed, device, random_weights))
+        """Write `manifest.json`, see `evaluation.manifest`.
+
+        Raises:
+            UserError: the folder was begun with other images or another encoder, whatever the settings say.
+        """
+        file = self.path / "manifest.json"
+        earlier, now = read_json(file), manifest(data, encoder, seed, device)
+        for part, key in (("data", "fingerprint"), ("encoder", "sha256")):
+            before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
+            if before is not None and before != found:
+                raise UserError(
+                    f"Expected the {part} that {self.path} was begun with ({key} {str(before)[:12]}), got another "
+                    f"({str(found)[:12]}): choose another run_dir= for a new run."
+                )
+        write_json(file, now)
 
     def summary(self) -> None:
         """Print the main numbers and what to open next."""
@@ -108,21 +118,66 @@ class Run:
         self.console.print(f"      tensorboard --logdir {self.path / 'tensorboard'}", soft_wrap=True, markup=False)
 
 
-def remove_unused(path: str | Path) -> None:
-    """Take away the folder of a run that ended before it made anything."""
-    if {entry.name for entry in Path(path).glob("*")} <= {"config.yaml", "metrics.json"} and Path(path).is_dir():
-        shutil.rmtree(path)
+@contextmanager
+def begun(config: Any) -> Iterator[Run]:
+    """The run folder of a configuration, taken away again where a new run ends before it made anything."""
+    path = Path(config.run_dir)
+    new = not (path / "config.yaml").exists()
+    try:
+        yield Run(path, config)
+    except UserError:
+        if new and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"config.yaml", "metrics.json"}:
+            shutil.rmtree(path)
+        raise
 
 
 def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
     """What the configuration names, made with these arguments.
 
     Raises:
-        UserError: what its constructor refuses.
+        UserError: a value that is missing, of another kind than its constructor takes, or one that it refuses.
     """
+    target = str(settings["_target_"])
+    if isinstance(settings, DictConfig) and (missing := OmegaConf.missing_keys(settings)):
+        raise UserError(f"Expected {min(missing)}=..., got none: {target} needs it.")
+    for name, parameter in inspect.signature(get_object(target)).parameters.items():
+        if name in settings and name not in arguments and not fits(settings[name], parameter.annotation):
+            place = settings._get_full_key(name) if isinstance(settings, DictConfig) else name
+            raise UserError(f"Expected {place} to be {kinds(parameter.annotation)}, got {settings[name]!r}.")
     try:
         return instantiate(settings, **arguments)
     except InstantiationException as error:  # Hydra's, around every other
-        if isinstance(error.__cause__, ValueError):
-            raise UserError(str(error.__cause__)) from error
+        cause = error.__cause__
+        if isinstance(cause, ValueError):
+            raise UserError(str(cause)) from error
+        if isinstance(cause, TypeError | KeyError):  # what no kind tells: a list of texts, a word that is not known
+            raise UserError(
+                f"Expected settings that {target} can be made with, got {type(cause).__name__}: {cause}; compare them "
+                "with those in configs/."
+            ) from error
         raise
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a setting is of an annotated kind, as far as a configuration can get it wrong: numbers, words, lists."""
+    kind = get_origin(annotation)
+    if kind in (Union, UnionType):
+        return any(fits(value, option) for option in get_args(annotation))
+    if kind is Literal:
+        return value in get_args(annotation)
+    if kind is list:
+        return isinstance(value, list | tuple | ListConfig)
+    if annotation is float:
+        return type(value) in (int, float)
+    return type(value) is annotation if annotation in (int, bool, NoneType) else True
+
+
+def kinds(annotation: Any) -> str:
+    """What `fits` asks for, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+    kind = get_origin(annotation)
+    if kind is Literal:
+        return " or ".join(map(str, get_args(annotation)))
+    if kind in (Union, UnionType):
+        return " or ".join(kinds(option) for option in get_args(annotation))
+    return "a list" if kind is list else words.get(annotation, str(annotation))

@@ -4,76 +4,113 @@ Every stage writes `checkpoints/<stage>.partial.ckpt` while it trains and `check
 so that a killed run goes on where it was.
 """
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
 from datamodules.features import Batches, ImageEncoder, Latents
 from datamodules.pairs import PairBatches, PairSampler
+from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
 from evaluation.judge import fast_precision, train_judge
 from evaluation.record import Run, made
+from evaluation.run import load_module
+from evaluation.settings import Settings
 from models import UserError
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.vae import VAE
 
-__all__ = ["check_iin", "image_encoder", "train_guide", "train_iin", "train_vae"]
+__all__ = ["image_encoder", "train_guide", "train_iin", "train_vae"]
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
+READER_WIDTH = 16  # the judge has 24
 
 
-def train_vae(config: DictConfig, data: ImageData, run: Run) -> VAE:
-    """The VAE of this data: this run's, the newest matching one of other runs, or one trained now."""
+def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
+    """The VAE of this data: this run's, the newest matching one of other runs, or one trained now.
+
+    `vae.json` beside the checkpoint has the key of the data and settings that the whole of it was trained with.
+    """
     own = run.path / "checkpoints" / "vae.ckpt"
+    note, partial = own.with_suffix(".json"), own.with_name("vae.partial.ckpt")
+    if own.exists():
+        return load_module(VAE, own)
     settings = plain(OmegaConf.to_container(config.vae, resolve=True))
-    key = fingerprint(
-        "vae", data.fingerprint, sorted(settings.items()), config.seed, dict(config.trainer.vae), config.trainer.scale
-    )
-    source = Path(config.encoder.checkpoint) if config.encoder.checkpoint else own if own.exists() else None
-    source = source or newest_vae(Path(config.runs_dir), key)
-    if source is None:
-        with run.stage("vae") as stage:
-            if settings["flip"] is None:
-                settings["flip"] = data.counterfactual is None  # drawn data needs no mirroring
-            pl.seed_everything(config.seed, verbose=False)
-            vae: VAE = made(settings)
-            steps, size = stage_steps(config, config.trainer.vae.steps), config.trainer.vae.batch_size
-            bf16 = config.trainer.bf16
-            bf16 = fast_precision(device_of(config)) == torch.bfloat16 if bf16 is None else bf16
-            shown = data.images[data.rows(TRAIN)[:16]]
-            batches = Batches({"images": data.images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
-            pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
-            fit(vae, batches, run, "vae", config, steps, "bf16-mixed" if bf16 else "32-true", (pictures,))
-            stage.items = steps * size
+    trained = (dict(config.trainer.vae), config.trainer.scale, config.trainer.bf16)
+    key = fingerprint("vae", data.fingerprint, sorted(settings.items()), config.seed, *trained)
+    if source := elsewhere(config, key) if config.encoder.checkpoint or not partial.exists() else None:
+        print(f"Using the VAE {source}.")
+        vae = load_module(VAE, source)
+        if source_key := key_of(source):
+            write_json(note, {"key": source_key})
     else:
-        if not source.exists():
-            raise UserError(f"Expected a VAE checkpoint at encoder.checkpoint={source}, got no such file.")
-        if source != own:
-            print(f"Using the VAE {source}.")
-        vae = VAE.load_from_checkpoint(source, map_location="cpu")
+        if not partial.exists():
+            write_json(note, {"key": key})
+        elif key_of(own) != key:  # begun with other settings: the key of neither
+            note.unlink(missing_ok=True)
+        vae = trained_vae(config, settings, data, run)
     finish(vae, run, "vae")
-    (run.path / "checkpoints" / "vae.json").write_text(json.dumps({"key": key}))
     return vae.eval().requires_grad_(False)
 
 
-def newest_vae(runs: Path, key: str) -> Path | None:
-    """The newest finished VAE below `runs` that was trained on the same data with the same settings."""
-    found = sorted(runs.glob("*/*/*/checkpoints/vae.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((p.with_suffix(".ckpt") for p in found if json.loads(p.read_text()).get("key") == key), None)
+def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run: Run) -> VAE:
+    steps, size = stage_steps(config, config.trainer.vae.steps), config.trainer.vae.batch_size
+    with run.stage("vae") as stage:
+        if settings["flip"] is None:
+            settings["flip"] = data.counterfactual is None  # drawn data needs no mirroring
+        pl.seed_everything(config.seed, verbose=False)
+        vae: VAE = made(settings)
+        bf16 = config.trainer.bf16
+        bf16 = fast_precision(device_of(config)) == torch.bfloat16 if bf16 is None else bf16
+        shown = data.images[data.rows(TRAIN)[:16]]
+        batches = Batches({"images": data.images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
+        pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
+        precision = "bf16-mixed" if bf16 else "32-true"
+        stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))
+    return vae
 
 
-def image_encoder(config: DictConfig, data: ImageData, run: Run) -> ImageEncoder:
-    """The frozen encoder that the configuration names, trained first where it is Facet's own VAE."""
+def elsewhere(config: Settings, key: str) -> Path | None:
+    """The checkpoint that encoder.checkpoint= names, or the newest finished VAE of the same data and settings."""
+    if config.encoder.checkpoint:
+        source = Path(config.encoder.checkpoint).expanduser()
+        if not source.is_file():
+            raise UserError(f"Expected a VAE checkpoint at encoder.checkpoint={source}, got no such file.")
+        return source
+    finished = Path(config.runs_dir).glob("*/*/*/checkpoints/vae.ckpt")
+    newest = sorted(finished, key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path for path in newest if key_of(path) == key), None)
+
+
+def key_of(checkpoint: Path) -> str | None:
+    """What a VAE was trained with, None where that is not known."""
+    try:
+        return read_json(checkpoint.with_suffix(".json")).get("key")
+    except UserError:
+        return None
+
+
+def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder:
+    """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
+
+    Raises:
+        UserError: latents that no network of these settings can be made for, before any time is spent.
+    """
     if config.encoder.get("name") == "vae":
-        return train_vae(config, data, run).to(device_of(config))
-    return made(config.encoder).to(device_of(config))
+        if not config.encoder.checkpoint:
+            check_iin(config, data.factors, math.prod(made(config.vae, flip=False).latent_shape))
+        encoder: Any = train_vae(config, data, run)
+    else:
+        encoder = made(config.encoder)
+    check_iin(config, data.factors, math.prod(encoder.latent_shape))
+    return encoder.to(device_of(config))
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:
@@ -89,35 +126,60 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images.clamp(0, 1).cpu(), columns, padding=1)
 
 
-def check_iin(config: DictConfig, labels: FactorTable) -> None:
-    """Refuse settings that no flow can be made with before any time is spent on a VAE for it."""
-    if config.model.name == "iin" and config.encoder.get("name") == "vae" and config.iin.block_sizes != "auto":
-        made(config.iin, features=config.vae.latent, factors=factor_lists(labels), blocks=1, width=8)
+def check_iin(config: Settings, labels: FactorTable, features: int) -> None:
+    """Refuse settings that no flow or guide can be made with for so many latents, before any time is spent on them."""
+    if config.model.name != "iin":
+        return
+    settings, factors = dict(config.iin), factor_lists(labels)
+    faithful = settings["objective"] == "faithful"
+    if settings["block_sizes"] == "auto":
+        if factors and (faithful or settings["head"] != "pairs"):
+            raise UserError(
+                "Expected iin.block_sizes=auto only with iin.objective=likelihood iin.head=pairs, got "
+                f"iin.objective={settings['objective']} iin.head={settings['head']}: leave it null."
+            )
+        settings["block_sizes"] = None
+    made(OmegaConf.create({"iin": settings}).iin, features=features, factors=factors)
+    if faithful and factors:
+        made(config.guide, features=features, factors=factors)
 
 
-def train_guide(config: DictConfig, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
+def check_latents(found: int, expected: int, file: Path) -> None:
+    """Refuse a stage's checkpoint that is of other latents than the encoder's."""
+    if found != expected:
+        raise UserError(
+            f"Expected a checkpoint for {expected} latents, the encoder's, got one for {found} at {file}: remove it to "
+            "train its stage again, or choose another run_dir=."
+        )
+
+
+def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
     """The guide of this run, see `models/guide.py`."""
     labels = data.factors[data.rows(TRAIN)]
     done = run.path / "checkpoints" / "guide.ckpt"
     if done.exists():
-        return Guide.load_from_checkpoint(done, map_location="cpu").to(device_of(config)).eval().requires_grad_(False)
+        guide = load_module(Guide, done)
+        check_latents(len(guide.mean), latents.mean.shape[1], done)
+        return guide.to(device_of(config))
     read = None
     if config.guide.reading_weight:
-        with run.stage("reader"):  # of another seed than the judge, which measures and must not have been trained for
-            reader = train_judge(data, config.seed + READER, device=device_of(config), cache_dir=config.cache_dir)
+        with run.stage("reader", len(labels.values)):
+            # Of another seed and width than the judge, which measures and must not have been trained for.
+            reader = train_judge(
+                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir
+            )
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
-    guide: Guide = made(config.guide, features=latents.mean.shape[1], factors=factor_lists(labels), **parts)
+    guide = made(config.guide, features=latents.mean.shape[1], factors=factor_lists(labels), **parts)
+    steps, size = sum(parts.values()), config.trainer.guide.batch_size
     with run.stage("guide") as stage:
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
         guide.decode, guide.read = decoder(encoder), read
-        steps, size = sum(parts.values()), config.trainer.guide.batch_size
         batches = PairBatches(
             pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
         )
-        fit(guide, batches, run, "guide", config, steps, clip=1000.0)
-        stage.items = steps * size
+        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1000.0)
     finish(guide, run, "guide")
     return guide.to(device_of(config)).eval().requires_grad_(False)
 
@@ -138,16 +200,18 @@ def factor_lists(labels: FactorTable) -> list[list[Any]]:
     return [[f.name, f.kind, list(f.values)] for f in labels.factors]
 
 
-def pair_sampler(config: DictConfig, labels: FactorTable) -> PairSampler | None:
+def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
     return PairSampler(labels, config.pairs.decorrelate, config.pairs.bins) if labels.factors else None
 
 
-def train_iin(config: DictConfig, latents: Latents, labels: FactorTable, guide: Guide | None, run: Run,
+def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | None, run: Run,
               encoder: ImageEncoder) -> IIN:  # fmt: skip
     """The invertible network of this run, trained on latents and labels of the training split."""
     done = run.path / "checkpoints" / "last.ckpt"
     if done.exists():
-        return IIN.load_from_checkpoint(done, map_location="cpu").to(device_of(config)).eval()
+        iin = load_module(IIN, done)
+        check_latents(iin.flow.features, latents.mean.shape[1], done)
+        return iin.to(device_of(config))
     pl.seed_everything(config.seed + 2, verbose=False)
     settings = dict(config.iin)
     sampler = pair_sampler(config, labels)
@@ -157,29 +221,20 @@ def train_iin(config: DictConfig, latents: Latents, labels: FactorTable, guide: 
         names = [factor.name for factor in labels.factors]
         print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
     if not labels.factors:
-        settings |= {"objective": "likelihood"}
-    iin: IIN = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels))
+        settings |= {"objective": "likelihood", "block_sizes": None}
+    iin = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels))
+    steps, size = stage_steps(config, config.trainer.iin.steps), config.trainer.iin.batch_size
     with run.stage("iin") as stage:
         iin.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
         iin.transport = None if guide is None else guide.transport
-        steps, size = stage_steps(config, config.trainer.iin.steps), config.trainer.iin.batch_size
         partners = iin.objective == "likelihood" and iin.head == "pairs" and sampler is not None
         batches = PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
-        fit(
-            iin,
-            batches,
-            run,
-            "iin",
-            config,
-            steps,
-            callbacks=(pictures,),
-            clip=200.0 if iin.objective == "faithful" else None,
-        )
+        clip = 200.0 if iin.objective == "faithful" else None
+        stage.items = size * fit(iin, batches, run, "iin", config, steps, callbacks=(pictures,), clip=clip)
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
-        stage.items = steps * size
     finish(iin, run, "iin", "last")
     return iin.to(device_of(config))
 

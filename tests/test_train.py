@@ -34,10 +34,21 @@ def test_the_run_folder_is_the_contracts(run: Path) -> None:
     for factor in ("glasses", "sex", "smile", "hat", "beard", "skin"):
         for prefix in ("edit", "baseline/mean_difference", "baseline/linear_svm", "oracle"):
             assert f"{prefix}/{factor}/counterfactual" in metrics
-    for stage in ("total", "data", "vae", "encode", "guide", "iin", "judge", "oracle", "evaluation"):
-        assert metrics[f"time/{stage}_s"] > 0
+    trained = ("vae", "guide", "iin", "judge", "baselines", "oracle")
+    for stage in ("data", "encode", "autoencoder", "flow", "evaluation", *trained):
+        assert metrics[f"time/{stage}_s"] > 0 and metrics[f"throughput/{stage}_per_s"] > 0
+    assert all(metrics[f"time/{stage}_s"] > 0 for stage in ("pictures", "report", "total"))
     assert {"memory/peak_mib", "reconstruction/psnr", "kl", "active_units", "throughput/vae_per_s"} <= metrics.keys()
     assert metrics["flow/inverse_error"] < 1e-3
+
+
+def test_a_run_folder_is_not_taken_for_a_run_of_other_settings(folder: Path, run: Path) -> None:
+    before = (run / "config.yaml").read_bytes(), (run / "metrics.json").read_bytes()
+    result = train(folder, *TINY, "seed=1", f"run_dir={run}", check=False)
+    assert result.returncode == 2 and "got seed=1 (there 0): choose another run_dir=" in result.stderr
+    result = train(folder, f"ckpt={run / 'checkpoints/last.ckpt'}", "iin.blocks=12", check=False)
+    assert result.returncode == 2 and "got iin.blocks=12 (there 2)" in result.stderr
+    assert before == ((run / "config.yaml").read_bytes(), (run / "metrics.json").read_bytes())
 
 
 def test_a_second_run_uses_the_vae_of_the_first_and_repeats_it_bit_for_bit(folder: Path, run: Path) -> None:
@@ -47,31 +58,35 @@ def test_a_second_run_uses_the_vae_of_the_first_and_repeats_it_bit_for_bit(folde
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(folder: Path, run: Path) -> None:
-    stopped = folder / "stopped"
+@pytest.mark.parametrize(
+    ("stage", "module"), [("vae", "models.vae import VAE as Dying"), ("iin", "models.iin import IIN as Dying")]
+)
+def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(folder: Path, run: Path, stage: str, module: str) -> None:
+    """Killed after the first checkpoint of the stage (step 100) and before its end."""
+    stopped, partial = folder / f"stopped_{stage}", f"checkpoints/{stage}.partial.ckpt"
     code = (
-        "import os, models.vae as v\n"
-        "step = v.VAE.training_step\n"
+        f"import os\nfrom {module}\n"
+        "step = Dying.training_step\n"
         "def dying(self, batch, index):\n"
-        "    if self.global_step == 150: os._exit(9)\n"
+        "    if self.global_step == 110: os._exit(9)\n"
         "    return step(self, batch, index)\n"
-        "v.VAE.training_step = dying\n"
+        "Dying.training_step = dying\n"
         f"import runpy; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        f"cache_dir={folder / 'cache'}",
-        *TINY,
-        f"run_dir={stopped}",
-        "runs_dir=nowhere",
-    ]
+    places = [f"cache_dir={folder / 'cache'}", f"run_dir={stopped}", "runs_dir=nowhere"]
+    command = [sys.executable, "-c", code, *TINY, *places]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     killed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == 9, killed.stderr[-2000:]
-    assert (stopped / "checkpoints/vae.partial.ckpt").exists() and not (stopped / "checkpoints/vae.ckpt").exists()
-    train(folder, f"ckpt={stopped / 'checkpoints/vae.partial.ckpt'}")
+    assert (stopped / partial).exists()
+    assert (stopped / "checkpoints/vae.ckpt").exists() == (stage != "vae")
+    resumed = train(folder, f"ckpt={stopped / partial}")  # beside a finished VAE of the same settings, not taken
+    assert f"{stage} started" in resumed.stdout and "Using the VAE" not in resumed.stdout
     for name in ("vae", "guide", "last"):
-        expected, resumed = (weights(path / f"checkpoints/{name}.ckpt") for path in (run, stopped))
-        assert all(torch.equal(expected[key], resumed[key]) for key in expected), name
+        expected, found = (weights(path / f"checkpoints/{name}.ckpt") for path in (run, stopped))
+        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+    whole, parts = (json.loads((path / "metrics.json").read_text()) for path in (run, stopped))
+    machine = ("time/", "throughput/", "memory/", "waiting/")
+    assert {key: value for key, value in whole.items() if not key.startswith(machine)} == {
+        key: value for key, value in parts.items() if not key.startswith(machine)
+    }

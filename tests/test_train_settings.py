@@ -26,15 +26,37 @@ LIKELIHOOD = "iin.objective=likelihood"
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("name", "arguments"),
     [
-        [LIKELIHOOD, "iin.head=label"],
-        [LIKELIHOOD, "iin.block_sizes=auto", "pairs.decorrelate=false", "data.correlate={glasses:{hat:0.9}}"],
+        ("label", [LIKELIHOOD, "iin.head=label"]),
+        (
+            "pairs",
+            [LIKELIHOOD, "iin.block_sizes=auto", "pairs.decorrelate=false", "data.correlate={glasses:{hat:0.9}}"],
+        ),
+        ("published", ["experiment=published", "iin.blocks=2", "iin.width=16", "iin.block_sizes=[1,1,2,1,1,3]"]),
     ],
 )
-def test_the_other_objectives(folder: Path, vae: str, arguments: list[str]) -> None:
-    train(folder, *TINY, vae, *arguments, "trainer.iin.steps=20", f"run_dir={folder / 'other'}")
-    assert "edit/hat/counterfactual" in json.loads((folder / "other/metrics.json").read_text())
+def test_the_other_objectives(folder: Path, vae: str, name: str, arguments: list[str]) -> None:
+    run = folder / name
+    result = train(folder, *TINY, vae, *arguments, "trainer.iin.steps=20", f"run_dir={run}")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert "edit/hat/counterfactual" in metrics and metrics["time/iin_s"] > 0 and "time/guide_s" not in metrics
+    flow = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    made, sizes = flow["hyper_parameters"], flow["state_dict"]["shared"].sum(1).tolist()
+    assert made["objective"] == "likelihood"
+    if name == "label":
+        assert made["head"] == "label" and sizes == [1] * 6
+    elif name == "pairs":
+        assert made["head"] == "pairs" and made["block_sizes"] == sizes
+        assert "Estimated block sizes: {'glasses': " + str(int(sizes[0])) in result.stdout
+    else:
+        assert (made["head"], made["coupling"], made["optimizer"], sizes) == (
+            "pairs",
+            "rnvp",
+            "adam",
+            [1, 1, 2, 1, 1, 3],
+        )
+    assert not flow["state_dict"]["shared"][:, int(sum(sizes)) :].any()  # the residual
 
 
 def test_a_folder_of_images_without_labels(folder: Path) -> None:
@@ -82,15 +104,36 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
         (["data.n=400", "vae.latent=4"], "fewer factor dimensions than the 4 latents, got 6"),
         (["ckpt=nothing.ckpt"], "Expected ckpt="),
         (["data.n=400", "encoder.checkpoint=nothing.ckpt"], "no such file"),
-        (["cache_dir=/dev/null/x"], "cache_dir="),
+        (["data.n=400", "cache_dir=/dev/null/x"], "cache_dir="),
+        (["data.n=400", "iin.block_sizes=auto"], "iin.block_sizes=auto only with iin.objective=likelihood"),
+        (["data.n=400", "guide.width=wide"], "Expected guide.width to be a whole number, got 'wide'"),
+        (["identity_model=nothing.pt"], "no file at nothing.pt"),
+        (["trainer.accelerator=gpuu"], "Expected trainer.accelerator to be one of auto, cpu, gpu, cuda, got 'gpuu'"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], message: str) -> None:
     result = train(folder, "trainer.scale=0.02", *arguments, "run_dir=bad", check=False)
+    assert not (folder / "bad").exists() and "vae started" not in result.stdout
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("Expected")]
     assert len(lines) == 1 and "Traceback" not in result.stderr
+
+
+def test_latents_of_a_given_vae_are_counted_before_anything_is_trained(folder: Path, vae: str) -> None:
+    sizes = "iin.block_sizes=[3,3,3,1,1,1]"  # the VAE has 12 latents
+    result = train(folder, *TINY, vae, LIKELIHOOD, sizes, "vae.latent=64", f"run_dir={folder / 'few'}", check=False)
+    assert result.returncode == 2 and "fewer factor dimensions than the 12 latents, got 12" in result.stderr
+    assert "encode started" not in result.stdout
+
+
+def test_the_runs_of_a_sweep_do_not_lose_each_other(folder: Path) -> None:
+    vae_alone = ["model=vae", *TINY[:4], "trainer.vae.steps=10", "trainer.accelerator=cpu", "runs_dir=swept"]
+    result = train(folder, *vae_alone, "encoder.checkpoint=nothing.ckpt,null", "-m", check=False)
+    assert result.returncode == 2 and "no such file" in result.stderr
+    (run,) = (folder / "swept/faces/vae").iterdir()
+    assert (run / "report.html").exists()
+    assert list((folder / "swept/multirun").rglob("multirun.yaml")) and not (folder / "multirun.yaml").exists()
 
 
 def test_a_misspelt_setting_ends_with_code_2(folder: Path) -> None:

@@ -35,8 +35,8 @@ def test_data_is_described(data: ImageData) -> None:
 
 
 def test_manifest_says_what_the_run_was_made_of(data: ImageData) -> None:
-    content = manifest(data, {"name": "vae", "sha256": "abc"}, 7, "cpu", random_weights=True)
-    assert content["encoder"] == {"name": "vae", "sha256": "abc", "random_weights": True}
+    content = manifest(data, {"name": "vae", "sha256": "abc"}, 7, "cpu")
+    assert content["encoder"] == {"name": "vae", "sha256": "abc"}
     assert (content["seed"], content["device"]) == (7, "cpu")
     assert {"python", "torch", "FrEIA", "pytorch-lightning"} <= content["versions"].keys()
     assert torch.__version__.startswith(content["versions"]["torch"].split("+")[0])

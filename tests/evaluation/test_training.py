@@ -1,0 +1,86 @@
+"""What the stages of train.py refuse before they spend time, and what they take from a run folder."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from datamodules.factors import Factor, FactorTable
+from datamodules.features import Latents
+from evaluation.measuring import identity_model
+from evaluation.record import Run
+from evaluation.run import load
+from evaluation.training import check_iin, elsewhere, key_of, train_guide, train_iin, train_vae
+from models import UserError
+
+ROOT = Path(__file__).parents[2]
+GLASSES, RACE = Factor("glasses", "binary", ("no", "yes")), Factor("race", "categorical", ("a", "b", "c"))
+LABELS = FactorTable((GLASSES, RACE), torch.tensor([[0.0, 1], [1, 2]]))
+
+
+def settings(*overrides: str) -> Any:
+    import train  # registers the resolver  # noqa: F401
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("train", ["trainer.accelerator=cpu", *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "got iin.objective=faithful iin.head=pairs: leave it null"),
+        (["iin.objective=likelihood", "iin.head=label"], "got iin.objective=likelihood iin.head=label: leave it null"),
+    ],
+)
+def test_block_sizes_that_no_pairs_can_give(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_iin(settings("iin.block_sizes=auto", *overrides), LABELS, 8)
+    check_iin(settings("model=vae"), LABELS, 8)  # makes no flow
+
+
+def test_stage_checkpoints_that_are_no_use(run_copy: Path) -> None:
+    loaded, folder, config = load(run_copy), run_copy / "checkpoints", settings()
+    data, encoder, run = loaded.data, loaded.encoder, Run(run_copy, config)
+    latents = Latents(torch.zeros(len(data.images), 12), torch.zeros(len(data.images), 12))
+    with pytest.raises(
+        UserError, match=r"Expected a checkpoint for 12 latents, .* one for 10 at .*last.ckpt: remove it"
+    ):
+        train_iin(config, latents, data.factors, None, run, encoder)
+    for name in ("vae.ckpt", "guide.ckpt", "last.ckpt"):
+        (folder / name).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="Expected a checkpoint of IIN, got .*last.ckpt"):
+        train_iin(config, latents, data.factors, None, run, encoder)
+    with pytest.raises(UserError, match="Expected a checkpoint of Guide, got .*guide.ckpt"):
+        train_guide(config, data, latents, encoder, run)
+    with pytest.raises(UserError, match="Expected a checkpoint of VAE, got .*vae.ckpt"):
+        train_vae(config, data, run)
+
+
+def test_a_vae_is_used_again_by_its_key_alone(tmp_path: Path) -> None:
+    config = settings(f"runs_dir={tmp_path}")
+    for name, key, whole in (("a", "other", True), ("b", "wanted", True), ("c", "wanted", False), ("d", None, True)):
+        checkpoints = tmp_path / "faces/iin" / name / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        if whole:
+            (checkpoints / "vae.ckpt").touch()
+        (checkpoints / "vae.json").write_text("damaged" if key is None else json.dumps({"key": key}))
+    found = elsewhere(config, "wanted")
+    assert found == tmp_path / "faces/iin/b/checkpoints/vae.ckpt" and key_of(found) == "wanted"
+    assert elsewhere(config, "none has it") is None
+
+
+def test_a_face_embedding_model_is_tried_first(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        torch.jit.trace(nn.Linear(4, 2), torch.zeros(1, 4)).save(tmp_path / "narrow.pt")
+    device = torch.device("cpu")
+    assert identity_model(settings(), device) is None
+    with pytest.raises(UserError, match="no file at nothing.pt"):
+        identity_model(settings("identity_model=nothing.pt"), device)
+    with pytest.raises(UserError, match=r"Expected identity_model=.*narrow.pt to embed an RGB image, got .*: give"):
+        identity_model(settings(f"identity_model={tmp_path / 'narrow.pt'}"), device)
