@@ -158,8 +158,10 @@ def augment(
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32: GPUs, and CPUs with AMX."""
-    return torch.bfloat16 if device.type != "cpu" or torch.cpu._is_amx_tile_supported() else torch.float32
+    """bfloat16 where the hardware multiplies it faster than float32: GPUs since 2020, and CPUs with AMX."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tensor, "n factors"]:
