@@ -110,7 +110,8 @@ class IIN(pl.LightningModule):
             further than the labels' own distance, and T, one to one, needs room for that beyond where the data are.
         optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
             whose steps are too short to carry another half of their time for the optimiser).
-        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly, to nothing at the last step.
+        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly to nothing, Muon's from the start,
+            Adam's over the second half.
         betas: of Adam.
 
     Raises:
@@ -269,8 +270,9 @@ class IIN(pl.LightningModule):
         kind = Muon if self.optimizer == "muon" else partial(torch.optim.Adam, fused=True)
         optimizer = kind(self.flow_parameters(), self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
+        fall = 1 if self.optimizer == "muon" else 2  # Adam has not got far enough by half of the steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / 50, 1 - step / max(1, steps))
+            optimizer, lambda step: min(1.0, (step + 1) / 50, fall * (1 - step / max(1, steps)))
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
