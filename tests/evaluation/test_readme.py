@@ -44,7 +44,7 @@ def test_make_has_the_targets() -> None:
 
 
 FACES, CELEBA, FOLDER = (f"datamodules.{name}.{name}" for name in ("faces", "celeba", "folder"))
-VAE, PHOTOGRAPHS = {"encoder.name": "vae"}, {"vae.latent": 256, "guide.reading_weight": 400.0}
+VAE, PHOTOGRAPHS = {"encoder.name": "vae"}, {"vae.latent": 256, "guide.reading_weight": 100.0}
 FAITHFUL = {"model.name": "iin", "iin.objective": "faithful"}
 MADE_OF: dict[str, dict[str, Any]] = {
     "": FAITHFUL | VAE | {"data._target_": FACES, "data.n": 20000, "data.size": 64, "guide.reading_weight": 0.0},
