@@ -19,7 +19,7 @@ from models.muon import Muon
 
 __all__ = ["UNFIT_BELOW", "Judge", "judge_quality", "train_judge", "unfit"]
 
-VERSION = 2  # of the network, its training and the cached file
+VERSION = 3  # of the network, its training and the cached file
 UNFIT_BELOW = 0.75  # balanced accuracy under which a factor is flagged
 SEEN = 120_000  # photographs that suffice for training; of drawn images a quarter
 MOST_EPOCHS = 60

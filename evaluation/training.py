@@ -31,6 +31,7 @@ __all__ = ["image_encoder", "train_guide", "train_iin", "train_vae"]
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
+VAE_VERSION = 2  # of its network and training: an earlier one is not taken for the same
 
 
 def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
@@ -44,7 +45,7 @@ def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
         return load_module(VAE, own)
     settings = plain(OmegaConf.to_container(config.vae, resolve=True))
     trained = (dict(config.trainer.vae), config.trainer.scale, config.trainer.bf16)
-    key = fingerprint("vae", data.fingerprint, sorted(settings.items()), config.seed, *trained)
+    key = fingerprint("vae", VAE_VERSION, data.fingerprint, sorted(settings.items()), config.seed, *trained)
     if source := elsewhere(config, key) if config.encoder.checkpoint or not partial.exists() else None:
         print(f"Using the VAE {source}.")
         vae = load_module(VAE, source)
