@@ -62,7 +62,7 @@ class ImageData:
     """A data set: images, their factors and the split, whatever files it came from."""
 
     name: str
-    images: UInt8[Tensor, "n 3 size size"]  # in memory, or a memory map of the decoded cache
+    images: UInt8[Tensor, "n channels size size"]  # RGB, or 1 channel of grey; in memory, or a memory map of the cache
     ids: list[str]
     factors: FactorTable
     split: UInt8[Tensor, " n"]  # 0 train, 1 validation, 2 test
@@ -70,7 +70,7 @@ class ImageData:
     notes: list[str] = field(default_factory=list)  # what the user should know about the labels
     skipped: list[str] = field(default_factory=list)  # files that could not be read
     # (rows, factor, value per row) -> the same scenes drawn with that factor at that value
-    counterfactual: Callable[[Tensor, str, Tensor], UInt8[Tensor, "rows 3 size size"]] | None = None
+    counterfactual: Callable[[Tensor, str, Tensor], UInt8[Tensor, "rows channels size size"]] | None = None
 
     def rows(self, split: int) -> Tensor:
         """Row numbers of a split."""

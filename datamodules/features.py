@@ -1,39 +1,60 @@
-"""Run a frozen encoder over a data set once, and serve what it gave from the device's memory.
+"""Run a frozen encoder over a data set once, and serve what it gave from memory or a memory map.
 
-The encoder does not change, so neither do its latents: the mean and log-variance of 162,770 CelebA images at 64
-latents are 83 MB, and a flow that draws z from them each step trains as if it encoded the images anew.
+The encoder does not change, so neither do its features. A cache is a folder named by data and encoder:
+
+- `features.npy`: (n, width) float32, every row where it belongs from the first shard on
+- `shards/00000.sha256`: of a shard that is whole; written after its rows, so that an interrupted run goes on there
+- `rows.parquet`: id, split and labels of every row
+- `manifest.json`: what the key was made of
 """
 
+import hashlib
 import json
-import zipfile
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from datamodules.factors import ImageData, fingerprint
-from datamodules.images import cache_errors, with_progress, write_whole
+from datamodules.factors import FactorTable, ImageData, fingerprint
+from datamodules.images import cache_errors, check_space, with_progress, write_whole
 from models import UserError
 
-__all__ = ["Batches", "ImageEncoder", "Latents", "encode"]
+__all__ = ["Batches", "FeatureData", "FeatureEncoder", "ImageEncoder", "Latents", "Shards", "encode", "extract"]
 
-VERSION = 2  # of the shards and of what encoders say of an image
+VERSION = 3  # of the shards and of what encoders say of an image
+SHARD = 2048  # rows: what a kill can lose
+FLOAT = np.dtype("<f4")
+Identity: TypeAlias = dict[str, str | int | float | bool]
+Embed: TypeAlias = Callable[[Tensor], Tensor]  # uint8 images to features, (batch, width)
+
+
+@runtime_checkable
+class FeatureEncoder(Protocol):
+    """What a frozen encoder offers, see docs/architecture.md."""
+
+    @property
+    def identity(self) -> Identity: ...
+    def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]: ...
 
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """What a frozen encoder offers, see docs/architecture.md."""
+    """A frozen encoder with a decoder: its features are latents that can be edited, see docs/architecture.md."""
 
     size: int
 
     @property
     def latent_shape(self) -> tuple[int, ...]: ...
     @property
-    def identity(self) -> dict[str, str | int | float | bool]: ...
+    def identity(self) -> Identity: ...
     def encode(self, images: UInt8[Tensor, "batch 3 size size"]) -> tuple[Tensor, Tensor]: ...
     def decode(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 size size"]: ...
 
@@ -48,60 +69,215 @@ class Latents(NamedTuple):
         return Latents(self.mean[rows], self.logvar[rows])
 
 
-@torch.inference_mode()
-def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
-           batch: int = 256, shard: int = 8192) -> Latents:  # fmt: skip
-    """Latents of every image of the data set, computed once.
+@dataclass(frozen=True)
+class FeatureData:
+    """Features of a data set's rows, with what is known of each row."""
 
-    The cache is a folder named by data and encoder, one file per shard, each written to a temporary name and renamed:
-    an interrupted run goes on at its shard. Every file's checksum is compared on read; a damaged one is made again.
+    name: str
+    values: Float[Tensor, "n features"]  # in memory, or a memory map
+    ids: list[str]
+    factors: FactorTable  # labels; a row's may be unknown, and there may be none at all
+    split: UInt8[Tensor, " n"]  # 0 train, 1 validation, 2 test
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    images: UInt8[Tensor, "n channels size size"] | None = None  # what thumbnails are made of
+
+    def rows(self, split: int) -> Tensor:
+        """Row numbers of a split."""
+        return torch.nonzero(self.split == split).flatten()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The cache of one encoder's features of one data set: what is there, what is missing, and how it is made."""
+
+    folder: Path
+    shape: tuple[int, int]  # rows, width
+    shard: int = SHARD
+
+    @property
+    def count(self) -> int:
+        return -(-self.shape[0] // self.shard)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "features.npy"
+
+    def rows(self, number: int) -> slice:
+        return slice(number * self.shard, min((number + 1) * self.shard, self.shape[0]))
+
+    def checksum(self, number: int) -> Path:
+        return self.folder / "shards" / f"{number:05d}.sha256"
+
+    def open(self) -> None:
+        """A file of the full size, whose rows are not there yet; nothing where there is one."""
+        header = {"descr": FLOAT.str, "fortran_order": False, "shape": self.shape}
+        with cache_errors(self.folder):
+            (self.folder / "shards").mkdir(parents=True, exist_ok=True)
+            if not self.file.is_file():
+                check_space(self.folder, self.shape[0] * self.shape[1] * FLOAT.itemsize, "features")
+                with write_whole(self.file) as temporary, temporary.open("wb") as file:
+                    np.lib.format.write_array_header_1_0(file, header)
+                    file.truncate(file.tell() + self.shape[0] * self.shape[1] * FLOAT.itemsize)
+
+    def values(self) -> Float[np.ndarray, "n width"]:
+        """All rows, memory-mapped; a change would stay in memory."""
+        return np.load(self.file, mmap_mode="c")
+
+    def missing(self) -> list[int]:
+        """The shards that are not there, or not what was written."""
+        try:
+            values = self.values()
+        except (OSError, ValueError, EOFError):
+            values = None
+        if values is None or values.shape != self.shape or values.dtype != FLOAT:
+            print(f"The cached features {self.file} are damaged and are computed again.")
+            self.file.unlink(missing_ok=True)
+            self.open()
+            return list(range(self.count))
+        return [number for number in range(self.count) if not self.intact(number)]
+
+    def intact(self, number: int) -> bool:
+        """Whether the rows of a shard are what was written."""
+        path = self.checksum(number)
+        if not path.is_file():
+            return False
+        if path.read_text().strip() == sha256(self.values()[self.rows(number)]):
+            return True
+        print(f"Rows from {self.rows(number).start} of the features {self.file} are damaged and are computed again.")
+        return False
+
+    def write(self, number: int, features: Float[Tensor, "rows width"]) -> None:
+        """The rows of a shard into their place, then the checksum that says that they are whole.
+
+        Raises:
+            UserError: the disk is full or cannot be written.
+        """
+        content = np.ascontiguousarray(features.numpy(), FLOAT)
+        with cache_errors(self.folder):
+            self.checksum(number).unlink(missing_ok=True)
+            with self.file.open("r+b") as file:  # not through a memory map: a full disk would kill the process
+                start = self.file.stat().st_size - self.shape[0] * self.shape[1] * FLOAT.itemsize
+                file.seek(start + self.rows(number).start * self.shape[1] * FLOAT.itemsize)
+                file.write(content.data)
+                file.flush()
+                os.fsync(file.fileno())
+            with write_whole(self.checksum(number)) as temporary:
+                temporary.write_text(sha256(content))
+
+
+def sha256(rows: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
+
+
+def prefetched(images: UInt8[Tensor, "n channels size size"], batch: int) -> Iterator[Tensor]:
+    """Batches of images, the next one read from disk while this one is encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        parts = list(images.split(batch))
+        ahead = pool.submit(parts[0].clone)
+        for part in parts[1:]:
+            here, ahead = ahead.result(), pool.submit(part.clone)
+            yield here
+        yield ahead.result()
+
+
+def fill(images: UInt8[Tensor, "n channels size size"], embed: Embed, shards: Shards, numbers: list[int],
+         device: torch.device | str, batch: int, shown: bool = True) -> None:  # fmt: skip
+    """Compute these shards, one after the other; at no time more than one of them is in memory."""
+    total = sum(len(images[shards.rows(number)]) for number in numbers)
+    pieces: list[Tensor] = []
+    batches = ((number, part) for number in numbers for part in prefetched(images[shards.rows(number)], batch))
+    for number, part in with_progress(batches, total, "Encoding images", each=batch) if shown else batches:
+        with torch.inference_mode():
+            pieces.append(embed(part.to(device)).float().cpu())
+        if sum(map(len, pieces)) == len(images[shards.rows(number)]):
+            shards.write(number, torch.cat(pieces))
+            pieces = []
+
+
+def write_rows(data: ImageData, folder: Path, made_of: dict[str, Any]) -> None:
+    """What is known of the rows, and what the cache was made of, beside the features."""
+    table: dict[str, Any] = {"id": data.ids, "split": data.split.numpy()}
+    for factor, column in zip(data.factors.factors, data.factors.values.unbind(1), strict=True):
+        table[f"label/{factor.name}"] = column.numpy()
+    with cache_errors(folder):
+        with write_whole(folder / "rows.parquet") as temporary:
+            pd.DataFrame(table).to_parquet(temporary)
+        with write_whole(folder / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(made_of, indent=1))
+
+
+def opened(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | Path, device: torch.device | str,
+           shard: int = SHARD) -> Shards:  # fmt: skip
+    """The cache of these features, in whatever state. Of a new one, the first image tells how many there are."""
+    # Of a GPU, which may compute in bfloat16, and of a CPU they are not the same.
+    kind = torch.device(device).type
+    key = fingerprint("features", VERSION, data.fingerprint, sorted(identity.items()), kind, shard)
+    folder = Path(cache_dir).expanduser() / "features" / key[:32]
+    with cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before any work is done for it
+    try:
+        width = json.loads((folder / "manifest.json").read_text())["shape"][1]
+    except (OSError, ValueError, KeyError):
+        width = None
+    if width is None:
+        with torch.inference_mode():
+            width = embed(data.images[:1].to(device)).shape[1]
+        write_rows(data, folder, {"encoder": identity, "data": data.name, "shape": (len(data.images), width)})
+    shards = Shards(folder, (len(data.images), width), shard)
+    shards.open()
+    return shards
+
+
+def computed(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | Path, device: torch.device | str,
+             batch: int, shard: int) -> Float[Tensor, "n width"]:  # fmt: skip
+    """Features of every image, memory-mapped, computed where they are not in the cache."""
+    shards = opened(data, identity, embed, cache_dir, device, shard)
+    if numbers := shards.missing():
+        fill(data.images, embed, shards, numbers, device, batch)
+    return torch.from_numpy(shards.values())
+
+
+def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
+           batch: int = 256, shard: int = SHARD) -> Latents:  # fmt: skip
+    """Latents of every image of the data set, on the device, computed once.
 
     Raises:
         UserError: images of another size than the encoder reads, or a cache folder that cannot be written.
     """
+    check_size(data, encoder)
+
+    def embed(images: Tensor) -> Tensor:
+        return torch.cat(encoder.encode(images), 1)
+
+    values = computed(data, encoder.identity, embed, cache_dir, device, batch, shard)
+    return Latents(*values.to(device).chunk(2, 1))
+
+
+def check_size(data: ImageData, encoder: ImageEncoder) -> None:
     if data.size != encoder.size:
         raise UserError(
             f"Expected {encoder.size}x{encoder.size} images, as the encoder reads, got {data.size}x{data.size}; "
             f"set data.size={encoder.size}."
         )
-    key = fingerprint("latents", VERSION, data.fingerprint, sorted(encoder.identity.items()), shard)
-    folder = Path(cache_dir).expanduser() / "latents" / key
-    with cache_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)  # before any work is done for it
-    parts = []
-    starts = range(0, len(data.images), shard)
-    for number, start in enumerate(with_progress(starts, len(data.images), "Encoding images", each=shard)):
-        path = folder / f"{number:05d}.npz"
-        part = read_shard(path)
-        if part is None:
-            images = data.images[start : start + shard]
-            pieces = [encoder.encode(chunk.to(device)) for chunk in images.split(batch)]
-            part = Latents(*(torch.cat(piece).float().cpu() for piece in zip(*pieces, strict=True)))
-            write_shard(path, part)
-        parts.append(part)
-    return Latents(*(torch.cat(part).to(device) for part in zip(*parts, strict=True)))
 
 
-def write_shard(path: Path, part: Latents) -> None:
-    checksum = np.array(json.dumps(fingerprint(part.mean, part.logvar)))
-    with cache_errors(path.parent), write_whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, mean=part.mean.numpy(), logvar=part.logvar.numpy(), checksum=checksum)
+def extract(data: ImageData, encoder: ImageEncoder | FeatureEncoder, cache_dir: str | Path,
+            device: torch.device | str = "cpu", batch: int = 256, shard: int = SHARD) -> FeatureData:  # fmt: skip
+    """Features of every image of the data set, computed once; of an encoder with a decoder the mean of its latents.
 
-
-def read_shard(path: Path) -> Latents | None:
-    """A shard, or None where it is missing or not what was written."""
-    try:
-        with np.load(path) as file:
-            part = Latents(torch.from_numpy(file["mean"]), torch.from_numpy(file["logvar"]))
-            intact = json.loads(str(file["checksum"])) == fingerprint(part.mean, part.logvar)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        intact = False
-    if not intact:
-        print(f"The cached latents {path} are damaged and are computed again.")
-        return None
-    return part
+    Raises:
+        UserError: images that the encoder does not take; a cache folder that cannot be written.
+    """
+    if isinstance(encoder, FeatureEncoder):
+        values = computed(data, encoder.identity, encoder.embed, cache_dir, device, batch, shard)
+    else:
+        values = encode(data, encoder, cache_dir, device, batch, shard).mean.cpu()
+    identity = fingerprint(data.fingerprint, sorted(encoder.identity.items()))
+    return FeatureData(
+        data.name, values, data.ids, data.factors, data.split, identity, data.notes, data.skipped, data.images
+    )
 
 
 class Batches:

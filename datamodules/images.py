@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -146,20 +146,24 @@ def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes 
 
 def with_progress(items: Iterable[T], total: int, label: str, each: int = 1) -> Iterator[T]:
     """A bar on a terminal, a line at about every tenth in a log; every item counts for `each` of the total."""
-    console = Console()
+    console, started = Console(), time.monotonic()
     if console.is_terminal:
-        with Progress(console=console) as progress:
-            task = progress.add_task(label, total=total)
-            for item in items:
+        columns = (*Progress.get_default_columns(), TextColumn("{task.fields[speed]}"))
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(label, total=total, speed="")
+            for count, item in enumerate(items, 1):
                 yield item
-                progress.advance(task, each)
+                speed = count * each / (time.monotonic() - started + 1e-9)
+                progress.update(task, advance=each, speed=f"{speed:,.0f} per s")
         return
-    started, step = time.monotonic(), math.ceil(total / each / 10)
+    step = math.ceil(total / each / 10)
     for count, item in enumerate(items, 1):
         yield item
         done = min(count * each, total)
         if count % step == 0 or done == total:
-            print(f"{label}: {done} of {total}, {done / (time.monotonic() - started + 1e-9):.0f} per s", flush=True)
+            speed = done / (time.monotonic() - started + 1e-9)
+            left = f", {(total - done) / speed:.0f} s left" if done < total else ""
+            print(f"{label}: {done} of {total}, {speed:.0f} per s{left}", flush=True)
 
 
 def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
@@ -215,11 +219,12 @@ def write_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_space(folder: Path, needed: int) -> None:
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raises UserError where fewer bytes are free than needed."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"Expected {needed / MIB:.0f} MiB free for the decoded images in {folder}, got {free / MIB:.0f} MiB: free "
+            f"Expected {needed / MIB:.0f} MiB free for the {what} in {folder}, got {free / MIB:.0f} MiB: free "
             "space there or set cache_dir= to another folder."
         )
 
@@ -256,7 +261,7 @@ def build(final: Path, source: EncodedImages, size: int, crop: float, max_unread
     with cache_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(final.parent)
-        check_space(final.parent, len(source.ids) * 3 * size * size)
+        check_space(final.parent, len(source.ids) * 3 * size * size, "decoded images")
         temporary = final.with_name(f"{final.name}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir()
         try:

@@ -1,10 +1,16 @@
+import dataclasses
+import errno
+import json
+import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from datamodules.factors import FactorTable, ImageData
-from datamodules.features import Batches, encode
+from datamodules.factors import Factor, FactorTable, ImageData
+from datamodules.features import Batches, Shards, encode, extract
 from models import UserError
 
 
@@ -31,6 +37,15 @@ class Mean:
         raise NotImplementedError
 
 
+class Sums:
+    """A feature encoder: the sums of rows of pixels."""
+
+    identity: dict[str, str | int | float | bool] = {"name": "sums", "sha256": "c"}
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().sum((1, 3))
+
+
 def images(n: int = 50, size: int = 8) -> ImageData:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -43,7 +58,7 @@ def test_latents_are_the_encoders_and_computed_once(tmp_path: Path) -> None:
     latents = encode(data, encoder, tmp_path, shard=16)
     torch.testing.assert_close(latents.mean, data.images.float().mean((2, 3)))
     again = encode(data, encoder, tmp_path, shard=16)
-    assert encoder.encoded == 50
+    assert encoder.encoded == 51
     assert torch.equal(again.mean, latents.mean)
 
 
@@ -51,26 +66,26 @@ def test_other_weights_or_data_are_encoded_anew(tmp_path: Path) -> None:
     encode(images(), Mean("a"), tmp_path)
     other = Mean("b")
     encode(images(), other, tmp_path)
-    assert other.encoded == 50
+    assert other.encoded == 51
 
 
 def test_an_interrupted_extraction_goes_on_at_its_shard(tmp_path: Path) -> None:
     encoder = Mean()
-    encoder.fail_after = 32
+    encoder.fail_after = 33  # the first one tells the width
     with pytest.raises(KeyboardInterrupt):
         encode(images(), encoder, tmp_path, batch=16, shard=16)
     encoder.fail_after = 10**9
     latents = encode(images(), encoder, tmp_path, batch=16, shard=16)
-    assert encoder.encoded == 50
+    assert encoder.encoded == 51
     torch.testing.assert_close(latents.mean, images().images.float().mean((2, 3)))
 
 
 def test_a_damaged_shard_is_said_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     latents = encode(images(), Mean(), tmp_path, shard=16)
-    shard = sorted(tmp_path.rglob("*.npz"))[1]
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 3] ^= 255
-    shard.write_bytes(content)
+    (file,) = tmp_path.rglob("features.npy")
+    content = bytearray(file.read_bytes())
+    content[-20 * 6 * 4] ^= 255  # of row 30
+    file.write_bytes(content)
     encoder = Mean()
     again = encode(images(), encoder, tmp_path, shard=16)
     assert encoder.encoded == 16 and torch.equal(again.mean, latents.mean)
@@ -89,11 +104,75 @@ def test_images_of_another_size_and_an_unwritable_cache_are_refused(tmp_path: Pa
 
 @pytest.mark.usefixtures("no_room")
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="got File too large at .*set cache_dir=") as caught:
+    with pytest.raises(UserError, match="File too large at .*set cache_dir=") as caught:
         encode(images(2000), Mean(), tmp_path)
     assert "\n" not in str(caught.value)
-    (folder,) = (tmp_path / "latents").iterdir()
-    assert list(folder.iterdir()) == []
+    (folder,) = (tmp_path / "features").iterdir()
+    assert not [path for path in folder.rglob("*") if path.suffix in (".npy", ".sha256", ".tmp")]
+
+
+def test_features_lie_in_one_memory_mapped_file_beside_ids_and_labels(tmp_path: Path) -> None:
+    data = images()
+    table = FactorTable((Factor("kind", "categorical", ("a", "b", "c"), ""),), torch.arange(50.0)[:, None] % 3)
+    data = dataclasses.replace(data, factors=table)
+    features = extract(data, Sums(), tmp_path, batch=8, shard=16)
+    torch.testing.assert_close(features.values, data.images.float().sum((1, 3)))
+    assert features.ids == data.ids and features.images is data.images
+    (file,) = tmp_path.rglob("features.npy")
+    assert torch.equal(torch.from_numpy(np.load(file)), features.values)
+    assert isinstance(np.load(file, mmap_mode="r"), np.memmap)
+    rows = pd.read_parquet(file.with_name("rows.parquet"))
+    assert rows["id"].tolist() == data.ids and rows["label/kind"].tolist() == table.values[:, 0].tolist()
+    manifest = json.loads(file.with_name("manifest.json").read_text())
+    assert manifest["shape"] == [50, 8] and manifest["encoder"] == Sums.identity
+
+
+def test_features_of_an_encoder_with_a_decoder_are_its_means(tmp_path: Path) -> None:
+    features = extract(images(), Mean(), tmp_path)
+    assert torch.equal(features.values, encode(images(), Mean(), tmp_path).mean)
+
+
+def test_a_full_disk_in_the_middle_keeps_the_shards_that_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Shards.write
+
+    def full(self: Shards, number: int, features: torch.Tensor) -> None:
+        if number == 2:
+            monkeypatch.setattr(os, "fsync", fail)
+        write(self, number, features)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Shards, "write", full)
+    with pytest.raises(UserError, match="Expected a cache folder to write to, got No space left on device at"):
+        extract(images(), Sums(), tmp_path, shard=16)
+    monkeypatch.undo()
+    assert len(list(tmp_path.rglob("*.sha256"))) == 2
+    expected = images().images.float().sum((1, 3))
+    torch.testing.assert_close(extract(images(), Sums(), tmp_path, shard=16).values, expected)
+
+
+def test_a_cache_that_was_cut_short_is_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = extract(images(), Sums(), tmp_path).values.clone()
+    (file,) = tmp_path.rglob("features.npy")
+    file.write_bytes(file.read_bytes()[:-100])
+    assert torch.equal(extract(images(), Sums(), tmp_path).values, expected)
+    assert "damaged and are computed again" in capsys.readouterr().out
+
+
+def test_memory_holds_one_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    write = Shards.write
+
+    def counted(self: Shards, number: int, part: torch.Tensor) -> None:
+        held.append(len(part))
+        write(self, number, part)
+
+    monkeypatch.setattr(Shards, "write", counted)
+    extract(images(), Sums(), tmp_path, batch=8, shard=16)
+    assert held == [16, 16, 16, 2]
 
 
 def test_batches_pass_over_every_row_and_depend_on_the_epoch_alone() -> None:
