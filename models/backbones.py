@@ -1,0 +1,336 @@
+"""Frozen networks from elsewhere as encoders of images: torchvision's, DINOv2, and pixels as they are.
+
+A backbone is a network, the preprocessing that its weights were trained with, and the layer that is read. Its identity
+names all three, as features of another preprocessing or another layer are other features.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from models import UserError
+from models.encoders import first_line, weights_sha256
+
+__all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "watched"]
+
+Identity: TypeAlias = dict[str, str | int | float | bool]
+RANDOM = "random weights"
+# What torchvision sets for the published weights of these two besides loading them.
+PORTED: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("googlenet", "inception_v3"), {"transform_input": True, "init_weights": False}
+)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Images of any size, uint8, to what a network reads: resized, cropped, (x / 255 - mean) / std, on their device.
+
+    Resizing is that of PIL (antialiased, rounded to uint8), as the weights were trained with it.
+
+    Attributes:
+        resize: side in pixels that an image gets: its shortest ("shortest"), its longest, padded with black
+            ("longest"), or both ("squash").
+        crop: side of the central square that is kept.
+    """
+
+    resize: int
+    crop: int
+    mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 3 crop crop"]:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional as F
+
+        if self.mode == "squash":
+            size = [self.resize, self.resize]
+        elif self.mode == "shortest":
+            size = [self.resize]
+        else:
+            size = [round(side * self.resize / max(images.shape[2:])) for side in images.shape[2:]]
+        resized = F.resize(images, size, InterpolationMode(self.interpolation), antialias=True)
+        rgb = F.center_crop(resized, [self.crop, self.crop]).expand(-1, 3, -1, -1)
+        return F.normalize(F.to_dtype(rgb, torch.float32, scale=True), list(self.mean), list(self.std))
+
+    def identity(self) -> Identity:
+        words = {"mean": " ".join(map(str, self.mean)), "std": " ".join(map(str, self.std))}
+        return {f"preprocessing/{name}": value for name, value in (asdict(self) | words).items()}
+
+
+class Backbone(nn.Module):
+    """A frozen network behind the interface of encoders.
+
+    On a GPU it runs in bfloat16 (autocast), on a CPU in float32; features are float32 anywhere.
+    """
+
+    tower = ""  # the part of the network that reads images; empty for all of it
+
+    def __init__(self, network: nn.Module, prepare: Preprocessing, layer: str | None, identity: Identity) -> None:
+        super().__init__()
+        self.network: Any = network.requires_grad_(False)
+        self.prepare, self.layer = prepare, layer
+        self.identity = identity | {"layer": layer or "output"} | prepare.identity()
+        self.train(False)
+        self.features = self.embed(torch.zeros(1, 3, prepare.crop, prepare.crop, dtype=torch.uint8)).shape[1]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Stays in evaluation mode: it is frozen."""
+        return super().train(False)
+
+    def forward(self, x: Float[Tensor, "batch 3 crop crop"]) -> Tensor:
+        """The network's own features of preprocessed images."""
+        return self.network(x)
+
+    @torch.no_grad()
+    def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Features of grey or colour images of any size, on the images' device."""
+        x = self.prepare(images)
+        with half_precision(x.device):
+            if self.layer is None:
+                return self(x).float()
+            return watched(self.network, self.layer, lambda: self(x), len(x), self.tower)
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def watched(network: nn.Module, layer: str, run: Callable[[], Any], batch: int,
+            tower: str = "") -> Float[Tensor, "batch features"]:  # fmt: skip
+    """What a layer, named as in `network.named_modules()`, gives for each image of a batch while the network runs.
+
+    Maps are averaged over space, tokens over the image, the class token among them. Of a layer that is called more
+    than once it is the last call.
+
+    Raises:
+        UserError: no such layer; one that is not run for images, or whose output is not one row per image.
+    """
+    modules = {name: module for name, module in network.named_modules() if name and name.startswith(tower)}
+    if layer not in modules:
+        names = list(modules)
+        hint = near_ones(layer, names) or f" There are {len(names)}, {names[0]} to {names[-1]}."
+        raise UserError(f"Expected encoder.layer to be a layer of the network, got {layer}.{hint}")
+
+    caught: list[Tensor] = []
+    # Averaged within the hook: the next layer may write into the same memory.
+    handle = modules[layer].register_forward_hook(lambda _, __, output: caught.append(averaged(layer, output, batch)))
+    try:
+        run()
+    finally:
+        handle.remove()
+    if not caught:
+        raise UserError(f"encoder.layer={layer} takes no part in encoding images: choose another.")
+    return caught[-1]
+
+
+def averaged(layer: str, output: Any, batch: int) -> Float[Tensor, "batch features"]:
+    """One vector per image, in memory of its own."""
+    first = output[0] if isinstance(output, tuple | list) else output
+    if not isinstance(first, Tensor) or len(first) != batch or first.ndim not in (2, 3, 4):
+        shape = "x".join(map(str, first.shape)) if isinstance(first, Tensor) else type(first).__name__
+        raise UserError(f"encoder.layer={layer} gives {shape} for {batch} images, not a row for each: choose another.")
+    if first.ndim == 4:  # images are square: where the first two sides are equal alone, the channels are last
+        last = first.shape[1] == first.shape[2] != first.shape[3]
+        first = first.flatten(1, 2) if last else first.flatten(2).transpose(1, 2)
+    return first.float().mean(1) if first.ndim == 3 else first.to(torch.float32, copy=True)
+
+
+def near_ones(name: str, names: Collection[str]) -> str:
+    """A sentence that asks whether near names were meant, empty where none is near."""
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def reason(error: Exception) -> str:
+    """One line of an error; of torch's list of tensors that do not fit, the first of them."""
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict") else first_line(error)
+    return line if len(line) <= 200 else f"{line[:200]}..."
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Initial weights are the same every time, and leave no trace in anybody else's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights; pickled code is not run.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        return dict(state.get("state_dict", state))
+    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own kind for a broken file
+        raise UserError(f"{file} cannot be read as weights ({reason(error)}): give a state dict's file.") from error
+
+
+def unfit(weights: str | None, architecture: str, error: Exception) -> UserError:
+    fault = reason(error)
+    return UserError(
+        f"{architecture} cannot be made with the weights {weights} ({fault}): set encoder.architecture to theirs."
+    )
+
+
+class Pixels(nn.Module):
+    """Images as they are, flattened and scaled to [0, 1]: what there is without an encoder."""
+
+    identity: dict[str, str | int | float | bool] = {"name": "pixels", "preprocessing": "x / 255"}
+
+    def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Pixels, channel by channel."""
+        return images.flatten(1).float() / 255
+
+
+class Torchvision(Backbone):
+    """A classification network of torchvision, see https://docs.pytorch.org/vision/stable/models.html.
+
+    Args:
+        architecture: its name there, such as "resnet50".
+        weights: a name of its published weights, "DEFAULT" the best of them; a file; or "random".
+        layer: a layer by name, such as "layer3"; null for what the classifier, the last linear layer, reads.
+    """
+
+    def __init__(self, architecture: str = "resnet50", weights: str | None = "DEFAULT",
+                 layer: str | None = None) -> None:  # fmt: skip
+        import torchvision
+
+        names = torchvision.models.list_models(module=torchvision.models)
+        if architecture not in names:
+            hint = near_ones(architecture, names)
+            raise UserError(f"Expected encoder.architecture to be one of torchvision's, got {architecture}.{hint}")
+        published = torchvision.models.get_model_weights(architecture)
+        if weights in published.__members__:
+            name, preset = published[weights].name, published[weights].transforms()
+            network = published_network(architecture, published[weights])
+        else:
+            # A file under the name of a published one has its preprocessing; of others the newest's is the best guess.
+            by_file = {Path(member.url).name: member for member in published}
+            name = RANDOM if weights == "random" else Path(weights or "").name
+            preset = by_file.get(name, published["DEFAULT"]).transforms()
+            network = local_network(architecture, weights, list(published.__members__))
+
+        prepare = Preprocessing(preset.resize_size[0], preset.crop_size[0], "shortest", preset.interpolation.value,
+                                tuple(preset.mean), tuple(preset.std))  # fmt: skip
+        sha256 = weights_sha256(network.state_dict())
+        identity: Identity = {"name": "torchvision", "architecture": architecture, "weights": name, "sha256": sha256}
+        super().__init__(network if layer else headless(network, architecture), prepare, layer, identity)
+
+
+def headless(network: nn.Module, architecture: str) -> nn.Module:
+    """The network up to its last linear layer."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UserError(f"{architecture} has no linear layer that classifies: choose an encoder.layer.")
+    network.set_submodule(linear[-1], nn.Identity())
+    return network
+
+
+def published_network(architecture: str, member: Any) -> nn.Module:
+    """A network with weights from torch's cache or, announced, from torchvision's server."""
+    import torchvision
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(member.url).name
+    if not file.is_file():
+        print(f"encoder=resnet: downloading {member.url} ({member.meta['_file_size']:.0f} MB) to {file}", flush=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(member.url, str(file), hash_prefix=file.stem.split("-")[-1])
+        except Exception as error:  # urllib, the server and the disk each raise their own kind
+            raise UserError(
+                f"The download of {member.url} failed ({first_line(error)}): put it at {file}, or pass its path as "
+                f"encoder.weights=FILE."
+            ) from error
+    read_weights(file)  # torchvision would also run code in there
+    with seeded():
+        return torchvision.models.get_model(architecture, weights=member)
+
+
+def local_network(architecture: str, weights: str | None, published: Sequence[str]) -> nn.Module:
+    """A network with weights from a file, or at random."""
+    import torchvision
+
+    file = Path(weights or "").expanduser()
+    if weights != "random" and not file.is_file():
+        raise UserError(
+            f"Expected encoder.weights to be one of {', '.join(published)}, a file, or random, got {weights}."
+        )
+    with seeded():
+        network = torchvision.models.get_model(architecture, weights=None, **PORTED.get(architecture, {}))
+    if weights != "random":
+        try:
+            network.load_state_dict(read_weights(file))
+        except RuntimeError as error:
+            raise unfit(weights, architecture, error) from error
+    return network
+
+
+class DINOv2(Backbone):
+    """A DINOv2 network (Oquab et al. 2023, https://arxiv.org/abs/2304.07193), or any other one of timm.
+
+    Args:
+        architecture: its name in timm, see `timm.list_models("*dinov2*")`.
+        weights: a local file, as timm or the authors publish it, or "random".
+        layer: a layer by name, such as "blocks.5"; null for the network's own features, DINOv2's class token.
+        size: side that images are brought to, for networks that take several, a multiple of the patches' (14); null
+            for the one it was trained with.
+    """
+
+    def __init__(self, architecture: str = "vit_small_patch14_dinov2.lvd142m", weights: str | None = None,
+                 layer: str | None = None, size: int | None = None) -> None:  # fmt: skip
+        import timm
+
+        if not timm.is_model(architecture):
+            hint = near_ones(architecture, timm.list_models())
+            raise UserError(f"Expected encoder.architecture to be one of timm's, got {architecture}.{hint}")
+        network = timm_network(architecture, weights, size)
+        config = timm.data.resolve_model_data_config(network, {"img_size": size})
+        crop = config["input_size"][-1]
+        patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
+        if crop % patch:  # timm would leave out the rest of the image
+            raise UserError(f"Expected encoder.size to be a multiple of {architecture}'s {patch}, got {crop}.")
+        mode = "squash" if config["crop_mode"] == "squash" else "shortest"
+        prepare = Preprocessing(math.floor(crop / config["crop_pct"]), crop, mode, config["interpolation"],
+                                tuple(config["mean"]), tuple(config["std"]))  # fmt: skip
+        name = RANDOM if weights == "random" else Path(weights or "").name
+        sha256 = weights_sha256(network.state_dict())
+        identity: Identity = {"name": "dinov2", "architecture": architecture, "weights": name, "sha256": sha256}
+        super().__init__(network, prepare, layer, identity)
+
+
+def timm_network(architecture: str, weights: str | None, size: int | None) -> nn.Module:
+    """A network of timm without its classifier, with weights from a file, or at random."""
+    import timm
+
+    file = Path(weights or "").expanduser()
+    if weights != "random" and not file.is_file():
+        raise UserError(
+            f"Expected encoder.weights to be a file, or random, got {weights}: "
+            f"get one from https://huggingface.co/timm/{architecture}."
+        )
+    # As a state dict, so that timm adapts its names and positions to this network, but reads no file itself.
+    overlay = {} if weights == "random" else {"state_dict": read_weights(file)}
+    try:
+        with seeded():
+            network: Any = timm.create_model(architecture, bool(overlay), pretrained_cfg_overlay=overlay, img_size=size)
+    except Exception as error:  # timm and torch each raise their own kinds, also for a size that it does not take
+        raise unfit(weights, architecture, error) from error
+    network.pretrained_cfg.pop("state_dict", None)
+    network.reset_classifier(0)  # only now: without a classifier, timm would also take weights that do not fit
+    return network
