@@ -1,0 +1,230 @@
+"""Files of vectors, .npy, .npz and .parquet: which of their arrays or columns the features are, and what else is there.
+
+A float .npy file is mapped into memory and not read; arrays of an archive and columns of a table are held in memory.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datamodules.factors import near_names
+from datamodules.tables import ID_COLUMNS
+from models import UserError
+
+__all__ = ["VectorFile", "readable", "vector_file"]
+
+SUFFIXES = (".npy", ".npz", ".parquet")
+NUMBERS = "fiub"  # numpy's kinds
+# Columns of single numbers that are no features unless they are asked for.
+NO_FEATURES = (*ID_COLUMNS, "id", "index", "row", "__index_level_0__", "label", "labels", "class", "target", "y",
+               "cluster", "split", "partition")  # fmt: skip
+
+
+class VectorFile(NamedTuple):
+    """One file: a row of numbers, of whatever shape, for each thing, and the other arrays or columns by name."""
+
+    path: Path
+    rows: np.ndarray
+    columns: Mapping[str, Callable[[], pd.Series]]
+    notes: Sequence[str] = ()
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """What a damaged file makes its reader raise, as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+            pa.ArrowException) as error:  # fmt: skip
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise UserError(
+            f"Expected {kind} in {path}, got a file that cannot be read as one ({reason}): mend or replace it."
+        ) from error
+
+
+def vector_file(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
+    """The vectors in a file; `taken` are columns that are names, labels or the split and so no features.
+
+    Raises:
+        UserError: no such file, or one of another kind; it is damaged; no array or column has the features, or several
+            might; rows of different lengths; no row.
+    """
+    if not path.is_file():
+        raise UserError(f"Expected a file of vectors at {path}, got no such file: set data.path to one.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"Expected a file of vectors ({', '.join(SUFFIXES)}), got {path}: save them as one of these.")
+    kind = f"{'a' if path.suffix.lower() == '.parquet' else 'an'} {path.suffix.lower()} file"
+    with readable(path, kind):
+        read = read_parquet if path.suffix.lower() == ".parquet" else read_numpy
+        found = read(path, column, taken)
+    if not found.rows.size:
+        raise UserError(f"Expected numbers in {path}, got an array of shape {found.rows.shape}: check how it was made.")
+    return found
+
+
+def chosen(path: Path, column: str | None, known: Sequence[str], fitting: Sequence[str], described: str) -> str:
+    """The array or column with the features: the one asked for, or the only one that fits.
+
+    Raises:
+        UserError: there is no such one, or several.
+    """
+    if column is not None and column not in known:
+        near = near_names(column, known)
+        raise UserError(f"Expected data.column among {', '.join(known)} of {path}, got {column!r}.{near}")
+    if column is not None:
+        return column
+    if len(fitting) != 1:
+        got = f"{len(fitting)} ({', '.join(fitting)})" if fitting else "none"
+        raise UserError(
+            f"Expected one array of features in {path}, got {got} among {described}: name it by data.column=."
+        )
+    return fitting[0]
+
+
+def check_array(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if len(shape) < 2 or dtype.kind not in NUMBERS:
+        raise UserError(
+            f"Expected rows of numbers (n, features) in {name}{path}, got an array of shape {shape} of {dtype}: save "
+            "the vectors as such, or choose other ones by data.column=."
+        )
+
+
+def read_numpy(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
+    """An array, memory-mapped, or an archive of arrays; which of them it is says the content."""
+    with path.open("rb") as file:
+        is_archive = file.read(2) == b"PK"
+    if is_archive:
+        return read_archive(path, column, taken)
+    if column is not None:
+        raise UserError(f"Expected data.column=null for {path}, which holds one array, got {column}: leave it out.")
+    rows = np.load(path, mmap_mode="c", allow_pickle=False)
+    check_array(path, "", rows.shape, rows.dtype)
+    return VectorFile(path, rows, {})
+
+
+def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
+    """The array with the features; the others are read when they are asked for."""
+    with zipfile.ZipFile(path) as archive:
+        headers = {name[:-4]: header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+    fitting = [
+        key for key, (shape, dtype) in headers.items()
+        if len(shape) > 1 and (dtype.kind == "f" or dtype == np.uint8) and key not in taken
+    ]  # fmt: skip
+    described = ", ".join(f"{key} {shape} {dtype}" for key, (shape, dtype) in headers.items()) or "no array at all"
+    key = chosen(path, column, list(headers), fitting, described)
+    check_array(path, f"{key} of ", *headers[key])
+    others = {name: partial(array_column, path, name) for name in headers if name != key}
+    return VectorFile(path, array_in(path, key), others)
+
+
+def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array that is not read yet."""
+    with archive.open(name) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def array_in(path: Path, key: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def array_column(path: Path, key: str) -> pd.Series:
+    """A value for each row."""
+    with readable(path, f"an array {key}"):
+        array = array_in(path, key)
+        array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1:
+        raise UserError(
+            f"Expected one number or word per row in {key} of {path}, got an array of shape {array.shape}: choose "
+            "another one."
+        )
+    return pd.Series(array)
+
+
+def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
+    """A column of lists of numbers, or else all columns of single numbers."""
+    schema = pq.read_schema(path)
+    lists = [field.name for field in schema if is_list(field.type) and is_number(field.type.value_type)]
+    single = [field.name for field in schema if is_number(field.type) and field.name not in taken]
+    numbers = [name for name in single if name.lower() not in NO_FEATURES]
+    used, notes = numbers, []
+    if column is not None or lists or not numbers:
+        described = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        used = [chosen(path, column, schema.names, [name for name in lists if name not in taken], described)]
+        if used[0] not in lists:
+            raise UserError(
+                f"Expected lists of numbers in column {used[0]} of {path}, got {schema.field(used[0]).type}: choose "
+                "another data.column."
+            )
+        rows = read_lists(path, used[0])
+    else:
+        rows = read_numbers(path, used)
+        left = [name for name in single if name not in used]
+        notes = [f"Not used as features of {path.name}, by their names: {', '.join(left)}."] if left else []
+    others = {name: partial(table_column, path, name) for name in schema.names if name not in used}
+    return VectorFile(path, rows, others, notes)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def read_lists(path: Path, column: str) -> np.ndarray:
+    """A column of lists as (n, length) float32, a part of it at a time.
+
+    Raises:
+        UserError: a list is missing or of another length than the first.
+    """
+    rows, start = np.empty((0, 0), np.float32), 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(8192, columns=[column]):
+            lists = batch.column(0)
+            lengths = np.where(lists.is_null(), 0, pc.list_value_length(lists).fill_null(0))
+            if start == 0:
+                rows = np.empty((file.metadata.num_rows, lengths[0]), np.float32)
+            if (lengths != rows.shape[1]).any():
+                row = int(np.flatnonzero(lengths != rows.shape[1])[0])
+                raise UserError(
+                    f"Expected lists of one length in column {column} of {path}, got {rows.shape[1]} numbers in row 0 "
+                    f"and {lengths[row]} in row {start + row}: mend the table."
+                )
+            with np.errstate(over="ignore"):  # of float64, found with the infinite values
+                rows[start : start + len(lists)] = (
+                    lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), rows.shape[1])
+                )
+            start += len(lists)
+    return rows
+
+
+def read_numbers(path: Path, columns: Sequence[str]) -> np.ndarray:
+    """Columns of numbers as (n, columns) float32, NaN where there is none."""
+    rows = np.empty((pq.read_metadata(path).num_rows, len(columns)), np.float32)
+    for i, name in enumerate(columns):
+        with np.errstate(over="ignore"):
+            rows[:, i] = pq.read_table(path, columns=[name]).column(0).to_numpy()
+    return rows
+
+
+def table_column(path: Path, name: str) -> pd.Series:
+    with readable(path, f"a column {name}"):
+        return pq.read_table(path, columns=[name]).column(0).to_pandas()

@@ -1,0 +1,177 @@
+"""Vectors that users bring, of whatever encoder, used as they are.
+
+Their values become float32 and are otherwise not touched: not scaled, centred or normalised. One .npy file of float32
+is mapped into memory and never read as a whole; other types, archives, tables and several files are held in memory as
+float32. Without a split of their own, rows are split 80/10/10 by a hash of their ids.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from datamodules.factors import SPLITS, TRAIN, fingerprint, hash_split, split_numbers
+from datamodules.features import FeatureData
+from datamodules.vector_files import VectorFile, vector_file
+from datamodules.vector_labels import column_of, label_columns, label_table, row_ids
+from models import UserError
+
+__all__ = ["vectors"]
+
+CHUNK = 2**22  # numbers that are looked at together
+
+
+def float_rows(files: Sequence[VectorFile]) -> Float[np.ndarray, "n features"]:
+    """The rows of all files, flattened; a single file's float32 as they are, without a copy.
+
+    Raises:
+        UserError: files of different widths.
+    """
+    widths = [math.prod(file.rows.shape[1:]) for file in files]
+    if len(set(widths)) > 1:
+        told = ", ".join(f"{width} in {file.path.name}" for file, width in zip(files, widths, strict=True))
+        raise UserError(f"Expected as many features in every file, got {told}: give files of one encoder.")
+    if len(files) == 1 and files[0].rows.dtype == np.float32:
+        return files[0].rows.reshape(len(files[0].rows), -1)
+    values = np.empty((sum(len(file.rows) for file in files), widths[0]), np.float32)
+    start = 0
+    for rows in (part for file in files for part in chunks(file.rows)):
+        with np.errstate(over="ignore"):  # of float64, found with the infinite values
+            values[start : start + len(rows)] = rows.reshape(len(rows), -1)
+        start += len(rows)
+    return values
+
+
+def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time, so that a memory map is never read as a whole."""
+    step = max(1, CHUNK // math.prod(rows.shape[1:]))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+def check_values(values: Float[np.ndarray, "n features"], files: Sequence[VectorFile]) -> list[str]:
+    """Notes of rows without direction.
+
+    Raises:
+        UserError: fewer than two rows; NaN or infinite values; rows that are all equal.
+    """
+    if len(values) < 2:
+        raise UserError(f"Expected 2 or more rows in {files[0].path}, got {len(values)}: give more vectors.")
+    bad, zero, vary, start = [], [], False, 0
+    for part in chunks(values):
+        bad.append(start + np.flatnonzero(~np.isfinite(part).all(1)))
+        zero.append(start + np.flatnonzero(~part.any(1)))
+        vary, start = vary or bool((part != values[0]).any()), start + len(part)
+    rows, zeros = np.concatenate(bad), np.concatenate(zero)
+    if len(rows):
+        raise UserError(
+            f"Expected finite numbers, got NaN or infinite ones in {len(rows)} of {len(values)} rows, the first "
+            f"{place(int(rows[0]), files)} (counted from 0): leave these rows out."
+        )
+    if not vary:
+        raise UserError(f"Expected rows that differ, got {len(values)} equal ones in {files[0].path}: check the file.")
+    if not len(zeros):
+        return []
+    first = f"{place(int(zeros[0]), files)} (counted from 0)"
+    return [f"{len(zeros)} of {len(values)} rows are all zeros, the first {first}: they have no direction."]
+
+
+def place(row: int, files: Sequence[VectorFile]) -> str:
+    """Where a row comes from."""
+    starts = np.cumsum([0, *(len(file.rows) for file in files)])
+    number = int(np.searchsorted(starts, row, side="right")) - 1
+    return f"row {row - starts[number]} of {files[number].path}"
+
+
+def thumbnails(files: Sequence[VectorFile]) -> UInt8[np.ndarray, "n channels size size"] | None:
+    """The rows as images, without a copy of a single file's: uint8, square, one channel or three, first or last."""
+    found = []
+    for rows in (file.rows for file in files):
+        rows = rows[:, None] if rows.ndim == 3 else rows
+        rows = rows.transpose(0, 3, 1, 2) if rows.ndim == 4 and rows.shape[1] not in (1, 3) else rows
+        if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[1] not in (1, 3) or rows.shape[2] != rows.shape[3]:
+            return None
+        found.append(rows)
+    if len({rows.shape[1:] for rows in found}) > 1:
+        return None
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def row_split(split: str | Sequence[str] | None, files: Sequence[VectorFile], ids: list[str]) -> UInt8[Tensor, " n"]:
+    """The split by a word for all files or one for each, by a column, or by a hash of the ids.
+
+    Raises:
+        UserError: a word that is no split, another number of them than of files, no such column, no training rows.
+    """
+    if split is None:
+        return hash_split(ids)
+    own = column_of(files, split) if isinstance(split, str) and split.lower() not in SPLITS else None
+    if own is not None:
+        numbers = split_numbers(own if own.notna().any() else own.astype(float))
+        if numbers.isnan().any():
+            row = int(numbers.isnan().float().argmax())
+            raise UserError(f"Expected train, valid or test in every row of {split}, got none in {place(row, files)}.")
+        parts = numbers.to(torch.uint8)
+    else:
+        words = [split] * len(files) if isinstance(split, str) else [str(word) for word in split]
+        if len(words) != len(files) or any(word.lower() not in SPLITS for word in words):
+            columns = ", ".join(files[0].columns) or "none"
+            raise UserError(
+                f"Expected data.split to be train, valid or test for each of {len(files)} files, or one of their "
+                f"columns ({columns}), got {split}."
+            )
+        lengths = torch.tensor([len(file.rows) for file in files])
+        parts = torch.tensor([SPLITS[word.lower()] for word in words], dtype=torch.uint8).repeat_interleave(lengths)
+    if not (parts == TRAIN).any():
+        raise UserError(f"Expected training rows in data.split, got none with {split}: call some of them train.")
+    return parts
+
+
+def vectors(
+    path: str | Path | Sequence[str | Path],
+    column: str | None = None,
+    names: str | Path | None = None,
+    names_column: str | int | None = None,
+    labels: str | Path | Sequence[str] | None = None,
+    split: str | Sequence[str] | None = None,
+) -> FeatureData:
+    """The vectors in a .npy, .npz or .parquet file, or in several one after the other.
+
+    `column` names the array of an .npz or the column of lists of a .parquet file, where there is more than one;
+    further axes are flattened, and square uint8 ones kept as images for thumbnails. `names` and `labels` are a csv
+    file or a column of the files themselves; labels in a csv go by row, or by id where it has a column of the names.
+    `split` is a word for all files, one for each, or a column.
+
+    Raises:
+        UserError: files, columns, names or labels that are missing, damaged or do not fit; NaN or infinite values;
+            fewer than two rows, or only equal ones.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if not paths:
+        raise UserError("Expected a file of vectors, got an empty list: set data.path.")
+    named = [names, split, *([labels] if isinstance(labels, str | Path) else labels or [])]
+    taken = [str(value) for value in named if value is not None]
+    files = [vector_file(Path(file).expanduser(), column, taken) for file in paths]
+    n = sum(len(file.rows) for file in files)
+    ids = row_ids(names, names_column, files, n)
+    parts = row_split(split, files, ids)
+    columns = label_columns(labels, files, ids, names is not None) if labels is not None else {}
+    table, notes = label_table(columns, n)
+    values, images = float_rows(files), thumbnails(files)
+    zeros = check_values(values, files)
+    rows = torch.from_numpy(values)
+    step = max(1, CHUNK // rows.shape[1])
+    return FeatureData(
+        name="vectors",
+        values=rows,
+        ids=ids,
+        factors=table,
+        split=parts,
+        fingerprint=fingerprint("vectors", rows.shape, *rows.split(step), ids, table.factors, table.values, parts),
+        notes=[*(note for file in files for note in file.notes), *notes, *zeros],
+        images=None if images is None else torch.from_numpy(images),
+    )
