@@ -1,0 +1,199 @@
+"""TEMI: heads on frozen features that give near neighbours the same cluster.
+
+Adaloglou, Michels, Kalisch, Kollmann, "Exploring the Limits of Deep Image Clustering using Pretrained Models" (BMVC
+2023), https://arxiv.org/abs/2303.17896, written from the paper. Symbols: x and x′ a row and one of its nearest
+neighbours, q_s and q_t the probabilities of clusters c that the student and its slowly following teacher give,
+p̃ the teacher's shares of the clusters.
+
+Several heads are trained side by side; the one in use is the one of the lowest loss, so no label is needed to choose.
+"""
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int64
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from models.turtle import standardisation
+
+__all__ = ["TEMI", "Heads", "agreement", "nearest", "pair_loss", "pair_weight"]
+
+CHUNK = 16_384  # rows taken at once
+PRODUCTS = 2**24  # cosines in memory at once
+SHARE_MOMENTUM, LOSS_MOMENTUM = 0.9, 0.99
+
+
+def nearest(features: Float[Tensor, "n features"], count: int) -> Int64[Tensor, "n neighbours"]:
+    """The `count` other rows of the largest cosine to each row, nearest first; all others where there are fewer."""
+    units = normalize(features, dim=1)
+    found = []
+    for part in torch.arange(len(units), device=units.device).split(max(1, PRODUCTS // len(units))):
+        cosines = units[part] @ units.T
+        cosines.scatter_(1, part[:, None], -2.0)  # below any: a row is no neighbour of itself
+        found.append(cosines.topk(min(count, len(units) - 1), 1).indices)
+    return torch.cat(found)
+
+
+def agreement(
+    log_student: Float[Tensor, "heads clusters n"],
+    log_teacher: Float[Tensor, "heads clusters n"],
+    shares: Float[Tensor, "heads clusters"],
+    beta: float,
+) -> Float[Tensor, "heads n"]:
+    """log Σ_c (q_s(c|x) q_t(c|x′))^β / p̃(c), for β = 1 the pointwise mutual information of x and x′, in nats.
+
+    β < 1 keeps clusters in use. In logarithms: a probability that underflows has no gradient to speak of under β < 1.
+    """
+    prior = shares.clamp(min=1e-12).log()[:, :, None]
+    return (beta * (log_student + log_teacher) - prior).logsumexp(1)
+
+
+def pair_weight(
+    teacher: Float[Tensor, "heads clusters n"], teacher_of_partner: Float[Tensor, "heads clusters n"]
+) -> Float[Tensor, " n"]:
+    """Σ_c q_t(c|x) q_t(c|x′), the mean over heads: how likely a pair is of one cluster."""
+    return (teacher * teacher_of_partner).sum(1).mean(0)
+
+
+def pair_loss(
+    log_student: Float[Tensor, "heads clusters rows"],
+    log_teacher: Float[Tensor, "heads clusters rows"],
+    shares: Float[Tensor, "heads clusters"],
+    beta: float,
+) -> Float[Tensor, " heads"]:
+    """−w(x, x′) (`agreement` of x, x′ + that of x′, x) / 2, the mean over pairs, of rows followed by their partners."""
+    student, student_of_partner = log_student.chunk(2, 2)
+    teacher, teacher_of_partner = log_teacher.chunk(2, 2)
+    weight = pair_weight(teacher.exp(), teacher_of_partner.exp())
+    there = agreement(student, teacher_of_partner, shares, beta)
+    back = agreement(student_of_partner, teacher, shares, beta)
+    return -(weight * (there + back) / 2).mean(1)
+
+
+class Heads(torch.nn.Module):
+    """Networks side by side, of one hidden layer each; rows come last, where a softmax over clusters is fast."""
+
+    def __init__(self, heads: int, features: int, hidden: int, clusters: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.zeros(heads, hidden, features))
+        self.first_offset = torch.nn.Parameter(torch.zeros(heads, hidden, 1))
+        self.second = torch.nn.Parameter(torch.zeros(heads, clusters, hidden))
+        self.second_offset = torch.nn.Parameter(torch.zeros(heads, clusters, 1))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Weights that keep variance."""
+        for weights in (self.first, self.second):
+            weights.copy_(torch.randn(weights.shape, generator=generator) / weights.shape[2] ** 0.5)
+
+    def forward(
+        self, rows: Float[Tensor, "n features"], heads: slice = slice(None)
+    ) -> Float[Tensor, "some clusters n"]:
+        """Logarithms of the probabilities, of some heads."""
+        first = self.first[heads]
+        hidden = (first.flatten(0, 1) @ rows.T).unflatten(0, first.shape[:2]) + self.first_offset[heads]
+        return torch.baddbmm(self.second_offset[heads], self.second[heads], hidden.relu()).log_softmax(1)
+
+
+class TEMI(pl.LightningModule):
+    """The heads, their teacher and their training: call `start` with all rows before it.
+
+    Arguments:
+        features: width of the features.
+        clusters: how many.
+        heads: networks trained side by side.
+        hidden: width of each.
+        neighbours: of a row, from which its partner is drawn.
+        beta: β of `agreement`.
+        momentum: of the teacher, per step. The paper has .996 and ten times as many rows and steps.
+        learning_rate, warmup: of AdamW, and the steps that it takes to get there.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    shares: Tensor
+    losses: Tensor
+    features: Tensor
+    neighbours: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        clusters: int,
+        heads: int = 8,
+        hidden: int = 128,
+        neighbours: int = 50,
+        beta: float = 0.6,
+        momentum: float = 0.98,
+        learning_rate: float = 3e-3,
+        warmup: int = 100,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.student = Heads(heads, features, hidden, clusters)
+        self.teacher = Heads(heads, features, hidden, clusters).requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shares", torch.full((heads, clusters), 1 / clusters))
+        self.register_buffer("losses", torch.zeros(heads))
+        self.register_buffer("features", torch.zeros(0, features), persistent=False)
+        self.register_buffer("neighbours", torch.zeros(0, neighbours, dtype=torch.int64), persistent=False)
+
+    def start(self, features: Float[Tensor, "n features"], seed: int) -> None:
+        """Take the features' units and neighbours, and draw the heads.
+
+        A batch's `row` is the number of a row here. Neighbours are no part of a checkpoint: call this to go on, too.
+
+        Raises:
+            UserError: see `models.turtle.standardisation`.
+        """
+        mean, distance = standardisation(features, self.hparams["clusters"])
+        self.mean.copy_(mean)
+        self.scale.copy_(distance / features.shape[1] ** 0.5)
+        self.features, self.neighbours = features, nearest(features, self.hparams["neighbours"])
+        self.student.draw(torch.Generator().manual_seed(seed))
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    @property
+    def best(self) -> int:
+        """The head in use."""
+        return int(self.losses.argmin())
+
+    def standardised(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        return (features - self.mean) / self.scale
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        assert len(self.features), "call `start` before training"
+        row = batch["row"]
+        choice = torch.randint(self.neighbours.shape[1], row.shape, device=row.device)
+        partners = self.features[self.neighbours[row, choice]]
+        rows = self.standardised(torch.cat([batch["features"], partners]))
+        with torch.no_grad():
+            teacher = self.teacher(rows)
+            self.shares.lerp_(teacher.exp().mean(2), 1 - SHARE_MOMENTUM)
+        losses = pair_loss(self.student(rows), teacher, self.shares, self.hparams["beta"])
+        self.losses.lerp_(losses.detach(), max(1 - LOSS_MOMENTUM, 1 / (self.global_step + 1)))
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning sets by setattr
+        if (self.global_step + 1) % every == 0:  # a call costs a tenth of a small step
+            entropy = torch.special.entr(self.shares).sum(1)
+            self.log_dict({"temi/loss": losses.mean(), "temi/entropy": entropy.mean()})
+        return losses.sum()  # each head on its own, but for the weights of the pairs
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: object) -> None:
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.hparams["momentum"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        rate, warmup = self.hparams["learning_rate"], self.hparams["warmup"]
+        optimizer = torch.optim.AdamW(self.student.parameters(), rate, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.no_grad()
+    def assign(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n clusters"]:
+        """The best head's teacher's probabilities, on the features' device."""
+        head = slice(self.best, self.best + 1)
+        parts = [self.standardised(part.to(self.mean.device)) for part in features.split(CHUNK)]
+        return torch.cat([self.teacher(part, head)[0].T for part in parts]).exp().to(features.device)
