@@ -23,8 +23,8 @@ composed = False  # an error before that is one of the configuration, which Hydr
 def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
-    from datamodules.features import encode
     from evaluation import training
+    from evaluation.clustering import cluster
     from evaluation.fitting import device_of
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import made
@@ -34,14 +34,14 @@ def train(config: DictConfig, run: "Run") -> None:
     embed = identity_model(config, device)
     with run.stage("data") as stage:
         data = made(config.data)
-        stage.items = len(data.images)
+        stage.items = len(data.ids)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
-    encoder = training.image_encoder(config, data, run)
-    run.manifest(data, encoder.identity, config.seed, str(device))
-    with run.stage("encode", len(data.images)):
-        latents = encode(data, encoder, config.cache_dir, device)
-    measure_autoencoder(data, encoder, latents, run)
+    if "k" in config:  # a clustering model
+        cluster(config, training.features_of(config, data, run), run, device)
+    else:
+        encoder, latents = training.latents_of(config, data, run)
+        measure_autoencoder(data, encoder, latents, run)
     if config.model.name == "iin":
         rows = data.rows(TRAIN)
         known, labels = latents.rows(rows.to(device)), data.factors[rows]

@@ -1,11 +1,15 @@
-"""How fast the flow trains, as ratios within one run: python -m evaluation.benchmark [batch=256 steps=30 rounds=15].
+"""Speeds as ratios within one run: python -m evaluation.benchmark [what=flow] [batch=256 steps=30 rounds=15].
 
-Three loops over the same pairs, in turn, in short rounds, so that the two sides of a ratio saw the machine in the same
-state; medians over the rounds:
+what=flow, how fast the flow trains. Three loops over the same pairs, in turn, in short rounds, so that the two sides of
+a ratio saw the machine in the same state; medians over the rounds:
 
     cached     Facet's own training loop on cached latents
     encoding   the same loop, encoding both images of every pair at every step, as the public IIN code does
     bare       nothing but the FrEIA flow's forward and backward on both halves of the batch
+
+what=extraction, how fast features are computed (architecture=ViT-B-32 images=256 batch=32 rounds=5): images from a
+memory map through preprocessing and CLIP (random weights) into the cache, against nothing but CLIP's forward pass on
+images that are ready.
 """
 
 import json
@@ -13,23 +17,32 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from datamodules.faces import FACTORS, render, sample_parameters
 from datamodules.factors import FactorTable
-from datamodules.features import Latents
+from datamodules.features import Latents, Shards, fill
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.command import command, options
+from models import check_choice
+from models.backbones import half_precision
+from models.clip import CLIP
 from models.iin import IIN
 from models.vae import VAE
 
 
 @dataclass
 class Options:
+    what: str = "flow"
+    architecture: str = "ViT-B-32"
     batch: int = 256
     steps: int = 30
     rounds: int = 15
@@ -90,11 +103,43 @@ def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
         inn.zero_grad()
 
 
-def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
+def rounds(loops: dict[str, Callable[[], Any]], count: int) -> Float[Tensor, "loops rounds"]:
+    """Seconds of every loop in every round, the loops in turn; a first round warms up."""
+    times = [[seconds(loop) for loop in loops.values()] for _ in range(count + 1)]
+    return torch.tensor(times[1:]).T
+
+
+def extraction(asked: Options, device: str) -> dict[str, str | float]:
+    """Images per second of the whole extraction, and of the network alone."""
+    encoder = CLIP(asked.architecture, "random").to(device)
+    side, n = encoder.prepare.crop, asked.images
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "images"
+        np.random.default_rng(0).integers(0, 256, (n, 3, side, side), dtype=np.uint8).tofile(file)
+        images = torch.from_file(str(file), size=n * 3 * side * side, dtype=torch.uint8).view(n, 3, side, side)
+        ready = [encoder.prepare(part.to(device)) for part in images.split(asked.batch)]
+        shards = Shards(Path(folder), (n, encoder.features))
+        shards.open()
+
+        def network() -> None:
+            with torch.inference_mode(), half_precision(torch.device(device)):
+                for part in ready:
+                    encoder(part)
+
+        def whole() -> None:
+            fill(images, encoder.embed, shards, list(range(shards.count)), device, asked.batch, shown=False)
+
+        alone, all_of_it = rounds({"network": network, "extraction": whole}, asked.rounds)
+    return {
+        "images_per_s/network": n / float(alone.median()),
+        "images_per_s/extraction": n / float(all_of_it.median()),
+        "extraction_over_network": float((alone / all_of_it).median()),
+    }
+
+
+def flow(asked: Options, device: str) -> dict[str, str | float]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     scenes = sample_parameters(asked.images, 0)
     images = torch.cat([render(scenes.rows(slice(i, i + 64)), asked.size) for i in range(0, asked.images, 64)]).to(
         device
@@ -114,18 +159,19 @@ def main(arguments: Sequence[str]) -> None:
         "bare": lambda: bare(iin, first["mean"], first["partner_mean"], asked.steps),
         "encoding": lambda: fit(iin, encoding, asked.steps),
     }
-    times: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(asked.rounds + 1):
-        for name, loop in loops.items():
-            times[name].append(seconds(loop))
-    rounds = torch.tensor([times[name][1:] for name in loops]) / asked.steps  # the first round warms up
-    cached, bare_flow, encoding_too = rounds
-    result = {
-        "device": device,
-        **{f"pairs_per_s/{name}": asked.batch / float(row.median()) for name, row in zip(loops, rounds, strict=True)},
+    cached, bare_flow, encoding_too = each = rounds(loops, asked.rounds) / asked.steps
+    return {
+        **{f"pairs_per_s/{name}": asked.batch / float(row.median()) for name, row in zip(loops, each, strict=True)},
         "speed_up_by_cache": float((encoding_too / cached).median()),
         "step_over_bare_flow": float((cached / bare_flow).median()),
     }
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = options(Options, arguments)
+    check_choice("what", asked.what, ("flow", "extraction"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    result = {"device": device, **(flow if asked.what == "flow" else extraction)(asked, device)}
     if asked.json:
         print(json.dumps(result))
         return

@@ -1,7 +1,8 @@
 """What the commands `python -m evaluation.<name> key=value ...` share: options and one-line errors."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import fields
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from datamodules.factors import near_names
 from models import UserError
 
-__all__ = ["command", "options"]
+__all__ = ["aside", "command", "options"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,13 @@ def options(schema: type[T], arguments: Sequence[str]) -> T:
     except MissingMandatoryValue as error:
         missing = [name for name in names if OmegaConf.is_missing(chosen, name)]
         raise UserError(f"Expected {missing[0]}=..., got none: --help shows the options.") from error
+
+
+@contextmanager
+def aside(json: bool) -> Iterator[None]:
+    """While a command works: where it is to print one JSON object, progress goes to the standard error."""
+    with redirect_stdout(sys.stderr) if json else nullcontext():
+        yield
 
 
 def command(main: Callable[[Sequence[str]], None]) -> None:

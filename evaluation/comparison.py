@@ -8,7 +8,8 @@ from rich.table import Table
 from evaluation.judge import UNFIT_BELOW
 
 __all__ = [
-    "METRICS", "PREFIXES", "SHOWN", "Comparison", "best", "edit_rows", "edit_table", "editor_title", "metric_table",
+    "CLUSTER_METHODS", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN", "Comparison", "best", "best_methods",
+    "cluster_rows", "cluster_table", "edit_rows", "edit_table", "editor_title", "metric_table", "score_text",
     "unjudged",
 ]  # fmt: skip
 
@@ -26,6 +27,12 @@ METRICS = {  # heading, and whether higher is better
 TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
 SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
 OTHER = ("time/", "throughput/", "memory/")
+CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
+    "kmeans": "k-means", "autoencoder": "auto-encoder", "dec": "DEC", "idec": "IDEC", "turtle": "TURTLE",
+    "temi": "TEMI",
+}  # fmt: skip
+SCORES = {"ami": "AMI", "ari": "ARI", "fmi": "FMI", "nmi": "NMI", "accuracy": "accuracy"}
+LABEL_FREE = {"silhouette": "silhouette", "stability": "stability", "used_clusters": "used clusters"}
 
 
 def editor_title(key: str) -> str:
@@ -89,4 +96,61 @@ def metric_table(metrics: Mapping[str, float]) -> Table:
     for key, value in metrics.items():
         if not key.startswith(OTHER) and math.isfinite(value):
             table.add_row(key, f"{value:.4g}")
+    return table
+
+
+def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dict[str, tuple[float, float | None]]]:
+    """(factor, rows, method) -> score -> (value, sd over seeds if there are several), in the order they come.
+
+    The factor is empty where there is one only; rows are "fitted" or "held-out". The label-free numbers of a method
+    stand under an empty factor and "fitted".
+    """
+    found: dict[tuple[str, str, str], dict[str, tuple[float, float | None]]] = {}
+    for key, value in metrics.items():
+        path = key.removeprefix("heldout/").split("/")
+        score = path[-1].removesuffix("_mean")
+        if path[0] not in CLUSTER_METHODS or len(path) > 3 or score not in {**SCORES, **LABEL_FREE}:
+            continue
+        sd = metrics.get(f"{key.removesuffix('_mean')}_sd") if path[-1] != score else None
+        place = ("/".join(path[1:-1]), "held-out" if key.startswith("heldout/") else "fitted", path[0])
+        row = found.setdefault(place, {})
+        if score not in row or sd is not None:  # of several seeds, if there are
+            row[score] = (value, sd)
+    return found
+
+
+def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, float | None]]], factor: str, part: str,
+                 score: str) -> set[str]:  # fmt: skip
+    """The methods with the best score as printed; none where one stands alone."""
+    numbers = {
+        method: round(row[score][0], 3)
+        for (f, p, method), row in rows.items()
+        if (f, p) == (factor, part) and score in row
+    }
+    return {m for m, number in numbers.items() if number == max(numbers.values())} if len(numbers) > 1 else set()
+
+
+def score_text(number: tuple[float, float | None] | None) -> str:
+    if number is None:
+        return ""
+    return f"{number[0]:.3f}" if number[1] is None else f"{number[0]:.3f} ± {number[1]:.3f}"
+
+
+def cluster_table(metrics: Mapping[str, float]) -> Table:
+    """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
+    rows = cluster_rows(metrics)
+    shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
+    table = Table("factor", "rows", "method", box=None, pad_edge=False, header_style="bold")
+    for title in shown.values():
+        table.add_column(title, justify="right")
+    if not any(factor for factor, _, _ in rows):
+        table.columns.pop(0)
+    for (factor, part, method), row in rows.items():
+        cells = [
+            f"[bold]{text}[/]" if method in best_methods(rows, factor, part, score) and score in SCORES else text
+            for score in shown
+            for text in [score_text(row.get(score))]
+        ]
+        first = [factor] if len(table.columns) == len(shown) + 3 else []
+        table.add_row(*first, part, CLUSTER_METHODS[method], *cells)
     return table

@@ -115,8 +115,8 @@ def complete_epoch(progress: dict[str, Any]) -> None:
 
 
 def epochs_of(trainer: pl.Trainer) -> int:
-    """How many epochs, of `STEPS_PER_EPOCH` steps, the last one maybe shorter, the training takes."""
-    return max(1, -(-trainer.max_steps // STEPS_PER_EPOCH))
+    """How many epochs, the last one maybe shorter, the training takes."""
+    return max(1, -(-trainer.max_steps // int(trainer.num_training_batches)))
 
 
 def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -186,7 +186,7 @@ def fit(
         enable_progress_bar=terminal,
         enable_model_summary=False,
         gradient_clip_val=clip,
-        log_every_n_steps=min(20, steps),
+        log_every_n_steps=min(20, steps, len(batches)),
         num_sanity_val_steps=0,
     )
     trainer.fit(module, batches, ckpt_path=partial if partial.exists() else None)

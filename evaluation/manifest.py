@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from datamodules.factors import TEST, TRAIN, VALIDATION, Factor, ImageData
+from datamodules.features import FeatureData
 from evaluation.metrics import factor_statistics
 from models import UserError
 
@@ -23,12 +24,12 @@ __all__ = ["describe", "label", "manifest"]
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
     "torch", "torchvision", "pytorch-lightning", "FrEIA", "hydra-core", "numpy", "pandas", "scikit-learn", "pillow",
-    "matplotlib", "tensorboard", "diffusers",
+    "matplotlib", "tensorboard", "open_clip_torch", "timm", "openTSNE", "umap-learn", "diffusers",
 )  # fmt: skip
 
 
 def manifest(
-    data: ImageData,
+    data: ImageData | FeatureData,
     encoder: Mapping[str, str | int | float | bool] | None,
     seed: int,
     device: str,
@@ -72,7 +73,7 @@ def git_state() -> dict[str, str | bool] | None:
         return None
 
 
-def describe(data: ImageData) -> dict[str, Any]:
+def describe(data: ImageData | FeatureData) -> dict[str, Any]:
     """The data set. Each factor comes with the ends of its labels and their .15 and .85 training quantiles."""
     values = data.factors.values
     statistics = factor_statistics(values[data.rows(TRAIN)])
@@ -81,11 +82,15 @@ def describe(data: ImageData) -> dict[str, Any]:
         known = values[~values[:, i].isnan(), i]
         ends = {"lowest": known.min(), "highest": known.max()} if len(known) else {}
         factors.append({**factor._asdict(), "low": statistics.low[i], "high": statistics.high[i], **ends})
+    images = data.images
+    shape = {"size": images.shape[-1], "channels": images.shape[1]} if images is not None else {}
+    if isinstance(data, FeatureData):
+        shape["features"] = data.values.shape[1]
     parts = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
     return {
         "name": data.name,
         "fingerprint": data.fingerprint,
-        "size": data.size,
+        **shape,
         "splits": {name: len(data.rows(part)) for name, part in parts.items()},
         "factors": factors,
         "notes": data.notes,

@@ -21,7 +21,8 @@ from rich.console import Console
 from torch import Tensor
 
 from datamodules.factors import ImageData
-from evaluation.comparison import edit_rows, edit_table, metric_table
+from datamodules.features import FeatureData
+from evaluation.comparison import cluster_rows, cluster_table, edit_rows, edit_table, metric_table
 from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
 from models import UserError
@@ -91,7 +92,11 @@ class Run:
             write_json(self.path / "measurements.json", self.measurements)
 
     def manifest(
-        self, data: ImageData, encoder: Mapping[str, str | int | float | bool] | None, seed: int, device: str
+        self,
+        data: ImageData | FeatureData,
+        encoder: Mapping[str, str | int | float | bool] | None,
+        seed: int,
+        device: str,
     ) -> None:
         """Write `manifest.json`, see `evaluation.manifest`.
 
@@ -111,9 +116,9 @@ class Run:
 
     def summary(self) -> None:
         """Print the main numbers and what to open next."""
-        edits = edit_rows(self.metrics)
+        tables = (edit_table, edit_rows), (cluster_table, cluster_rows), (metric_table, bool)
         self.console.print()
-        self.console.print(edit_table(self.metrics) if edits else metric_table(self.metrics))
+        self.console.print(next(draw(self.metrics) for draw, rows in tables if rows(self.metrics)))
         self.console.print(f"\nOpen: {self.path / 'report.html'}", soft_wrap=True, markup=False)
         self.console.print(f"      tensorboard --logdir {self.path / 'tensorboard'}", soft_wrap=True, markup=False)
 

@@ -14,7 +14,18 @@ from omegaconf import MISSING, OmegaConf
 
 from evaluation.charts import draw_charts
 from evaluation.command import command, options
-from evaluation.comparison import METRICS, best, edit_rows, unjudged
+from evaluation.comparison import (
+    CLUSTER_METHODS,
+    LABEL_FREE,
+    METRICS,
+    SCORES,
+    best,
+    best_methods,
+    cluster_rows,
+    edit_rows,
+    score_text,
+    unjudged,
+)
 from evaluation.files import read_json, write_file
 from evaluation.run import find_run
 
@@ -30,6 +41,9 @@ FIGURES = {
     "reconstructions": "What the encoder keeps of an image",
     "training_curves": "Training: as logged, and smoothed",
 }
+CONTACT = "Each cluster's images: the most certain ones and the least certain ones; its size, and its commonest class"
+MAP = "Left to right: the features, and what the models made of them; from above: by label, by cluster"
+CONTINGENCY = "Share of each class (row) in each cluster (column) of the run's own method"
 AT_EDITS = ("factor_grid", "leakage_matrix", "strength_curves")
 
 
@@ -97,7 +111,7 @@ def heading(files: Files) -> str:
     counts = ", ".join(f"{count:,} {part}" for part, count in data.get("splits", {}).items())
     facts = [
         str(files.manifest.get("created", "")),
-        f"{counts} images of {data['size']}×{data['size']}" if counts else "",
+        f"{counts} {shape_words(data)}" if counts else "",
         f"encoder {encoder['name']} ({str(encoder.get('sha256', ''))[:12]})" if "name" in encoder else "",
         f"seed {files.manifest['seed']}" if "seed" in files.manifest else "",
         str(files.manifest.get("device", "")),
@@ -106,6 +120,11 @@ def heading(files: Files) -> str:
         f"<header><h1>{title}</h1><p class='muted'>{escape(' · '.join(fact for fact in facts if fact))}</p>"
         f"{tiles(files)}</header>"
     )
+
+
+def shape_words(data: Mapping[str, Any]) -> str:
+    parts = [f"images of {data['size']}×{data['size']}"] if "size" in data else []
+    return ", ".join(parts + ([f"{data['features']} features each"] if "features" in data else []))
 
 
 def tiles(files: Files) -> str:
@@ -185,6 +204,31 @@ def comparison(metrics: Mapping[str, float]) -> str:
     return card(f"<div class=scroll><table>{head}{bodies}</table></div><p class=muted>{caption}</p>")
 
 
+def clusterings(metrics: Mapping[str, float]) -> str:
+    """Every clustering method side by side, the best of each score marked."""
+    rows = cluster_rows(metrics)
+    if not rows:
+        return ""
+    shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
+    bodies, factors = "", any(factor for factor, _, _ in rows)
+    for (factor, part, method), row in rows.items():
+        cells = "".join(
+            f"<td{' class=best' if s in SCORES and method in best_methods(rows, factor, part, s) else ''}>"
+            f"{score_text(row.get(s))}</td>"
+            for s in shown
+        )
+        names = f"<th>{escape(factor)}</th>" if factors else ""
+        bodies += f"<tr>{names}<td class=name>{part}</td><td class=name>{CLUSTER_METHODS[method]}</td>{cells}</tr>"
+    heads = "".join(f"<th>{title}</th>" for title in shown.values())
+    head = f"<thead><tr>{'<th>factor</th>' if factors else ''}<th class=name>rows</th><th class=name>method</th>{heads}"
+    caption = (
+        "Agreement with the labels, which no method has seen: 1 is the same partition; AMI and ARI are 0 for a random "
+        "one. Accuracy is that of the best matching of clusters and classes. ± is the standard deviation over seeds."
+    )
+    return card(f"<div class=scroll><table>{head}</tr></thead><tbody>{bodies}</tbody></table></div>"
+                f"<p class=muted>{caption}</p>")  # fmt: skip
+
+
 def timings(metrics: Mapping[str, float]) -> str:
     """A bar per stage."""
     stages = {
@@ -204,7 +248,7 @@ def timings(metrics: Mapping[str, float]) -> str:
 
 def other_numbers(metrics: Mapping[str, float]) -> str:
     """What is shown nowhere else: the autoencoder's, the flow's and the judge's numbers."""
-    elsewhere = ("edit/", "baseline/", "oracle/", "time/", "throughput/")
+    elsewhere = ("edit/", "baseline/", "oracle/", "time/", "throughput/")  # tables have these
     rows = [
         f"<tr><td class=name>{escape(key)}</td><td>{value:.4g}</td></tr>"
         for key, value in metrics.items()
@@ -242,11 +286,19 @@ def page(files: Files) -> str:
     factors = list(edit_rows(files.metrics)) or [known["name"] for known in files.data.get("factors", [])]
     strips = {f"edit_{factor.replace('/', '_')}" for factor in factors}
     components = sorted((name for name in files.figures if name.startswith("component_")), key=lambda n: (len(n), n))
-    more = [name for name in files.figures if name not in {*FIGURES, *strips, *components}]
+    maps, sheets, tables = (
+        [name for name in files.figures if name.startswith(kind)] for kind in ("map_", "clusters", "contingency_")
+    )
+    shown = {*FIGURES, *strips, *components, *maps, *sheets, *tables}
+    more = [name for name in files.figures if name not in shown]
     at_edits = [card(picture(files, name, FIGURES[name])) for name in AT_EDITS]
     parts = [
         heading(files),
         section("The flow against the baselines", comparison(files.metrics)),
+        section("Clusterings", clusterings(files.metrics)),
+        section("Maps", *(card(picture(files, name, MAP)) for name in maps)),
+        section("Clusters", *(card(picture(files, name, CONTACT)) for name in sheets)),
+        section("Classes and clusters", *(card(picture(files, name, CONTINGENCY)) for name in tables)),
         section("About the data", notes(files.data)),
         section("Edits", *(factor_card(files, factor) for factor in factors)),
         section("Leakage and strength", *at_edits[1:]),

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.celeba import WIDTH
-from datamodules.factors import FactorTable, ImageData, near_names
+from datamodules.factors import FactorTable, near_names
+from datamodules.features import FeatureData, extract
 from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
 from evaluation.record import made
@@ -102,7 +103,8 @@ class LoadedRun:
     device: torch.device
 
     @cached_property
-    def data(self) -> ImageData:
+    def data(self) -> Any:
+        """`ImageData`, or `FeatureData` of a user's own vectors."""
         return made(self.config.data)
 
     @cached_property
@@ -144,6 +146,36 @@ class LoadedRun:
             )
         return iin.to(self.device)
 
+    @cached_property
+    def vectors(self) -> FeatureData:
+        """The features of the run's data, from the cache or computed anew."""
+        if isinstance(self.data, FeatureData):
+            return self.data
+        return extract(self.data, self.encoder, self.config.cache_dir, self.device)
+
+    @cached_property
+    def clusterer(self) -> Any:
+        """The trained clustering model.
+
+        Raises:
+            UserError: no checkpoint of one, or one of other features.
+        """
+        from evaluation.clusterers import KINDS
+
+        file = self.path / "checkpoints" / "last.ckpt"
+        if self.config.model.name not in KINDS:
+            raise UserError(
+                f"Expected a run of {' or '.join(KINDS)}, got one of {self.config.model.name} at {self.path}."
+            )
+        return load_module(KINDS[self.config.model.name], file).to(self.device)
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[ImageSource]) -> Float[Tensor, "n features"]:
+        """Features of pictures or image files, cropped and resized as the run's data was."""
+        embed = getattr(self.encoder, "embed", None) or (lambda pixels: self.encoder.encode(pixels)[0])
+        pixels = self.pixels(images)
+        return torch.cat([embed(part.to(self.device)) for part in pixels.split(BATCH)])
+
     def factor(self, name: str) -> int:
         """The number of a factor.
 
@@ -163,11 +195,16 @@ class LoadedRun:
         described = {known["name"]: known for known in self.manifest.get("data", {}).get("factors", [])}
         return label(wanted, value, described.get(wanted.name, {}))
 
-    def pixels(self, images: Sequence[ImageSource]) -> UInt8[Tensor, "n 3 size size"]:
-        """Files or pictures, cropped and resized as the run's data was."""
+    def pixels(self, images: Sequence[ImageSource]) -> UInt8[Tensor, "n channels size size"]:
+        """Files or pictures, cropped and resized as the run's data was, grey where that is."""
         crop = float(self.config.data.get("crop", 1.0))
         share = crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
-        return torch.stack([read_image(image, self.encoder.size, share) for image in images])
+        described = self.manifest.get("data", {})
+        size = getattr(self.encoder, "size", None) or described["size"]
+        from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+        pixels = torch.stack([read_image(image, size, share) for image in images])
+        return pixels if described.get("channels", 3) == 3 else rgb_to_grayscale(pixels)
 
     @torch.inference_mode()
     def encode(self, pixels: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n d"]:

@@ -23,7 +23,7 @@ Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape chec
 
 # Where things lie changes no number; `groups` only says how the values were chosen.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
-FREE = ("trainer.accelerator", "trainer.devices", "measured_images", "identity_model")
+FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model")
 # The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
 STAGES = {
     "vae": ("vae.learning_rate", "trainer.vae", "trainer.bf16", "trainer.scale"),

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
-from datamodules.features import Batches, ImageEncoder, Latents
+from datamodules.features import Batches, FeatureData, ImageEncoder, Latents, encode, extract
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
@@ -27,7 +27,7 @@ from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.vae import VAE
 
-__all__ = ["image_encoder", "train_guide", "train_iin", "train_vae"]
+__all__ = ["features_of", "image_encoder", "latents_of", "train_guide", "train_iin", "train_vae"]
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
@@ -110,8 +110,41 @@ def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder:
         encoder: Any = train_vae(config, data, run)
     else:
         encoder = made(config.encoder)
-    check_iin(config, data.factors, math.prod(encoder.latent_shape))
+    if isinstance(encoder, ImageEncoder):
+        check_iin(config, data.factors, math.prod(encoder.latent_shape))
     return encoder.to(device_of(config))
+
+
+def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tuple[ImageEncoder, Latents]:
+    """The encoder of a model that edits images, and its latents of all of them.
+
+    Raises:
+        UserError: data without images; an encoder without a decoder.
+    """
+    if not isinstance(data, ImageData):
+        raise UserError(f"Expected images for model={config.model.name}, got vectors: choose other data=.")
+    encoder = image_encoder(config, data, run)
+    if not isinstance(encoder, ImageEncoder):
+        raise UserError(
+            f"Expected an encoder whose latents can be decoded for model={config.model.name}, got "
+            f"{encoder.identity['name']}: set encoder=vae or encoder=sd_vae."
+        )
+    device = device_of(config)
+    run.manifest(data, encoder.identity, config.seed, str(device))
+    with run.stage("encode", len(data.images)):
+        return encoder, encode(data, encoder, config.cache_dir, device)
+
+
+def features_of(config: Settings, data: ImageData | FeatureData, run: Run) -> FeatureData:
+    """What is clustered: the features of a frozen encoder, or the vectors themselves."""
+    device = device_of(config)
+    if isinstance(data, FeatureData):
+        run.manifest(data, None, config.seed, str(device))
+        return data
+    encoder: Any = image_encoder(config, data, run)
+    run.manifest(data, encoder.identity, config.seed, str(device))
+    with run.stage("encode", len(data.images)):
+        return extract(data, encoder, config.cache_dir, device)
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:

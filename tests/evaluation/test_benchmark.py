@@ -76,6 +76,13 @@ def test_the_encoding_loop_encodes_both_images_of_every_pair(
     assert len(times) == 6 and encoded[0] == 64
 
 
+def test_extraction_is_timed_against_the_network_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["what=extraction", "architecture=RN50", "images=4", "batch=2", "rounds=1", "json=true"])
+    result = json.loads(capsys.readouterr().out)
+    ratio = result["images_per_s/extraction"] / result["images_per_s/network"]
+    assert result["extraction_over_network"] == pytest.approx(ratio, rel=1e-4) and 0.1 < ratio < 1.5
+
+
 def test_unknown_options_are_one_line() -> None:
-    with pytest.raises(UserError, match=r"Expected one value for an option among batch, .*, got 'step=3'"):
+    with pytest.raises(UserError, match=r"Expected one value for an option among what, .*, got 'step=3'"):
         benchmark.main(["step=3"])

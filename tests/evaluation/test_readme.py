@@ -18,6 +18,7 @@ from PIL import Image
 
 from datamodules.faces import FACTORS
 from evaluation.command import command as run_command
+from evaluation.command import options as parsed_options
 from models.iin import IIN
 
 ROOT = Path(__file__).parents[2]
@@ -45,11 +46,17 @@ def test_make_has_the_targets() -> None:
 
 FACES, CELEBA, FOLDER = (f"datamodules.{name}.{name}" for name in ("faces", "celeba", "folder"))
 VAE, PHOTOGRAPHS = {"encoder.name": "vae"}, {"vae.latent": 256, "guide.reading_weight": 100.0}
+CLIP_ENCODER = {"model.name": "dec", "encoder._target_": "models.clip.CLIP"}
 FAITHFUL = {"model.name": "iin", "iin.objective": "faithful"}
 MADE_OF: dict[str, dict[str, Any]] = {
     "": FAITHFUL | VAE | {"data._target_": FACES, "data.n": 20000, "data.size": 64, "guide.reading_weight": 0.0},
     "data=celeba": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": CELEBA},
     "data=folder": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": FOLDER},
+    "model=dec data=folder": CLIP_ENCODER | {"data._target_": FOLDER, "data.size": 224, "k": 12},
+    "model=dec data=cifar10": CLIP_ENCODER | {"data._target_": "datamodules.vision.cifar10"},
+    "model=dec data=vectors": {"model.name": "dec", "data._target_": "datamodules.vectors.vectors", "k": 10},
+    "model=dec": {"model.name": "dec", "data._target_": "datamodules.vision.digits", "k": None}
+    | {"encoder._target_": "models.backbones.Pixels"},
     "model=vae": VAE | {"model.name": "vae", "data._target_": FACES},
     "iin.objective=likelihood": VAE | {"model.name": "iin", "data._target_": FACES},
     "encoder=sd_vae": FAITHFUL | {"encoder._target_": "models.encoders.SDVAE", "encoder.size": 64, "vae": None},
@@ -77,7 +84,7 @@ def test_every_training_command_is_the_configuration_it_says(command: list[str])
     for overrides in settings(command):
         with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             config = compose("train", overrides)
-        wanted = MADE_OF[command[0] if command and command[0] in MADE_OF else ""]
+        wanted = next((MADE_OF[key] for key in (" ".join(command[:2]), *command[:1]) if key in MADE_OF), MADE_OF[""])
         assert {key: OmegaConf.select(config, key) for key in wanted} == wanted
         for key, value in (item.split("=", 1) for item in overrides if not item.startswith(GROUPS)):
             assert OmegaConf.select(config, key) == OmegaConf.create(f"value: {value}").value
@@ -115,6 +122,14 @@ def test_every_edit_is_drawn(options: list[str], here: Path, capsys: pytest.Capt
     picture = Path(capsys.readouterr().out.strip().splitlines()[-1].removeprefix("Open: "))
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 16
+
+
+@pytest.mark.parametrize("name", ["clustering", "tsne"])
+def test_the_commands_of_clusterings_are_understood(name: str) -> None:
+    """They are run in tests/test_train_clustering.py."""
+    module = importlib.import_module(f"evaluation.{name}")
+    for given in arguments("python", "-m", f"evaluation.{name}"):
+        assert parsed_options(module.Options, given).run.startswith("runs/")
 
 
 @pytest.mark.parametrize("options", arguments("python", "-m", "evaluation.table"), ids=" ".join)

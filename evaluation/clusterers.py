@@ -1,0 +1,171 @@
+"""Every clustering method on the same features: fitted on the same rows, asked about all of them.
+
+No method sees a label. What is trained is kept in the run's checkpoints, so that a run goes on where it stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from datamodules.features import Batches
+from evaluation.fitting import STEPS_PER_EPOCH, finish, fit, stage_steps
+from evaluation.judge import fast_precision
+from evaluation.record import Run, made
+from evaluation.run import load_module
+from evaluation.settings import Settings
+from models.autoencoder import Autoencoder, Layer
+from models.dec import DEC, kmeans
+from models.temi import TEMI
+from models.turtle import TURTLE
+
+__all__ = ["KINDS", "METHODS", "Fits", "Fitted", "by_centers"]
+
+CHUNK = 4096
+METHODS = ("kmeans", "autoencoder", "dec", "idec", "turtle", "temi")
+KINDS: dict[str, type[pl.LightningModule]] = {"dec": DEC, "idec": DEC, "turtle": TURTLE, "temi": TEMI}
+
+
+class Fitted(NamedTuple):
+    """What one method says of every row, and what is to be known of how it got there."""
+
+    clusters: Int64[Tensor, " n"]
+    certainty: Float[Tensor, " n"]  # 0 to 1
+    details: dict[str, float]
+
+
+def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
+    """The nearest centre, and 1 - d₁/d₂ of the distances to the two nearest: 0 half-way between them, 1 on a centre."""
+    near = [torch.cdist(part, centers).topk(min(2, len(centers)), largest=False) for part in vectors.split(CHUNK)]
+    distances, clusters = (torch.cat(part).cpu() for part in zip(*near, strict=True))
+    second = distances[:, -1].clamp_min(1e-12)
+    return clusters[:, 0], 1 - distances[:, 0] / second if len(centers) > 1 else torch.ones(len(vectors))
+
+
+@dataclass
+class Fits:
+    """The methods of one seed. `values` are the features of all rows on the device, `rows` those that are fitted on."""
+
+    config: Settings
+    values: Float[Tensor, "n features"]
+    rows: Int64[Tensor, " rows"]
+    k: int
+    seed: int
+    run: Run
+    device: torch.device
+
+    def __call__(self, method: str) -> Fitted:
+        """One method, fitted or read back."""
+        if method == "kmeans":
+            return self.kmeans(method, self.values)
+        if method == "autoencoder":
+            return self.kmeans("codes", self.codes)
+        if method in ("dec", "idec"):
+            return self.dec(method)
+        return self.head(method)
+
+    def name(self, stage: str) -> str:
+        """Of a stage and its checkpoint; the first seed's has no number."""
+        return stage if self.seed == self.config.seed else f"{stage}_{self.seed}"
+
+    def known(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "rows d"]:
+        """The rows that are fitted on; no copy where these are all."""
+        return vectors if len(self.rows) == len(vectors) else vectors[self.rows.to(vectors.device)]
+
+    def trained(self, stage: str, kind: type[pl.LightningModule], make: Callable[[], Any], vectors: Tensor,
+                steps: int, batch_size: int, interval: int | None = None) -> Any:  # fmt: skip
+        """The module of a stage, from its checkpoint or trained now.
+
+        A checkpoint is written after every `interval` steps, by default some fifty times.
+        """
+        name = self.name(stage)
+        kept = "last" if name == self.config.model.name else name
+        file = self.run.path / "checkpoints" / f"{kept}.ckpt"
+        if file.is_file():
+            return load_module(kind, file).to(self.device)
+        pl.seed_everything(self.seed, verbose=False)
+        with self.run.stage(name) as timed:
+            module = make()
+            tensors = {"features": vectors, "row": torch.arange(len(vectors), device=vectors.device)}
+            size, interval = min(batch_size, len(vectors)), interval or max(STEPS_PER_EPOCH, steps // 50)
+            batches = Batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
+            bf16 = self.config.trainer.bf16
+            half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
+            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer) else "32-true"
+            timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision)
+        finish(module, self.run, name, kept)
+        return module.to(self.device).eval().requires_grad_(False)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """The auto-encoder that the methods on codes share."""
+        settings, known = self.config.trainer.autoencoder, self.known(self.values)
+        per_epoch = -(-len(known) // min(settings.batch_size, len(known)))
+
+        def make() -> Autoencoder:
+            module = made(self.config.autoencoder, features=known.shape[1])
+            module.start(known)
+            if settings.layer_epochs:
+                module.take(self.layers(module, known, per_epoch))
+            return module
+
+        steps = stage_steps(self.config, settings.epochs * per_epoch)
+        return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
+
+    def layers(self, whole: Autoencoder, vectors: Float[Tensor, "rows features"], per_epoch: int) -> list[Layer]:
+        """The greedy pretraining: each layer on what the one before makes of the rows."""
+        settings, trained = self.config.trainer.autoencoder, []
+        steps = stage_steps(self.config, settings.layer_epochs * per_epoch)
+        for i in range(len(whole.widths) - 1):
+            make = partial(lambda i: whole.layers()[i], i)
+            trained.append(self.trained(f"layer_{i + 1}", Layer, make, vectors, steps, settings.batch_size))
+            vectors = trained[-1].embed(vectors)
+        return trained
+
+    @cached_property
+    def codes(self) -> Float[Tensor, "n code"]:
+        return self.autoencoder.embed(self.values)
+
+    def kmeans(self, stage: str, vectors: Float[Tensor, "n d"]) -> Fitted:
+        with self.run.stage(self.name(stage), len(self.rows)):
+            clusters, certainty = by_centers(vectors, kmeans(self.known(vectors), self.k, self.seed))
+        return Fitted(clusters, certainty, {})
+
+    def dec(self, method: str) -> Fitted:
+        autoencoder, known, settings = self.autoencoder, self.known(self.values), self.config.trainer.dec
+        widths = {"features": known.shape[1], "hidden": autoencoder.widths[1:-1], "code": autoencoder.widths[-1]}
+
+        def make() -> DEC:
+            module = made(self.config[method], clusters=self.k, **widths)
+            module.start(autoencoder, known, self.seed)
+            return module
+
+        steps = stage_steps(self.config, settings.steps)
+        module = self.trained(method, DEC, make, known, steps, settings.batch_size, settings.interval)
+        return self.asked(module, self.values)
+
+    def head(self, method: str) -> Fitted:
+        """TURTLE or TEMI, on the features or on the auto-encoder's codes."""
+        vectors = self.codes if self.config.head_input == "codes" else self.values
+        known, settings = self.known(vectors), self.config.trainer[method]
+
+        def make() -> Any:
+            module = made(self.config[method], features=known.shape[1], clusters=self.k)
+            module.start(known, self.seed)
+            return module
+
+        module = self.trained(
+            method, KINDS[method], make, known, stage_steps(self.config, settings.steps), settings.batch_size, 100
+        )
+        return self.asked(module, vectors)
+
+    def asked(self, module: Any, vectors: Float[Tensor, "n d"]) -> Fitted:
+        with torch.inference_mode():
+            certainty, clusters = module.assign(vectors).max(1)
+        details = module.details() if hasattr(module, "details") else {}
+        return Fitted(clusters.cpu(), certainty.cpu(), details)
