@@ -115,6 +115,8 @@ def plain(column: pd.Series) -> pd.Series:
     if pd.api.types.is_numeric_dtype(column.dtype):  # booleans are
         numbers = column.to_numpy(dtype=float, na_value=np.nan)
         return pd.Series(np.where(np.isfinite(numbers), numbers, np.nan))
+    if column.isna().all():
+        return pd.Series(np.full(len(column), np.nan))
     text = column.astype(object).map(str, na_action="ignore").str.strip().reset_index(drop=True)
     text = text.where(text != "")
     lower = text.str.lower()

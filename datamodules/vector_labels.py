@@ -169,7 +169,7 @@ def row_ids(names: str | Path | None, column: str | int | None, files: Sequence[
 
 def class_labels(column: pd.Series) -> Labels:
     """What kind of factor a label column is: whole numbers that repeat are classes, not quantities."""
-    labels = infer_labels(column if column.notna().any() else column.astype(float))
+    labels = infer_labels(column)
     known = ~labels.numbers.isnan()
     values, places = labels.numbers[known].unique(return_inverse=True)
     few = len(values) <= max(MOST_CLASSES, int(known.sum()) // 5)

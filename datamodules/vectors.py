@@ -111,7 +111,7 @@ def row_split(split: str | Sequence[str] | None, files: Sequence[VectorFile], id
         return hash_split(ids)
     own = column_of(files, split) if isinstance(split, str) and split.lower() not in SPLITS else None
     if own is not None:
-        numbers = split_numbers(own if own.notna().any() else own.astype(float))
+        numbers = split_numbers(own)
         if numbers.isnan().any():
             row = int(numbers.isnan().float().argmax())
             raise UserError(f"Expected train, valid or test in every row of {split}, got none in {place(row, files)}.")

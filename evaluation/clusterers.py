@@ -105,22 +105,27 @@ class Fits:
     def autoencoder(self) -> Autoencoder:
         """The auto-encoder that the methods on codes share."""
         settings, known = self.config.trainer.autoencoder, self.known(self.values)
-        per_epoch = -(-len(known) // min(settings.batch_size, len(known)))
 
         def make() -> Autoencoder:
             module = made(self.config.autoencoder, features=known.shape[1])
             module.start(known)
             if settings.layer_epochs:
-                module.take(self.layers(module, known, per_epoch))
+                module.take(self.layers(module, known))
             return module
 
-        steps = stage_steps(self.config, settings.epochs * per_epoch)
+        steps = self.pretraining_steps(settings.epochs, len(known))
         return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
 
-    def layers(self, whole: Autoencoder, vectors: Float[Tensor, "rows features"], per_epoch: int) -> list[Layer]:
+    def pretraining_steps(self, epochs: int, rows: int) -> int:
+        """Those of the epochs, `steps` at most."""
+        settings = self.config.trainer.autoencoder
+        per_epoch = -(-rows // min(settings.batch_size, rows))
+        return stage_steps(self.config, min(epochs * per_epoch, settings.steps))
+
+    def layers(self, whole: Autoencoder, vectors: Float[Tensor, "rows features"]) -> list[Layer]:
         """The greedy pretraining: each layer on what the one before makes of the rows."""
         settings, trained = self.config.trainer.autoencoder, []
-        steps = stage_steps(self.config, settings.layer_epochs * per_epoch)
+        steps = self.pretraining_steps(settings.layer_epochs, len(vectors))
         for i in range(len(whole.widths) - 1):
             make = partial(lambda i: whole.layers()[i], i)
             trained.append(self.trained(f"layer_{i + 1}", Layer, make, vectors, steps, settings.batch_size))

@@ -1,6 +1,7 @@
 """Mean ± sd over finished runs, as Markdown: python -m evaluation.table runs=[RUN,RUN,...] [json=true].
 
-Prints the comparison of the editors per factor, the judge's accuracy, and every timing.
+Prints the comparison of the editors per factor with the judge's accuracy, or that of the clusterings, and every
+timing. Clusterings: of one run, over the seeds that it has, or over several runs of one seed each.
 """
 
 import json
@@ -9,12 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.command import command, options
-from evaluation.comparison import PREFIXES, SHOWN, editor_title
+from evaluation.comparison import (
+    CLUSTER_METHODS,
+    LABEL_FREE,
+    PREFIXES,
+    SCORES,
+    SHOWN,
+    cluster_rows,
+    editor_title,
+    score_text,
+)
 from evaluation.files import read_json
 from evaluation.run import find_run
 from models import UserError
 
-__all__ = ["edit_table", "summarise"]
+__all__ = ["clustering_table", "edit_table", "summarise"]
 
 
 @dataclass
@@ -47,15 +57,42 @@ def edit_table(summary: Mapping[str, tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
+def clustering_table(runs: Sequence[Mapping[str, float]]) -> str:
+    """One row per factor, rows that are scored, and method; empty where the runs are no clusterings.
+
+    Raises:
+        UserError: several runs of several seeds each.
+    """
+    metrics = dict(runs[0])
+    if len(runs) > 1:
+        if any(key.removesuffix("_mean").split("/")[-1] in SCORES and key.endswith("_mean") for key in metrics):
+            raise UserError("Expected one run of several seeds or several of one seed each, got several of several.")
+        summary = summarise(runs)
+        metrics = {
+            f"{key}_{name}": number
+            for key in metrics  # in this order
+            if key in summary
+            for name, number in zip(("mean", "sd"), summary[key], strict=True)
+        }
+    rows = cluster_rows(metrics)
+    shown = {s: title for s, title in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
+    lines = ["| factor | rows | method | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 3) + "|"]
+    for (factor, part, method), row in rows.items():
+        cells = [factor, part, CLUSTER_METHODS[method], *(score_text(row.get(score)) for score in shown)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if rows else ""
+
+
 def main(arguments: Sequence[str]) -> None:
     asked = options(Options, arguments)
     if not asked.runs:
         raise UserError("Expected runs=[RUN,RUN,...], got none.")
-    summary = summarise([read_json(find_run(run) / "metrics.json") for run in asked.runs])
+    runs = [read_json(find_run(run) / "metrics.json") for run in asked.runs]
+    summary = summarise(runs)
     if asked.json:
         print(json.dumps({key: {"mean": mean, "sd": sd} for key, (mean, sd) in summary.items()}))
         return
-    print(edit_table(summary))
+    print(clustering_table(runs) or edit_table(summary))
     rest = [
         key
         for key in summary

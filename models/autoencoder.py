@@ -3,7 +3,8 @@
 Xie, Girshick, Farhadi, "Unsupervised Deep Embedding for Clustering Analysis" (2016),
 https://arxiv.org/abs/1511.06335, and the authors' code, https://github.com/piiswrong/dec: greedily, each layer a
 denoising auto-encoder of what the layer before gives (`Layer`), then the whole without noise. Guo's
-https://github.com/XifengGuo/DEC-keras trains the whole from its start.
+https://github.com/XifengGuo/DEC-keras trains the whole from its start; so does this one, and as a denoising
+auto-encoder (Vincent et al. 2008, https://doi.org/10.1145/1390156.1390294) unless `corruption` is 0.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,13 +60,15 @@ class Autoencoder(pl.LightningModule):
         features: of the input.
         hidden: widths between the input and the code.
         code: width of the code.
+        corruption: share of a row's values that training sets to zero (the others grow by 1 / (1 − share)); what is
+            reconstructed is the row as it was. 0 as in DEC-keras.
         optimizer: `adam`, or `sgd` as both codes have it.
         learning_rate: by default 1e-3 for Adam and .1 for SGD.
         momentum: of SGD.
         drop_every: steps after which the rate falls to a tenth, time and again (the authors: 20,000); None: never.
 
     Raises:
-        UserError: a width below 1, or an optimizer of another name.
+        UserError: a width below 1, a corruption of 1 or more, or an optimizer of another name.
     """
 
     scale: Tensor
@@ -75,12 +78,15 @@ class Autoencoder(pl.LightningModule):
         features: int,
         hidden: Sequence[int] = (500, 500, 2000),
         code: int = 10,
+        corruption: float = 0.3,
         optimizer: Literal["adam", "sgd"] = "adam",
         learning_rate: float | None = None,
         momentum: float = 0.9,
         drop_every: int | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= corruption < 1:
+            raise UserError(f"Expected autoencoder.corruption from 0 to less than 1, got {corruption}: choose another.")
         check_choice("autoencoder.optimizer", optimizer, ("adam", "sgd"))
         hidden = list(hidden)
         self.widths = [features, *hidden, code]
@@ -88,8 +94,8 @@ class Autoencoder(pl.LightningModule):
             raise UserError(f"Expected widths of at least 1, got {self.widths}: look at autoencoder.hidden and .code.")
         self.save_hyperparameters()
         self.optimizer: Literal["adam", "sgd"] = optimizer
-        self.momentum, self.drop_every = momentum, drop_every
-        self.learning_rate = learning_rate or (1e-3 if optimizer == "adam" else 0.1)
+        self.corruption, self.momentum, self.drop_every = corruption, momentum, drop_every
+        self.learning_rate = {"adam": 1e-3, "sgd": 0.1}[optimizer] if learning_rate is None else learning_rate
         self.encoder, self.decoder = fully_connected(self.widths), fully_connected(self.widths[::-1])
         self.register_buffer("scale", torch.ones(()))
 
@@ -125,7 +131,8 @@ class Autoencoder(pl.LightningModule):
         return torch.cat([self.encode(part.to(self.device)) for part in features.split(CHUNK)])
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        loss = self.reconstruction_loss(batch["features"], self.encode(batch["features"]))
+        corrupted = nn.functional.dropout(batch["features"], self.corruption)
+        loss = self.reconstruction_loss(batch["features"], self.encode(corrupted))
         self.log("autoencoder/loss", loss)
         return loss
 

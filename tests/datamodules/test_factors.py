@@ -83,9 +83,10 @@ def test_unknown_attribute_suggests_near_names_whatever_the_case() -> None:
     assert near_names("MALE", ["Male", "Young"]) == " Did you mean Male?"
 
 
+@pytest.mark.parametrize("dtype", [float, object])
 @pytest.mark.parametrize(("values", "got"), [([-1, -1, None], "only '-1'"), ([None, None, None], "no value at all")])
-def test_constant_attribute_is_no_factor(values: list, got: str) -> None:
-    attributes = pd.DataFrame({"Bald": pd.Series(values, dtype=float)})
+def test_constant_attribute_is_no_factor(values: list, got: str, dtype: type) -> None:
+    attributes = pd.DataFrame({"Bald": pd.Series(values, dtype=dtype)})
     with pytest.raises(UserError, match=f"'bald'.*'Bald'.*vary over the 3 images, got {got}") as caught:
         factor_table(attributes, {"bald": "Bald"})
     assert "\n" not in str(caught.value)

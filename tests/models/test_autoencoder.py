@@ -14,7 +14,7 @@ from evaluation.record import Run
 from models import UserError
 from models.autoencoder import Autoencoder, Layer, fully_connected, optimization
 
-SMALL: dict[str, Any] = {"hidden": [32, 16], "code": 4}
+SMALL: dict[str, Any] = {"hidden": [32, 16], "code": 4, "corruption": 0.0}
 QUICK: dict[str, Any] = {"learning_rate": 5e-3}  # small layers take it, and a test does not wait
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -91,6 +91,20 @@ def test_low_rank_data_are_reconstructed(settings: dict[str, Any]) -> None:
     assert error(autoencoder, features) > 0.8
     train(autoencoder, features, 300)
     assert error(autoencoder, features) < 0.03
+
+
+def test_corrupted_rows_are_restored_to_what_they_were() -> None:
+    """The best answer to a row with holes is not the row with holes: of rank 3, the rest tells what was there."""
+    features, found = low_rank(), {}
+    holes = torch.nn.functional.dropout(features, 0.3)
+    for corruption in (0.0, 0.3):
+        torch.manual_seed(0)
+        autoencoder = Autoencoder(24, **{**SMALL, **QUICK, "corruption": corruption})
+        autoencoder.start(features)
+        train(autoencoder, features, 300)
+        difference = autoencoder.decode(autoencoder.embed(holes)) - features
+        found[corruption] = (difference.square().mean() / features.square().mean()).item()
+    assert found[0.3] < 0.8 * found[0.0]
 
 
 def test_unit_norm_features_train() -> None:
@@ -191,6 +205,7 @@ def test_features_without_a_scale_are_one_line(features: Tensor) -> None:
     ("settings", "message"),
     [
         ({"code": 0}, r"Expected widths of at least 1, got \[4, 500, 500, 2000, 0\]"),
+        ({"corruption": 1.0}, "Expected autoencoder.corruption from 0 to less than 1, got 1.0"),
         ({"hidden": [8, -1]}, r"Expected widths of at least 1, got \[4, 8, -1, 10\]"),
     ],
 )
