@@ -82,6 +82,7 @@ class FeatureData:
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     images: UInt8[Tensor, "n channels size size"] | None = None  # what thumbnails are made of
+    texts: list[str] | None = None  # what rows are of, where they are texts
 
     def rows(self, split: int) -> Tensor:
         """Row numbers of a split."""

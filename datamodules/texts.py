@@ -1,0 +1,185 @@
+"""Texts, one per row, and their features by a frozen text encoder: words, captions, queries, with or without labels.
+
+A .txt file has a text per line, .csv, .tsv, .jsonl and .parquet files a column of texts. Features are computed once and
+cached like those of images. Without a split of their own, rows are split 80/10/10 by a hash of the text.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from datamodules.factors import SPLITS, FactorTable, fingerprint, hash_split, near_names, split_numbers
+from datamodules.features import FeatureData, Identity, Shards
+from datamodules.images import cache_errors, with_progress
+from datamodules.vector_files import readable
+from datamodules.vector_labels import label_table
+from models import UserError
+
+__all__ = ["TextData", "TextEncoder", "extract_texts", "read_texts", "texts"]
+
+VERSION = 1  # of what text encoders say of a text
+TABLES = {".csv": ",", ".tsv": "\t"}
+USUAL = ("text", "caption", "sentence", "word", "query", "title", "name")
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What a frozen encoder of texts offers, see docs/architecture.md."""
+
+    @property
+    def identity(self) -> Identity: ...
+    def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]: ...
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Texts with what is known of each; a row's id is its text where texts are different, else its number."""
+
+    name: str
+    texts: list[str]
+    ids: list[str]
+    factors: FactorTable
+    split: UInt8[Tensor, " n"]
+    fingerprint: str
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """The table in a file, all cells as text; of a .txt file the column `text`.
+
+    Raises:
+        UserError: no such file, or one of another kind; it is damaged or has no row.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise UserError(f"Expected a file of texts at {path}, got no such file: set data.path to one.")
+    if suffix not in (".txt", ".jsonl", ".parquet", *TABLES):
+        raise UserError(f"Expected texts in a .txt, .csv, .tsv, .jsonl or .parquet file, got {path}.")
+    with readable(path, f"a {suffix} file"):
+        if suffix == ".parquet":
+            table = pd.read_parquet(path)
+        elif suffix == ".jsonl":
+            lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+            table = pd.DataFrame([json.loads(line) for line in lines])
+        elif suffix == ".txt":
+            table = pd.DataFrame({"text": path.read_text("utf-8-sig").splitlines()}, dtype=object)
+        else:
+            content = io.StringIO(path.read_text("utf-8-sig"))
+            table = pd.read_csv(content, sep=TABLES[suffix], dtype=str, keep_default_na=False)
+    if not len(table):
+        raise UserError(f"Expected texts in {path}, got no row: give a file with some.")
+    return table.set_axis([str(name) for name in table.columns], axis=1)
+
+
+def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
+    """The column of texts: the one asked for, one that is named so, or the only one of texts.
+
+    Raises:
+        UserError: no such column; several that it might be, or none.
+    """
+    if column is not None and column not in table:
+        near = near_names(column, table.columns)
+        raise UserError(f"Expected data.column among {', '.join(table)} of {path}, got {column!r}.{near}")
+    if column is not None:
+        return column
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    usual = next((lower[name] for name in USUAL if name in lower), None)
+    if usual is None and table.shape[1] > 1:
+        raise UserError(f"Expected one column of texts in {path}, got {', '.join(table)}: name it by data.column=.")
+    return usual or str(table.columns[0])
+
+
+def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
+          labels: str | Sequence[str] | None = None, split: str | Sequence[str] | None = None,
+          most: int | None = None) -> TextData:  # fmt: skip
+    """The texts in a file, or in several one after the other, each once per row.
+
+    `labels` are columns; `split` is a word for all files, one for each, or a column; of each file the first `most` rows
+    are taken. Rows without text are left out, and said.
+
+    Raises:
+        UserError: files or columns that are missing, damaged or do not fit; no text at all; a split that is none.
+    """
+    paths = [Path(p).expanduser() for p in ([path] if isinstance(path, str | Path) else path)]
+    if not paths:
+        raise UserError("Expected a file of texts, got an empty list: set data.path.")
+    tables = [read_texts(p)[:most] for p in paths]
+    columns = [text_column(p, table, column) for p, table in zip(paths, tables, strict=True)]
+    wanted = [labels] if isinstance(labels, str) else list(labels or ())
+    for name in wanted:
+        if lacking := [p for p, table in zip(paths, tables, strict=True) if name not in table]:
+            near = near_names(name, tables[0].columns)
+            raise UserError(f"Expected data.labels to be columns of {lacking[0]}, got {name!r}.{near}")
+    words = [split] * len(paths) if isinstance(split, str) else list(split or ())
+    if words and (len(words) != len(paths) or not all(w.lower() in SPLITS or w in tables[0] for w in words)):
+        raise UserError(f"Expected data.split to be train, valid or test for each of {len(paths)} files, or a column, "
+                        f"got {split}.")  # fmt: skip
+    parts = [pd.DataFrame({"text": table[name].astype(object), **{label: table[label] for label in wanted},
+                           "split": pd.Series(dtype=object) if not words else
+                           (table[words[i]] if words[i] in table else words[i])})
+             for i, (table, name) in enumerate(zip(tables, columns, strict=True))]  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    return text_data(rows, wanted, bool(words), paths[0])
+
+
+def text_data(rows: pd.DataFrame, labels: Sequence[str], has_split: bool, path: Path) -> TextData:
+    """Of a table with the columns `text`, `split` and the labels'."""
+    rows = rows.assign(text=rows["text"].map(lambda cell: "" if pd.isna(cell) else str(cell).strip()))
+    empty = rows["text"] == ""
+    if empty.all():
+        raise UserError(f"Expected texts in {path}, got {len(rows)} empty ones: choose another data.column=.")
+    notes = [f"{int(empty.sum())} of {len(rows)} rows have no text and are left out."] if empty.any() else []
+    rows = rows[~empty].reset_index(drop=True)
+    repeated = int(rows["text"].duplicated().sum())
+    if repeated:
+        notes.append(f"{repeated} of {len(rows)} texts are there more than once.")
+    own = rows["text"].tolist()
+    ids = [f"{i:06d}" for i in range(len(own))] if repeated else own
+    parts = hash_split(own)  # equal texts fall into the same part
+    if has_split:
+        numbers = split_numbers(rows["split"])
+        if numbers.isnan().any():
+            raise UserError(f"Expected train, valid or test in every row of the split of {path}, got none in some.")
+        parts = numbers.to(torch.uint8)
+    known = {name: (rows[name].where(rows[name] != ""), f"{name} of {path.name}") for name in labels}
+    table, told = label_table(known, len(own))
+    key = fingerprint("texts", own, table.factors, table.values, parts)
+    return TextData("texts", own, ids, table, parts, key, [*notes, *told])
+
+
+def extract_texts(data: TextData, encoder: TextEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
+                  batch: int = 256) -> FeatureData:  # fmt: skip
+    """Features of every text, computed once, memory-mapped.
+
+    Raises:
+        UserError: a cache folder that cannot be written.
+    """
+    kind = torch.device(device).type
+    key = fingerprint("text features", VERSION, fingerprint(data.texts), sorted(encoder.identity.items()), kind)
+    folder = Path(cache_dir).expanduser() / "features" / key[:32]
+    with cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    width = encoder.embed_text(data.texts[:1]).shape[1]
+    shards = Shards(folder, (len(data.texts), width))
+    shards.open()
+    missing = shards.missing()
+    of = [(number, data.texts[i : min(i + batch, shards.rows(number).stop)]) for number in missing
+          for i in range(shards.rows(number).start, shards.rows(number).stop, batch)]  # fmt: skip
+    pieces: list[Tensor] = []
+    for number, part in with_progress(of, sum(len(part) for _, part in of), "Encoding texts", each=batch):
+        pieces.append(encoder.embed_text(part).float().cpu())
+        if sum(map(len, pieces)) == shards.rows(number).stop - shards.rows(number).start:
+            shards.write(number, torch.cat(pieces))
+            pieces = []
+    identity = fingerprint(data.fingerprint, sorted(encoder.identity.items()))
+    return FeatureData(data.name, torch.from_numpy(shards.values()), data.ids, data.factors, data.split, identity,
+                       data.notes, data.skipped, texts=data.texts)  # fmt: skip

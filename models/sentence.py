@@ -1,0 +1,78 @@
+"""Sentence embeddings: any model of the package sentence-transformers, from the hub or a folder, as a frozen encoder.
+
+Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084; https://github.com/UKPLab/sentence-transformers.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import UserError
+from models.encoders import first_line, weights_sha256
+
+__all__ = ["Sentence"]
+
+INSTALL = "pip install -c constraints.txt -e '.[text]'"
+
+
+class Sentence(nn.Module):
+    """A model of texts; it has no images.
+
+    Args:
+        model: a name on the hub, or a folder.
+        normalize: to unit length, as sentence embeddings are compared by their cosine.
+
+    Raises:
+        UserError: the package is not installed; no such model, and its download failed.
+    """
+
+    def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2", normalize: bool = True) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = load_model(model).eval().requires_grad_(False)
+        self.identity: dict[str, str | int | float | bool] = {
+            "name": "sentence",
+            "model": Path(model).name if Path(model).is_dir() else model,
+            "sha256": weights_sha256(self.network.state_dict()),
+            "normalize": normalize,
+        }
+
+    @torch.no_grad()
+    def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:
+        """Embeddings of texts; long ones are cut off at what the model reads."""
+        found = self.network.encode(
+            texts, batch_size=64, convert_to_tensor=True, normalize_embeddings=self.normalize, show_progress_bar=False
+        )
+        return found.float()
+
+    @property
+    def token_embeddings(self) -> tuple[Float[Tensor, "tokens features"], list[str]]:
+        """The matrix that the model looks tokens up in, and the tokens by row."""
+        module = self.network[0].auto_model.get_input_embeddings()
+        names = self.network.tokenizer.convert_ids_to_tokens(range(module.num_embeddings))
+        return module.weight.detach().cpu(), [name or f"[{i}]" for i, name in enumerate(names)]
+
+
+def load_model(name: str) -> nn.Module:
+    """From a folder, the hub's cache or, announced, the hub."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise UserError(
+            f"Expected the package sentence-transformers for encoder=sentence, got none: {INSTALL}"
+        ) from error
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
+        print(f"encoder=sentence: downloading {name} to {HF_HUB_CACHE}", flush=True)
+    try:
+        return SentenceTransformer(str(folder) if folder.is_dir() else name, device="cpu")
+    except Exception as error:  # transformers, the hub's client and the disk each raise their own kind
+        raise UserError(
+            f"Expected a model of sentence-transformers at {name}, which cannot be loaded ({first_line(error)}): give "
+            "its folder as encoder.model=FOLDER."
+        ) from error
