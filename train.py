@@ -23,8 +23,7 @@ composed = False  # an error before that is one of the configuration, which Hydr
 def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
-    from evaluation import training
-    from evaluation.clustering import cluster
+    from evaluation import clustering, retrieval, training
     from evaluation.fitting import device_of
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import made
@@ -38,7 +37,9 @@ def train(config: DictConfig, run: "Run") -> None:
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
     if "k" in config:  # a clustering model
-        cluster(config, training.features_of(config, data, run), run, device)
+        clustering.cluster(config, training.features_of(config, data, run), run, device)
+    elif config.model.name == "mds":
+        retrieval.compare(config, data, run, device)
     else:
         encoder, latents = training.latents_of(config, data, run)
         measure_autoencoder(data, encoder, latents, run)
@@ -62,9 +63,8 @@ def main(config: DictConfig) -> None:
     from evaluation.record import begun
     from evaluation.settings import asked
 
-    hydra_config = HydraConfig.get()
     try:
-        config = asked(config, hydra_config.overrides.task, hydra_config.runtime.choices)
+        config = asked(config, HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices)
         with begun(config) as run:
             train(config, run)
     except UserError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second, and most commands draw noth
 
 __all__ = [
     "COLOURS", "COMPONENT_VALUES", "INK", "MUTED", "Column", "component_strip", "edit_strips", "factor_grid", "figure",
-    "reconstructions", "samples", "signed", "strip", "tile",
+    "reconstructions", "samples", "signed", "strip", "tile", "write_figure",
 ]  # fmt: skip
 
 CELL, GAP, APART = 128, 4, 16  # pixels: an image's side (at least), between images, between groups of columns
@@ -60,14 +60,29 @@ class Column(NamedTuple):
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
-    """A matplotlib figure of that many inches in the house style, saved at the end; no global state is touched."""
+def figure(path: Path | None, width: float, height: float) -> Iterator["Figure"]:
+    """A matplotlib figure of that many inches in the house style, saved at the end if there is a path to save it to; no
+    global state is touched.
+    """  # fmt: skip
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         drawing = Figure((width, height), dpi=DPI)
         yield drawing
+    if path is not None:
+        write_figure(path, drawing)
+
+
+def write_figure(path: Path, drawing: "Figure") -> None:
+    """As a PNG, in the house style.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
         file = io.BytesIO()
         drawing.savefig(file, format="png", dpi=DPI)
     write_file(path, small(file.getvalue()))

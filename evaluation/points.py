@@ -74,7 +74,8 @@ def column(values: pd.Series) -> pa.Array:
     """Numbers as they are, all else as text; unknown values empty."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         return pa.array(values, from_pandas=True)
-    return pa.array(values.astype(object).map(printable, na_action="ignore"), pa.string(), from_pandas=True)
+    words = values.astype(object).map(printable, na_action="ignore").to_numpy(dtype=object)  # pandas' may be in chunks
+    return pa.array(words, pa.string(), from_pandas=True)
 
 
 def write_points(

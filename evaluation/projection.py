@@ -8,7 +8,7 @@ https://arxiv.org/abs/1802.03426.
 import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from datamodules.images import with_progress
 from evaluation.neighbours import Vectors, checked, draw_rows
 from models import UserError, check_choice
 
-__all__ = ["METHODS", "Projection", "project", "reduced"]
+__all__ = ["INSTALL", "METHODS", "Linear", "Projection", "Settings", "project", "reduced"]
 
 Settings: TypeAlias = dict[str, str | int | float]
-Map: TypeAlias = tuple[Float[np.ndarray, "n dimensions"], Settings]
 
 METHODS = ("tsne", "pca", "umap")
 INSTALL = "pip install -e '.[viz]'"
@@ -32,12 +31,31 @@ INTERPOLATE_FROM = 10_000  # rows from which openTSNE's interpolation is faster 
 ITERATIONS, TOLD_EVERY = 750, 50  # of openTSNE
 
 
+class Linear(NamedTuple):
+    """Principal components: what is taken off a row, and the axes that it is then seen along."""
+
+    mean: Float32[np.ndarray, " features"]
+    axes: Float32[np.ndarray, "features width"]
+
+    def __call__(self, values: Float32[np.ndarray, "n features"]) -> Float32[np.ndarray, "n width"]:
+        return (values - self.mean) @ self.axes
+
+
+class Made(NamedTuple):
+    """What a method made of the rows, and the principal components that it saw them by, if any."""
+
+    coordinates: Float[np.ndarray, "n dimensions"]
+    settings: Settings
+    first: Linear | None = None
+
+
 class Projection(NamedTuple):
     """A map, and in `settings` what was done; `sample` among them, if it is there, says why not all rows are shown."""
 
     coordinates: Float32[np.ndarray, "shown dimensions"]
     rows: Int64[np.ndarray, " shown"]  # which of the vectors these are, ascending
     settings: Settings
+    first: Linear | None = None  # what the vectors went through first; of PCA all that there is
 
     @property
     def caption(self) -> str:
@@ -49,11 +67,20 @@ class Projection(NamedTuple):
         return ", ".join([*parts, f"seed {made['seed']}"]) + (f"; {made['sample']}" if "sample" in made else "")
 
 
-def reduced(values: Float32[np.ndarray, "n features"], width: int, seed: int) -> Float32[np.ndarray, "n width"]:
-    """The first principal components."""
+def principal(
+    values: Float32[np.ndarray, "n features"], width: int, seed: int
+) -> tuple[Float32[np.ndarray, "n width"], Linear]:
+    """The first principal components, and what gives them of other rows."""
     from sklearn.decomposition import PCA
 
-    return PCA(width, random_state=seed).fit_transform(values).astype(np.float32)
+    algorithm = PCA(width, random_state=seed)
+    found = algorithm.fit_transform(values).astype(np.float32)
+    return found, Linear(algorithm.mean_.astype(np.float32), algorithm.components_.T.astype(np.float32))
+
+
+def reduced(values: Float32[np.ndarray, "n features"], width: int, seed: int) -> Float32[np.ndarray, "n width"]:
+    """The first principal components."""
+    return principal(values, width, seed)[0]
 
 
 def has_open_tsne() -> bool:
@@ -67,19 +94,22 @@ def tsne_limit(dimensions: int) -> tuple[int | None, str]:
     return (MOST_ROWS, "t-SNE in three dimensions is slow on more") if dimensions > 2 else (None, "")
 
 
-def tsne(values: Float32[np.ndarray, "n features"], dimensions: int, perplexity: float, seed: int) -> Map:
+def tsne(values: Float32[np.ndarray, "n features"], dimensions: int, perplexity: float, seed: int) -> Made:
     """By openTSNE or scikit-learn, of the first 50 principal components where vectors are wider."""
     made: Settings = {"method": "t-SNE", "perplexity": perplexity}
+    first = None
     if min(values.shape) > PCA_FIRST:
-        values = reduced(values, PCA_FIRST, seed)
+        values, first = principal(values, PCA_FIRST, seed)
         made["pca"] = PCA_FIRST
     if has_open_tsne():
-        return open_tsne(values, dimensions, perplexity, seed), made | {"library": f"openTSNE {version('openTSNE')}"}
+        made["library"] = f"openTSNE {version('openTSNE')}"
+        return Made(open_tsne(values, dimensions, perplexity, seed), made, first)
     from sklearn.manifold import TSNE
 
     print(f"t-SNE of {len(values):,} rows ...", flush=True)
     algorithm = TSNE(dimensions, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    return algorithm.fit_transform(values), made | {"library": f"scikit-learn {version('scikit-learn')}"}
+    made["library"] = f"scikit-learn {version('scikit-learn')}"
+    return Made(algorithm.fit_transform(values), made, first)
 
 
 def open_tsne(
@@ -102,8 +132,8 @@ def open_tsne(
     return coordinates
 
 
-def umap(values: Float32[np.ndarray, "n features"], dimensions: int, neighbours: int, metric: str, seed: int) -> Map:
-    """By umap-learn.
+def umap_class() -> Any:
+    """umap-learn's.
 
     Raises:
         UserError: it is not installed.
@@ -114,14 +144,20 @@ def umap(values: Float32[np.ndarray, "n features"], dimensions: int, neighbours:
             from umap import UMAP
     except ImportError as error:
         raise UserError(f"Expected the package umap-learn for method=umap, got none: {INSTALL}") from error
+    return UMAP
+
+
+def umap(values: Float32[np.ndarray, "n features"], dimensions: int, neighbours: int, metric: str, seed: int) -> Made:
+    """By umap-learn."""
+    kind = umap_class()
     print(f"UMAP of {len(values):,} rows ...", flush=True)
     # umap-learn warns where a seed comes with more than one thread.
-    algorithm = UMAP(n_components=dimensions, n_neighbors=neighbours, metric=metric, random_state=seed, n_jobs=1)
+    algorithm = kind(n_components=dimensions, n_neighbors=neighbours, metric=metric, random_state=seed, n_jobs=1)
     threads = torch.get_num_threads()
     coordinates = algorithm.fit_transform(values)
     torch.set_num_threads(threads)  # numba makes it one per core, and sums by other threads are other sums
     library = f"umap-learn {version('umap-learn')}"
-    return coordinates, {"method": "UMAP", "neighbours": neighbours, "library": library}
+    return Made(coordinates, {"method": "UMAP", "neighbours": neighbours, "library": library})
 
 
 def check_map(values: np.ndarray, method: str, dimensions: int, perplexity: float, neighbours: int) -> None:
@@ -176,13 +212,13 @@ def project(
     shown = values[rows] if len(rows) < len(values) else values
     check_map(shown, method, dimensions, perplexity, neighbours)
     if method == "tsne":
-        coordinates, made = tsne(shown, dimensions, perplexity, seed)
+        coordinates, made, first = tsne(shown, dimensions, perplexity, seed)
     elif method == "umap":
-        coordinates, made = umap(shown, dimensions, neighbours, metric, seed)
+        coordinates, made, first = umap(shown, dimensions, neighbours, metric, seed)
     else:
-        coordinates, made = reduced(shown, dimensions, seed), {"method": "PCA"}
-        made["library"] = f"scikit-learn {version('scikit-learn')}"
+        coordinates, first = principal(shown, dimensions, seed)
+        made = {"method": "PCA", "library": f"scikit-learn {version('scikit-learn')}"}
     made |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": len(values)}
     if len(rows) < len(values):
         made["sample"] = f"{len(rows):,} of {len(values):,} rows, drawn at random: {reason}"
-    return Projection(np.asarray(coordinates, np.float32), rows, made)
+    return Projection(np.asarray(coordinates, np.float32), rows, made, first)

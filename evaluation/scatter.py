@@ -5,7 +5,7 @@ are whole numbers of few values (cluster numbers); other numbers are a scale.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int64
 
-from evaluation.figures import INK, MUTED, figure
+from evaluation.figures import INK, MUTED, figure, write_figure
 from evaluation.neighbours import Coordinates, checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PALETTE", "Classes", "Map", "Scale", "colouring", "draw_scatter"]
+__all__ = ["PALETTE", "Classes", "Map", "Scale", "colouring", "draw_scatter", "scatter"]
 
 # Each next colour the one furthest from those before it in OKLab, for normal sight and as simulated for missing
 # green, red and blue cones (Machado et al. 2009), of middling lightness and chroma: it shows on white and on black.
@@ -38,6 +38,8 @@ LEGEND_ROWS = 26  # names in a column
 class Map(NamedTuple):
     coordinates: Coordinates
     caption: str = ""  # how it was made and what it keeps
+    names: Sequence[str] = ()  # to stand beside the points, as far as there is room; empty for those without
+    lines: Sequence[Sequence[int]] = ()  # rows to be joined, one after the other
 
 
 class Classes(NamedTuple):
@@ -93,25 +95,46 @@ def place_names(
 
 def draw_names(axes: Axes, points: np.ndarray, classes: Classes) -> None:
     """Each class's name on its member nearest to the middle of the class, as far as there is room."""
+    if not classes.names:
+        return
+    middles = []
+    for code in range(len(classes.names)):
+        members = points[classes.codes == code]
+        middles.append(members[np.abs(members - np.median(members, axis=0)).sum(1).argmin()])
+    counts = np.bincount(classes.codes[classes.codes >= 0], minlength=len(middles))
+    write_names(axes, np.array(middles), classes.names, counts, size=12, weight="bold", va="center")
+
+
+def write_names(
+    axes: Axes, points: np.ndarray, names: Sequence[str], weights: Int64[np.ndarray, " names"], **style: Any
+) -> None:
+    """Names at their points, those of the greatest weight first, as far as there is room."""
     from matplotlib.patheffects import withStroke
     from mpl_toolkits.mplot3d import proj3d
 
-    names = [shortened(name, 18) for name in classes.names]
-    if not names:
-        return
-    middles = []
-    for code in range(len(names)):
-        members = points[classes.codes == code]
-        middles.append(members[np.abs(members - np.median(members, axis=0)).sum(1).argmin()])
-    flat = np.array(middles)
+    short = [shortened(name, 18) for name in names]
+    flat = points
     if points.shape[1] > 2:
-        flat = np.stack(proj3d.proj_transform(*flat.T, axes.get_proj())[:2], 1)
+        flat = np.stack(proj3d.proj_transform(*points.T, axes.get_proj())[:2], 1)
     inches = axes.transData.transform(flat) / axes.get_figure(root=True).dpi
-    for code in place_names(inches, names, np.bincount(classes.codes[classes.codes >= 0], minlength=len(names))):
+    for i in place_names(inches, short, weights):
         axes.annotate(
-            names[code], flat[code], ha="center", va="center", size=12, weight="bold", color=INK, zorder=5,
-            path_effects=[withStroke(linewidth=3.5, foreground="white")],
+            short[i], flat[i], ha="center", color=INK, zorder=5,
+            path_effects=[withStroke(linewidth=3.5, foreground="white")], **style,
         )  # fmt: skip
+
+
+def draw_lines(axes: Axes, points: np.ndarray, one: Map) -> None:
+    """What joins points, and the names beside them."""
+    width, alpha, order = (1.4, 0.7, 4.0) if len(one.lines) == 1 else (0.6, 0.35, 0.5)  # a path, or a net below
+    for rows in one.lines:
+        axes.plot(*points[list(rows)].T, color=INK, linewidth=width, alpha=alpha, zorder=order)
+    named = [row for row, name in enumerate(one.names) if name]
+    if named:
+        names, first = [str(one.names[row]) for row in named], np.arange(len(named))[::-1]
+        write_names(
+            axes, points[named], names, first.copy(), size=10, va="bottom", xytext=(0, 4), textcoords="offset points"
+        )
 
 
 def draw_panel(axes: Axes, points: np.ndarray, colours: Colouring) -> Any:
@@ -174,7 +197,12 @@ def draw_legend(axes: Axes, name: str, colours: Colouring, drawn: Any) -> None:
 
 
 def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> None:
-    """A PNG: a row of panels per column of colours, a panel per map, the row's legend at its right."""
+    """`scatter`, as a PNG."""
+    write_figure(path, scatter(maps, colours, title))
+
+
+def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> "Figure":
+    """A row of panels per column of colours, a panel per map, the row's legend at its right."""
     width, top = MARGIN + (PANEL + MARGIN) * len(maps) + LEGEND, 0.7 if title else 0.2
     height = top + (HEAD + PANEL) * len(colours) + MARGIN
     points = {name: checked(one.coordinates, "euclidean") for name, one in maps.items()}
@@ -183,7 +211,7 @@ def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.S
         """From inches right of the left edge and below the upper one to shares of the picture."""
         return left / width, 1 - (above + high) / height, wide / width, high / height
 
-    with figure(path, width, height) as drawing:
+    with figure(None, width, height) as drawing:
         if title:
             drawing.text(MARGIN / width, 1 - 0.3 / height, title, va="top", size=20, weight="bold")
         for row, (name, values) in enumerate(colours.items()):
@@ -197,8 +225,10 @@ def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.S
                 drawing.text(left / width, head - 0.3 / height, caption, va="top", size=10, color=MUTED)
                 axes = make_axes(drawing, box(left, above + HEAD, PANEL, PANEL), points[map_name].shape[1])
                 drawn = draw_panel(axes, points[map_name], read)
-                if isinstance(read, Classes):
-                    axes.apply_aspect()
+                axes.apply_aspect()
+                draw_lines(axes, points[map_name], one)
+                if isinstance(read, Classes) and not one.names:
                     draw_names(axes, points[map_name], read)
             place = box(width - LEGEND, above + HEAD, LEGEND - MARGIN, PANEL)
             draw_legend(drawing.add_axes(place), name, read, drawn)
+    return drawing

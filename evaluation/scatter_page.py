@@ -87,12 +87,15 @@ def write_page(
     from plotly.offline import get_plotlyjs
 
     order = np.random.default_rng(0).permutation(len(table))
+    places = np.argsort(order)
     shuffled = table.iloc[order]
     shown: list[dict[str, Any]] = []
     for name, one in maps.items():
         points = checked(one.coordinates, "euclidean")[order]
         axes = [packed(axis, "<f4") for axis in points.T]
-        shown.append({"name": name, "caption": one.caption, "axes": axes})
+        names = [printable(one.names[row]) for row in order] if len(one.names) else None
+        lines = [places[list(rows)].tolist() for rows in one.lines]
+        shown.append({"name": name, "caption": one.caption, "axes": axes, "names": names, "lines": lines})
     content = {
         "title": title,
         "notes": list(notes),

@@ -4,7 +4,8 @@
     python -m evaluation.explore data=texts data.path=words.txt encoder=clip query=cat
     python -m evaluation.explore data=vectors data.path=features.npy data.names=names.csv query=cat
 
-From Python: `source("data=texts", "data.path=words.txt").vectors`.
+Words, sentences and images are looked up among the rows, or embedded as the rows were. Where nothing is to be looked
+up, encoder= alone is enough. From Python: `source("data=texts", "data.path=words.txt").vectors`.
 """
 
 from collections.abc import Sequence
@@ -13,25 +14,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.factors import ImageData
-from datamodules.features import FeatureData, FeatureEncoder, extract
+from datamodules.celeba import WIDTH
+from datamodules.factors import ImageData, near_names
+from datamodules.features import FeatureData, FeatureEncoder, ImageEncoder, extract
+from datamodules.images import IMAGE_SUFFIXES
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.command import options
+from evaluation.files import read_image
 from evaluation.fitting import device_of
+from evaluation.nearest import Index
 from evaluation.record import made
 from evaluation.run import LoadedRun, load
+from evaluation.tsne import SPLIT_WORDS, described, words
 from models import UserError
 
 __all__ = ["Source", "asked_source", "source"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SETTINGS = ("data", "encoder", "cache_dir", "image_size", "trainer")  # of train.py; the rest are the command's own
+
+IMAGE_SIDE = 224  # pixels that an image file is read at where neither the data nor the encoder says it
 
 T = TypeVar("T")
 
@@ -44,9 +53,17 @@ class Source:
     device: torch.device
     run: LoadedRun | None = None
     folder: Path = field(default=Path("."))  # where a command writes what it draws
+    has_rows: bool = True  # False: an encoder alone
 
     @cached_property
     def data(self) -> Any:
+        """The data set.
+
+        Raises:
+            UserError: an encoder alone.
+        """
+        if not self.has_rows:
+            raise UserError("Expected run=RUN or data= beside encoder=, got none: name the rows to look among.")
         return self.run.data if self.run else made(self.config.data)
 
     @cached_property
@@ -74,7 +91,7 @@ class Source:
             return data
         if self.config.encoder.get("name") == "vae":
             raise UserError("Expected run=RUN or a frozen encoder, got encoder=vae, which is trained first.")
-        encoder, wanted = self.encoder, TextEncoder if isinstance(data, TextData) else FeatureEncoder
+        encoder, wanted = self.encoder, TextEncoder if isinstance(data, TextData) else FeatureEncoder | ImageEncoder
         if not isinstance(encoder, wanted):
             kind = "texts" if isinstance(data, TextData) else "images"
             raise UserError(f"Expected an encoder of {kind}, got {encoder.identity['name']}: set encoder=clip.")
@@ -84,9 +101,76 @@ class Source:
         return extract(data, encoder, self.config.cache_dir, self.device)
 
     @property
+    def can_decode(self) -> bool:
+        """Whether the rows are of images and can be made images again."""
+        return self.has_rows and isinstance(self.data, ImageData) and isinstance(self.encoder, ImageEncoder)
+
+    @property
     def names(self) -> list[str]:
         """What a row is called: its text, or its id."""
         return self.vectors.texts or self.vectors.ids
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """id, split and labels of every row; of a run also its clusters."""
+        if self.run:
+            return described(self.run)
+        data = self.vectors
+        split = [SPLIT_WORDS[part] for part in data.split.tolist()]
+        return pd.DataFrame({"id": data.ids, "split": split}).assign(**words(data.factors))
+
+    @cached_property
+    def index(self) -> Index:
+        """What finds the nearest rows."""
+        return Index(self.vectors.values)
+
+    def rows(self, name: str) -> list[int]:
+        """The rows that are called so: none, one, or several where a text is there more than once."""
+        return [row for row, each in enumerate(self.names) if each == name]
+
+    def row(self, name: str) -> int:
+        """The (first) row of that name.
+
+        Raises:
+            UserError: there is none; near spellings are suggested.
+        """
+        if not (found := self.rows(name)):
+            raise UserError(f"Expected one of the {len(self.names)} names, got {name!r}.{near_names(name, self.names)}")
+        return found[0]
+
+    def embed(self, queries: Sequence[str]) -> tuple[Float[Tensor, "n features"], list[list[int]]]:
+        """Names of rows, image files and texts in the space of the rows, and which rows each of them names.
+
+        Raises:
+            UserError: a query that is no name and that the encoder cannot embed.
+        """
+        found, parts = [self.rows(query) for query in queries], []
+        for query, rows in zip(queries, found, strict=True):
+            if rows:
+                parts.append(self.vectors.values[rows[:1]].float())
+            elif Path(query).suffix.lower() in IMAGE_SUFFIXES:
+                parts.append(self.embed_images([query]))
+            else:
+                parts.append(self.embed_text([query]))
+        return torch.cat(parts), found
+
+    def checked_width(self, found: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        """Raises UserError where new embeddings cannot be compared with the rows."""
+        if self.has_rows and found.shape[1] != self.vectors.values.shape[1]:
+            raise UserError(
+                f"Expected embeddings of {self.vectors.values.shape[1]} numbers, as the rows have, got "
+                f"{found.shape[1]} of encoder={self.encoder.identity['name']}: name the encoder that made the rows."
+            )
+        return found
+
+    def check_encoder(self, wanted: str) -> None:
+        """Raises UserError where vectors came without an encoder; for a text, names with a near spelling are told."""
+        if self.has_rows and isinstance(self.data, FeatureData) and self.config.encoder.get("name") == "vae":
+            near = near_names(wanted, self.names)
+            raise UserError(
+                f"Expected one of the {len(self.names)} names, got {wanted!r}, and vectors come without an encoder: "
+                f"set encoder=clip or the like to the one that made them.{near}"
+            )
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
@@ -95,20 +179,36 @@ class Source:
         Raises:
             UserError: the encoder reads no texts, or gives other features than the rows have.
         """
-        if isinstance(self.data, FeatureData) and self.config.encoder.get("name") == "vae":
-            raise UserError(
-                f"Expected one of the {len(self.names)} names, got {texts[0]!r}, and vectors come without an encoder: "
-                "set encoder=clip or the like to the one that made them."
-            )
+        self.check_encoder(texts[0])
         if not isinstance(self.encoder, TextEncoder):
-            raise UserError(f"Expected an encoder of texts for {texts[0]!r}, got {self.encoder.identity['name']}.")
-        found = self.encoder.embed_text(list(texts)).cpu()
-        if found.shape[1] != self.vectors.values.shape[1]:
+            near = near_names(texts[0], self.names) if self.has_rows else ""
             raise UserError(
-                f"Expected embeddings of {self.vectors.values.shape[1]} numbers, as the rows have, got "
-                f"{found.shape[1]} of encoder={self.encoder.identity['name']}: name the encoder that made the rows."
+                f"Expected an encoder of texts for {texts[0]!r}, got {self.encoder.identity['name']}.{near}"
             )
-        return found
+        return self.checked_width(self.encoder.embed_text(list(texts)).float().cpu())
+
+    @torch.inference_mode()
+    def embed_images(self, files: Sequence[str]) -> Float[Tensor, "n features"]:
+        """Image files in the space of the rows, cropped and resized as the data's images were.
+
+        Raises:
+            UserError: a file that cannot be read; the encoder reads no images, or gives other features.
+        """
+        self.check_encoder(files[0])
+        if self.run:
+            return self.run.features(list(files)).cpu()
+        encoder = self.encoder
+        if not isinstance(encoder, FeatureEncoder | ImageEncoder):
+            raise UserError(f"Expected an encoder of images for {files[0]}, got {encoder.identity['name']}.")
+        images = self.has_rows and isinstance(self.data, ImageData)
+        prepare = getattr(encoder, "prepare", None)
+        side = self.data.size if images else getattr(encoder, "size", getattr(prepare, "resize", IMAGE_SIDE))
+        crop = float(self.config.data.get("crop", 1.0)) if images else 1.0
+        share = crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
+        pixels = torch.stack([read_image(file, side, share) for file in files])
+        pixels = pixels.to(self.device)
+        found = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
+        return self.checked_width(found.float().cpu())
 
 
 def source(*settings: str) -> Source:
@@ -121,21 +221,27 @@ def source(*settings: str) -> Source:
     if chosen:
         run = load(chosen[0].removeprefix("run="))
         return Source(run.config, run.device, run, run.path)
-    if not any(setting.startswith(("data=", "data.")) for setting in settings):
+    has_rows = any(setting.startswith(("data=", "data.")) for setting in settings)
+    if not has_rows and not any(setting.startswith("encoder=") for setting in settings):
         raise UserError("Expected run=RUN, or data= and encoder= as train.py takes them, got neither.")
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = compose("train", list(settings))
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
-    return Source(config, device_of(config))
+    return Source(config, device_of(config), has_rows=has_rows)
 
 
-def asked_source(schema: type[T], arguments: Sequence[str]) -> tuple[T, Source]:
-    """A command's own options, and the source that the other arguments name; files go to `out=` where it has that."""
+def asked_source(schema: type[T], arguments: Sequence[str], folder: str = "") -> tuple[T, Source]:
+    """A command's own options, and the source that the other arguments name.
+
+    Files go to `out=` where the options have that, else to a run's figures, else to `folder`, where one is given.
+    """
     own = [a for a in arguments if a.split("=")[0].split(".")[0] not in (*SETTINGS, "run")]
     asked = options(schema, own)
     found = source(*(a for a in arguments if a not in own))
     if out := getattr(asked, "out", None):
         found.folder = Path(out).expanduser()
+    elif folder:
+        found.folder = found.run.path / "figures" if found.run else Path(folder)
     return asked, found

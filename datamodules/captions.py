@@ -1,0 +1,215 @@
+"""Images and their captions, an image with one or several: COCO's captions json, Flickr8k's and Flickr30k's tables, any
+csv of paths and captions; or two arrays of embeddings that somebody else made of them, row by row.
+
+They are split by image, so that no caption of a training image is ever held out: by a word for each file, by a column,
+or 80/10/10 by a hash of the image's name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from datamodules.caption_files import read_captions
+from datamodules.factors import SPLITS, FactorTable, ImageData, fingerprint, hash_split, split_numbers
+from datamodules.features import FeatureData, FeatureEncoder, extract
+from datamodules.images import decode_images, from_files
+from datamodules.texts import TextData, TextEncoder, extract_texts
+from datamodules.vectors import vectors
+from models import UserError
+
+__all__ = ["PairData", "extract_pairs", "pairs"]
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Images and texts, as such or as embeddings, and which image a text is of; a text is split as its image is."""
+
+    images: ImageData | FeatureData
+    texts: TextData | FeatureData
+    image_of: Int64[Tensor, " texts"]
+    notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the texts: each is one pair."""
+        return self.texts.ids
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint("pairs", self.images.fingerprint, self.texts.fingerprint, self.image_of)
+
+
+def no_factors(n: int) -> FactorTable:
+    return FactorTable((), torch.empty(n, 0))
+
+
+def as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def per_file(setting: str, value: Any, count: int) -> list[Any]:
+    """One for each file, or the same for all.
+
+    Raises:
+        UserError: another number of them.
+    """
+    given = as_list(value)
+    if len(given) not in (1, count):
+        raise UserError(f"Expected data.{setting} once or for each of {count} files, got {len(given)}: give as many.")
+    return given * (count // len(given))
+
+
+def pairs(path: str | Path | Sequence[str | Path] | None = None,
+          images: str | Path | Sequence[str | Path] | None = None,
+          texts: str | Path | Sequence[str | Path] | None = None,
+          image_column: str | None = None, text_column: str | None = None, split: str | Sequence[str] | None = None,
+          captions: int | None = None, most: int | None = None, size: int = 224, crop: float = 1.0,
+          max_unreadable: float = 0.01, cache_dir: str | Path = "cache") -> PairData:  # fmt: skip
+    """The pairs of a file of captions and a folder of images, or of several; or of `images` and `texts`, two arrays.
+
+    `path` are a COCO json or tables; images are looked for in the folder `images`, by default beside the file. `split`
+    is a word for all files, one for each, or a column. Of each file the first `most` images, of each image the first
+    `captions` captions are taken. Rows that lack a side are left out, up to `max_unreadable` of them.
+
+    Raises:
+        UserError: files, folders or columns that are missing or damaged; too many pairs that lack a side; an image in
+            two parts of the split; arrays that do not fit one another.
+    """
+    for setting, value in (("captions", captions), ("most", most)):
+        if value is not None and value < 1:
+            raise UserError(f"Expected data.{setting} of at least 1, got {value}: choose more, or null for all.")
+    if texts is not None:
+        if path is not None or images is None:
+            raise UserError("Expected data.images=IMG.npy with data.texts=TXT.npy and no data.path, got "
+                            f"{'none' if images is None else path}: give both sides of the pairs.")  # fmt: skip
+        return paired_vectors(as_list(images), as_list(texts), split)
+    if path is None:
+        raise UserError("Expected data.path, a file of captions, or data.images and data.texts, two arrays, got none.")
+    files = [Path(file).expanduser() for file in as_list(path)]
+    folders = [Path(folder).expanduser() if folder else file.parent
+               for file, folder in zip(files, per_file("images", images, len(files)), strict=True)]  # fmt: skip
+    if lacking := [folder for folder in folders if not folder.is_dir()]:
+        raise UserError(f"Expected a folder of images at {lacking[0]}, got no such folder: set data.images.")
+    words = per_file("split", split, len(files))
+    parts = []
+    for file, folder, word in zip(files, folders, words, strict=True):
+        column = None if word is None or str(word).lower() in SPLITS else str(word)
+        part = read_captions(file, image_column, text_column, column)
+        part = part.assign(file=[str(folder / name) for name in part["image"]])
+        if word is not None and column is None:
+            part["split"] = word
+        parts.append(part[part.groupby("file", sort=False).ngroup() < most] if most else part)
+    table = pd.concat(parts, ignore_index=True)
+    return image_pairs(table, captions, size, crop, max_unreadable, cache_dir)
+
+
+def both_sides(table: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:
+    """The pairs that have both, and a note of the others.
+
+    Raises:
+        UserError: more than the share (or two, whichever is more) lack a side.
+    """
+    lacking = (table["image"] == "") | (table["text"] == "")
+    count = int(lacking.sum())
+    if count > max(2, share * len(table)) or count == len(table):
+        row = table[lacking].iloc[0]
+        got = f"no caption of {row['image']}" if row["image"] else f"no image of {row['text']!r}"
+        raise UserError(f"Expected an image and a caption in every pair, got {count} of {len(table)} that lack one, "
+                        f"the first {got}: complete them, or raise data.max_unreadable.")  # fmt: skip
+    notes = [f"{count} of {len(table)} pairs lack a side and are left out."] if count else []
+    return table[~lacking].reset_index(drop=True), notes
+
+
+def image_split(table: pd.DataFrame, image_of: Int64[Tensor, " texts"], ids: list[str]) -> UInt8[Tensor, " images"]:
+    """Of the table's column, or by a hash of the names.
+
+    Raises:
+        UserError: another word than train, valid or test, or none; an image in two parts.
+    """
+    if "split" not in table:
+        return hash_split(ids)
+    numbers = split_numbers(table["split"])
+    if bool(numbers.isnan().any()):
+        raise UserError("Expected train, valid or test for every pair in data.split, got none for some: mend it.")
+    split = torch.empty(len(ids)).index_copy(0, image_of, numbers)
+    if bool((wrong := split[image_of] != numbers).any()):
+        name = table["image"].iloc[int(wrong.float().argmax())]
+        raise UserError(f"Expected an image in one part of the split, got {name} in several: mend data.split.")
+    return split.to(torch.uint8)
+
+
+def image_pairs(table: pd.DataFrame, captions: int | None, size: int, crop: float, max_unreadable: float,
+                cache_dir: str | Path) -> PairData:  # fmt: skip
+    """Of a table of `file`, `image` (its name), `text` and perhaps `split`."""
+    table, notes = both_sides(table, max_unreadable)
+    number = table.groupby("file", sort=False).cumcount()
+    if captions is not None:
+        table, number = table[number < captions], number[number < captions]
+    codes, files = pd.factorize(table["file"])
+    image_of = torch.from_numpy(codes).long()
+    names = table.drop_duplicates("file")["image"]
+    ids = [str(name) for name in (names if names.is_unique else files)]
+    split = image_split(table, image_of, ids)
+    decoded = decode_images(from_files([Path(file) for file in files], ids), size, cache_dir, crop, max_unreadable)
+    place = torch.full((len(ids),), -1).index_copy(0, decoded.rows, torch.arange(len(decoded.rows)))
+    kept = place[image_of] >= 0
+    texts = table["text"][kept.numpy()].tolist()
+    text_ids = [f"{ids[image]}#{i}" for image, i in zip(image_of[kept].tolist(), number[kept.numpy()], strict=True)]
+    parts, image_of = split[image_of[kept]], place[image_of[kept]]
+    split, ids = split[decoded.rows], [ids[row] for row in decoded.rows.tolist()]
+    return PairData(
+        ImageData("pairs", decoded.images, ids, no_factors(len(ids)), split, fingerprint(decoded.fingerprint, split)),
+        TextData("pairs", texts, text_ids, no_factors(len(texts)), parts, fingerprint(texts, parts)),
+        image_of, notes, decoded.skipped,
+    )  # fmt: skip
+
+
+def paired_vectors(images: list[Any], texts: list[Any], split: str | Sequence[str] | None) -> PairData:
+    """Of arrays with a row for each pair; equal rows of images are one image with several captions."""
+    for setting, files in (("images", images), ("texts", texts)):
+        for file in files:
+            if not Path(file).expanduser().is_file():
+                raise UserError(f"Expected an array at data.{setting}={file}, got no such file: give both sides.")
+    both = vectors(images, split=split), vectors(texts, split=split)
+    shapes = [tuple(side.values.shape) for side in both]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"Expected a row of data.images for each of data.texts, as wide, got {shapes[0]} and "
+                        f"{shapes[1]}: repeat an image's row for each of its captions.")  # fmt: skip
+    numbers = pd.factorize(np.array([hash(row.tobytes()) for row in both[0].values.numpy()]))[0]
+    first = torch.from_numpy(np.unique(numbers, return_index=True)[1])
+    image_of = torch.from_numpy(numbers).long()
+    ids = [both[0].ids[row] for row in first.tolist()]
+    parts = both[0].split[first] if split is not None else hash_split(ids)
+    if split is not None and not torch.equal(parts[image_of], both[1].split):
+        raise UserError("Expected an image in one part of the split, got equal rows of data.images in several.")
+    of_images = FeatureData("pairs", both[0].values[first], ids, both[0].factors[first], parts,
+                            fingerprint(both[0].fingerprint, parts))  # fmt: skip
+    of_texts = replace(both[1], name="pairs", split=parts[image_of])
+    return PairData(of_images, of_texts, image_of, [note for side in both for note in side.notes])
+
+
+def extract_pairs(data: PairData, encoder: Any, cache_dir: str | Path, device: torch.device | str = "cpu") -> PairData:
+    """The same with the embeddings of both sides, computed once; brought ones as they are.
+
+    Raises:
+        UserError: an encoder that does not read both, or puts them into different spaces.
+    """
+    if isinstance(data.images, FeatureData) or isinstance(data.texts, FeatureData):
+        return data
+    if not isinstance(encoder, FeatureEncoder) or not isinstance(encoder, TextEncoder):
+        raise UserError(f"Expected an encoder of images and texts for pairs, got {encoder.identity['name']}: set "
+                        "encoder=clip.")  # fmt: skip
+    images = extract(data.images, encoder, cache_dir, device)
+    texts = extract_texts(data.texts, encoder, cache_dir, device)
+    if images.values.shape[1] != texts.values.shape[1]:
+        raise UserError(f"Expected images and texts in one space, got {images.values.shape[1]} and "
+                        f"{texts.values.shape[1]} features: set encoder.layer=null.")  # fmt: skip
+    return replace(data, images=images, texts=texts)

@@ -1,0 +1,236 @@
+"""Looks around in embeddings: python -m evaluation.explore run=RUN ... or data=... [encoder=...] ...
+
+what, one or several of them; a name is that of a row, an image file, or a text that the encoder embeds:
+  query=cat query=[cat,a.jpg]  its k=10 nearest and farthest rows
+  pairs=[[cat,dog],[cat,car]]  how near two are to each other, with map=tsne also on a map
+  classes=COLUMN               each two classes: mean and sd over at most sample=2000 pairs of rows
+  heatmap=[cat,dog,car]        all with all; heatmap=10: of so many rows, drawn at random
+  cluster=30                   of query= so many nearest and farthest rows as a 3-D map
+  graph=3                      every row and its 3 nearest as a net, of the sub-cluster where that is asked for
+how:
+  metric=cosine                or euclidean: what is near
+  map=tsne                     or umap, pca, of what is shown and others up to n=2000 rows; perplexity=30; dimensions=
+  colour=COLUMN                split, or a label of the rows
+  seed=0; out=embeddings/explore, a folder for what is drawn (of a run: its figures); json=true prints one JSON object
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evaluation.command import aside, command
+from evaluation.figures import write_figure
+from evaluation.files import jsonable, write_file
+from evaluation.nearest import compare
+from evaluation.selection import MapSettings, Selection, column, draw_map, map_among, some_rows
+from evaluation.similarity import class_matrix, class_similarity, heatmap, neighbour_graph, similarity_matrix
+from evaluation.sources import Source, asked_source
+from models import UserError
+
+__all__ = ["Options", "main", "map_distances", "nearest", "pairs", "sub_cluster"]
+
+
+@dataclass
+class Options:
+    """See the module's text."""
+
+    query: Any = None
+    k: int = 10
+    pairs: Any = None
+    classes: str | None = None
+    sample: int = 2000
+    heatmap: Any = None
+    cluster: int | None = None
+    graph: int | None = None
+    metric: str = "cosine"
+    map: str | None = None
+    n: int = 2000
+    perplexity: float = 30.0
+    dimensions: int | None = None
+    colour: str | None = None
+    seed: int = 0
+    out: str | None = None
+    json: bool = False
+
+
+def texts(value: Any) -> list[str]:
+    """One name or several, as the command line gives them.
+
+    Raises:
+        UserError: none.
+    """
+    found = [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
+    if not found or not all(found):
+        raise UserError("Expected at least one name, got none or an empty one: name a row, a text or an image file.")
+    return found
+
+
+def nearest(source: Source, queries: str | Sequence[str], k: int = 10, metric: str = "cosine") -> pd.DataFrame:
+    """The k nearest and k farthest rows of each query, without the query's own: query, side, name, cosine, euclidean.
+
+    Raises:
+        UserError: an unknown name that cannot be embedded; k larger than the number of other rows.
+    """
+    asked = list(dict.fromkeys(texts(queries)))
+    vectors, own = source.embed(asked)
+    parts, names = [], source.names
+    for query, ends in zip(asked, source.index.ends(vectors, k, metric, own), strict=True):
+        for side, found in zip(("nearest", "farthest"), ends, strict=True):
+            columns = {"name": [names[row] for row in found.rows], "cosine": found.cosine, "euclidean": found.euclidean}
+            parts.append(pd.DataFrame({"query": query, "side": side, **columns, "row": found.rows}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def pairs(source: Source, chosen: Sequence[Any]) -> pd.DataFrame:
+    """How near the two of each pair are: first, second, cosine, euclidean.
+
+    Raises:
+        UserError: what is no pair; an unknown name that cannot be embedded.
+    """
+    couples = [chosen] if len(chosen) == 2 and not isinstance(chosen[0], list | tuple) else list(chosen)
+    for couple in couples:
+        if not isinstance(couple, list | tuple) or len(couple) != 2:
+            raise UserError(f"Expected pairs=[a,b] or pairs=[[a,b],[c,d]], got {couple!r} for a pair.")
+    names = [texts(couple) for couple in couples]
+    (first, _), (second, _) = (source.embed([pair[i] for pair in names]) for i in (0, 1))
+    cosine, euclidean = compare(first.numpy(), second.numpy())
+    table = pd.DataFrame(names, columns=["first", "second"])
+    return table.assign(cosine=cosine, euclidean=euclidean)
+
+
+def sub_cluster(source: Source, query: str, n: int = 30, metric: str = "cosine") -> Selection:
+    """A query, its n nearest and its n farthest rows: id, side, cosine, euclidean, and what is known of the rows.
+
+    Raises:
+        UserError: as `nearest`.
+    """
+    found = nearest(source, query, n, metric)
+    vectors, own = source.embed([query])
+    rows = found["row"].tolist()
+    table = pd.DataFrame({
+        "id": [query, *found["name"]], "side": ["query", *found["side"]],
+        "cosine": [1.0, *found["cosine"]], "euclidean": [0.0, *found["euclidean"]],
+    })  # fmt: skip
+    known = source.table.drop(columns=list(table), errors="ignore").reindex([*(own[0][:1] or [-1]), *rows])
+    values = np.concatenate([vectors.numpy(), source.index.values[rows].astype(np.float32)])
+    return Selection(table.join(known.reset_index(drop=True)), values, [*own[0][:1], *rows])
+
+
+def map_distances(source: Source, table: pd.DataFrame, settings: MapSettings) -> pd.DataFrame:
+    """`pairs` with their distance on a map, `on_map`, beside that in the space itself."""
+    names = list(dict.fromkeys([*table["first"], *table["second"]]))
+    vectors, own = source.embed(names)
+    shown = Selection(pd.DataFrame({"id": names}), vectors.numpy(), [row for rows in own for row in rows[:1]])
+    points = np.asarray(map_among(source, shown, settings).coordinates)
+    first, second = (points[[names.index(name) for name in table[side]]] for side in ("first", "second"))
+    return table.assign(on_map=compare(first, second)[1])
+
+
+class Answer(NamedTuple):
+    """What is printed, as JSON or as text, and the files that were written."""
+
+    content: dict[str, Any]
+    printed: list[str]
+    files: list[Path]
+
+
+def map_settings(asked: Options, dimensions: int) -> MapSettings:
+    return MapSettings(
+        asked.map or "tsne", asked.dimensions or dimensions, asked.metric, asked.perplexity, asked.n, asked.seed
+    )
+
+
+def answer_query(source: Source, asked: Options, answer: Answer) -> None:
+    table = nearest(source, asked.query, asked.k, asked.metric)
+    found = {}
+    for query, part in table.groupby("query", sort=False):
+        sides = {side: rows[["name", "cosine", "euclidean"]].reset_index(drop=True)
+                 for side, rows in part.groupby("side", sort=False)}  # fmt: skip
+        found[query] = {side: rows.to_dict("records") for side, rows in sides.items()}
+        answer.printed.append(f"{query}\n{pd.concat(sides, axis='columns').to_string(index=False)}")
+    answer.content.update(next(iter(found.values())) if len(found) == 1 else {"queries": found})
+
+
+def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
+    """Pairs, classes, heatmap."""
+    folder = source.folder
+    if asked.pairs is not None:
+        table = pairs(source, asked.pairs)
+        table = map_distances(source, table, map_settings(asked, 3)) if asked.map else table
+        answer.content["pairs"] = table.to_dict("records")
+        answer.printed.append(table.to_string(index=False))
+    if asked.classes is not None:
+        labels = column(source.table, asked.classes, "classes")
+        table = class_similarity(source.index.values, labels, asked.metric, asked.sample, asked.seed)
+        answer.content["classes"] = table.to_dict("records")
+        answer.printed.append(table.to_string(index=False))
+        write_file(folder / "classes.csv", table.to_csv(index=False))
+        write_figure(folder / "classes.png", heatmap(class_matrix(table), f"mean {asked.metric} by {asked.classes}"))
+        answer.files.extend([folder / "classes.csv", folder / "classes.png"])
+    if asked.heatmap is not None:
+        if isinstance(asked.heatmap, int):
+            if asked.heatmap < 2:
+                raise UserError(f"Expected heatmap= to be a list of names or a number from 2, got {asked.heatmap}.")
+            shown = some_rows(source, asked.heatmap, asked.seed)
+            names, values = shown.names, shown.values
+        else:
+            names = texts(asked.heatmap)
+            values = source.embed(names)[0].numpy()
+        matrix = similarity_matrix(values, names, asked.metric)
+        answer.content["heatmap"] = {"names": names, "values": matrix.to_numpy()}
+        answer.printed.append(matrix.round(3).to_string())
+        write_file(folder / "heatmap.csv", matrix.to_csv())
+        write_figure(folder / "heatmap.png", heatmap(matrix, label=asked.metric))
+        answer.files.extend([folder / "heatmap.csv", folder / "heatmap.png"])
+
+
+def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
+    """The sub-cluster and the graph."""
+    queries = texts(asked.query) if asked.query is not None else []
+    if asked.cluster is not None and len(queries) != 1:
+        raise UserError(f"Expected cluster= with one query=, got {len(queries)}: add query=cat, for instance.")
+    shown = sub_cluster(source, queries[0], asked.cluster, asked.metric) if asked.cluster is not None else None
+    if shown is not None:
+        one, name = map_among(source, shown, map_settings(asked, 3)), f"cluster {queries[0]}"
+        answer.files.extend(draw_map(source.folder, name, one, shown.table, asked.colour or "side"))
+        answer.content["cluster"] = shown.table[["id", "side", "cosine", "euclidean"]].assign(
+            place=np.asarray(one.coordinates).tolist()
+        ).to_dict("records")  # fmt: skip
+    if asked.graph is not None:
+        drawn = shown or some_rows(source, asked.n, asked.seed)
+        edges = neighbour_graph(drawn.values, drawn.names, asked.graph, asked.metric)
+        one = map_among(source, drawn, map_settings(asked, 2))._replace(lines=edges["rows"].tolist())
+        colour = asked.colour or ("side" if shown else "split")
+        answer.files.extend(draw_map(source.folder, "graph", one, drawn.table, colour))
+        table = edges.drop(columns="rows")
+        write_file(source.folder / "edges.csv", table.to_csv(index=False))
+        answer.files.append(source.folder / "edges.csv")
+        answer.content["graph"] = table.to_dict("records")
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked, source = asked_source(Options, arguments, "embeddings/explore")
+    if all(value is None for value in (asked.query, asked.pairs, asked.classes, asked.heatmap, asked.graph)):
+        raise UserError("Expected query=, pairs=, classes=, heatmap= or graph=, got none: --help tells of each.")
+    answer = Answer({}, [], [])
+    with aside(asked.json):
+        if asked.query is not None:
+            answer_query(source, asked, answer)
+        answer_tables(source, asked, answer)
+        answer_maps(source, asked, answer)
+    if asked.json:
+        files = {"files": [str(file) for file in answer.files]} if answer.files else {}
+        print(json.dumps(jsonable(answer.content | files)))
+        return
+    print("\n\n".join(answer.printed))
+    for file in answer.files:
+        print(f"Open: {file}")
+
+
+if __name__ == "__main__":
+    command(main)

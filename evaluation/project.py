@@ -1,0 +1,204 @@
+"""Maps embeddings, and new ones onto the same map: python -m evaluation.project run=RUN or data=... [encoder=...] ...
+
+how:
+  method=tsne                  or umap, pca; dimensions=2 or 3; metric=cosine or euclidean; seed=0
+  n=5000                       rows drawn at random (default: as many as the method can take)
+  perplexity=30 neighbours=15  of t-SNE; of UMAP
+what is new:
+  prompts=[a dog,"a, cat"]     texts or image files, placed on the map of the others
+  reducer=FILE                 no new map: the data's rows are placed on the one that was saved in reducer.npz
+what for:
+  colour=COLUMN                split, or a label of the rows
+  out=embeddings/project       a folder for the page, the picture, points.parquet, the projector and reducer.npz
+  json=true                    prints one JSON object: files, places of what is new, how far the map can be trusted
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from evaluation.command import aside, command
+from evaluation.files import jsonable
+from evaluation.neighbours import Neighbours, nearest_rows
+from evaluation.placement import Reducer, check_placing, fitted, load_reducer
+from evaluation.points import atlas_command, write_points, write_projector
+from evaluation.projection import project
+from evaluation.scatter import Map, draw_scatter
+from evaluation.scatter_page import write_page
+from evaluation.selection import MOST_NAMES, Selection, column, some_rows
+from evaluation.sources import Source, asked_source
+from evaluation.tsne import NEIGHBOURS, measured
+from models import UserError
+
+__all__ = ["Options", "Placed", "fit_map", "main", "place_rows", "write_map"]
+
+
+@dataclass
+class Options:
+    """See the module's text."""
+
+    method: str = "tsne"
+    dimensions: int = 2
+    metric: str = "cosine"
+    seed: int = 0
+    n: int | None = None
+    perplexity: float = 30.0
+    neighbours: int = 15
+    prompts: Any = None
+    reducer: str | None = None
+    colour: str | None = None
+    out: str | None = None
+    json: bool = False
+
+
+class Placed(NamedTuple):
+    """A map and what is known of its points; those that were placed on it later are `new`, at the end."""
+
+    table: pd.DataFrame
+    map: Map
+    reducer: Reducer
+    new: int
+    values: Float32[np.ndarray, "n features"] | None  # the points' vectors, where a saved map does not lack them
+    images: UInt8[Tensor, "n channels size size"] | None
+    quality: dict[str, float]
+
+    @property
+    def places(self) -> pd.DataFrame:
+        """Where the new ones are: name, x, y (, z)."""
+        points = np.asarray(self.map.coordinates)[len(self.table) - self.new :]
+        axes = {axis: points[:, i] for i, axis in enumerate("xyz"[: points.shape[1]])}
+        return pd.DataFrame({"name": self.table["id"].tolist()[len(self.table) - self.new :], **axes})
+
+
+def named(names: Sequence[str], new: int) -> Sequence[str]:
+    """The names that stand on the map: all of a few, of many those that are new."""
+    if len(names) <= MOST_NAMES:
+        return names
+    return [*[""] * (len(names) - new), *names[len(names) - new :]] if 0 < new <= MOST_NAMES else ()
+
+
+def described(old: Sequence[str] | pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """One table of both, with a column that tells them apart where there are both."""
+    first = old if isinstance(old, pd.DataFrame) else pd.DataFrame({"id": list(old)})
+    if not len(new):
+        return first
+    kinds = ["reference"] * len(first) + ["new"] * len(new)
+    columns = {name: pd.Series([*first.get(name, [None] * len(first)), *new.get(name, [None] * len(new))])
+               for name in dict.fromkeys([*first, *new])}  # fmt: skip
+    return pd.DataFrame({"id": columns.pop("id"), "kind": kinds, **columns})
+
+
+def with_blanks(images: Tensor | None, rows: list[int], new: int) -> UInt8[Tensor, "n channels size size"] | None:
+    """Images of rows, and white ones for what has none."""
+    if images is None:
+        return None
+    own = images[torch.tensor(rows)]
+    return torch.cat([own, torch.full((new, *own.shape[1:]), 255, dtype=torch.uint8)])
+
+
+def fit_map(source: Source, asked: Options) -> Placed:
+    """A new map of the source's rows, with the prompts placed on it.
+
+    Raises:
+        UserError: whatever `project` refuses; prompts that cannot be embedded or placed.
+    """
+    prompts = [] if asked.prompts is None else [str(prompt) for prompt in
+               (asked.prompts if isinstance(asked.prompts, list) else [asked.prompts])]  # fmt: skip
+    if prompts:
+        check_placing(asked.method)
+    values = source.index.values
+    vectors = source.embed(prompts)[0].numpy() if prompts else np.empty((0, values.shape[1]), np.float32)
+    made = project(values, asked.method, asked.dimensions, asked.seed, asked.perplexity, asked.metric, asked.n,
+                   asked.neighbours)  # fmt: skip
+    reducer = fitted(values, made, source.names)
+    quality = measured(torch.from_numpy(np.asarray(values, np.float32)), made, asked.metric)
+    rows = made.rows.tolist()
+    known = source.table.iloc[rows].reset_index(drop=True).assign(id=reducer.names)
+    table = described(known, pd.DataFrame({"id": prompts}))
+    places = np.concatenate([made.coordinates, reducer.transform(vectors)]) if prompts else made.coordinates
+    told = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"
+    one = Map(places, f"{told}; {made.caption}", named(table["id"].tolist(), len(prompts)))
+    shown = np.concatenate([values[rows].astype(np.float32), vectors])
+    images = with_blanks(source.vectors.images, rows, len(prompts))
+    return Placed(table, one, reducer, len(prompts), shown, images, quality)
+
+
+def place_rows(reducer: Reducer, shown: Selection) -> Placed:
+    """Rows placed on a saved map.
+
+    Raises:
+        UserError: rows of another width; the method's package is not installed.
+    """
+    places = np.concatenate([reducer.coordinates, reducer.transform(shown.values)])
+    table = described(reducer.names, shown.table)
+    caption = f"a saved map: {reducer.settings['method']}, {reducer.settings['metric']} distances"
+    one = Map(places, caption, named(table["id"].tolist(), len(shown.values)))
+    return Placed(table, one, reducer, len(shown.values), None, None, {})
+
+
+def colour_of(table: pd.DataFrame, asked: Options) -> str:
+    """The column that is asked for, or else what tells new from old, or the first label that has classes."""
+    if asked.colour is not None:
+        column(table, asked.colour)
+        return asked.colour
+    labels = [str(name) for name in table
+              if name not in ("id", "split", "kind") and not pd.api.types.is_numeric_dtype(table[name])]  # fmt: skip
+    return "kind" if "kind" in table else [*labels, "split"][0]
+
+
+def write_map(folder: Path, placed: Placed, colour: str, title: str) -> dict[str, str]:
+    """The page, the picture, the table and what other programs open; their names."""
+    made = placed.reducer.settings
+    dimensions = placed.reducer.coordinates.shape[1]
+    name = f"map_{str(made['method']).lower().replace('-', '')}{'' if dimensions == 2 else '_3d'}"
+    page, picture, points = folder / f"{name}.html", folder / f"{name}.png", folder / "points.parquet"
+    table = placed.table[list(dict.fromkeys(["id", colour, *placed.table.columns]))]
+    write_page(page, {str(made["method"]): placed.map}, table, placed.images, title=title)
+    draw_scatter(picture, {str(made["method"]): placed.map}, {colour: table[colour]})
+    near: Neighbours | None = None
+    files = {"page": page, "figure": picture, "points": points}
+    if placed.values is not None:
+        near = nearest_rows(placed.values, min(NEIGHBOURS, len(table) - 1), str(made["metric"]))
+        files |= {"projector": folder / "projector", "reducer": folder / "reducer.npz"}
+        for note in write_projector(files["projector"], placed.values, table, placed.images):
+            print(note)
+        placed.reducer.save(files["reducer"])
+    write_points(points, table, placed.map.coordinates, near, placed.images)
+    return {key: str(file) for key, file in files.items()}
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked, source = asked_source(Options, arguments, "embeddings/project")
+    if asked.reducer is not None and asked.prompts is not None:
+        raise UserError("Expected reducer= or prompts=, got both: give the prompts as data=texts to place them.")
+    with aside(asked.json):
+        if asked.colour not in (None, "kind"):
+            column(source.table, str(asked.colour))  # before a long search for a map
+        if asked.reducer is not None:
+            reducer = load_reducer(asked.reducer)
+            placed = place_rows(reducer, some_rows(source, asked.n or len(source.names), asked.seed))
+        else:
+            placed = fit_map(source, asked)
+        files = write_map(source.folder, placed, colour_of(placed.table, asked), source.vectors.name)
+    if asked.json:
+        places = {"placed": placed.places.to_dict("records")} if placed.new else {}
+        print(json.dumps(jsonable(files | placed.quality | places)))
+        return
+    if placed.new:
+        print(placed.places.to_string(index=False))
+    print(placed.map.caption)
+    print(f"Open: {files['page']}\n      {files['figure']}\n      {atlas_command(Path(files['points']))}")
+    if "projector" in files:
+        print(f"      tensorboard --logdir {files['projector']}\nSaved: {files['reducer']}")
+
+
+if __name__ == "__main__":
+    command(main)

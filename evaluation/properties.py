@@ -1,0 +1,169 @@
+"""What changes when one property of a thing changes: python -m evaluation.properties encoder=clip ...
+
+of texts:
+  'template="a {colour} {object}"' 'values={colour:[red,blue],object:[car,cup]}'
+                             each of the objects in each of the colours, embedded (encoder=clip or sentence)
+  'words=["a {} thing","a {}"]'  how a single word of each property is told, for the score of real words
+or of rows:
+  factors=[colour,object]    labels of run=RUN or data=...; the mean of the rows with the same labels
+and:
+  property=colour            whose differences are drawn (default: the first)
+  seed=0; out=embeddings/properties, a folder for tables and pictures (of a run: its figures); json=true
+
+Embeddings are taken at unit length. Ideal words: Trager et al. 2023, https://arxiv.org/abs/2302.14383.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluation.command import aside, command
+from evaluation.figures import write_figure
+from evaluation.files import jsonable, write_file
+from evaluation.ideal_words import Grid, change_matrix, compositionality, consistency, unit
+from evaluation.projection import FEWEST_ROWS, project
+from evaluation.scatter import Map
+from evaluation.selection import column, draw_map
+from evaluation.similarity import heatmap
+from evaluation.sources import Source, asked_source
+from models import UserError
+
+__all__ = ["Options", "draw", "from_rows", "from_texts", "main"]
+
+MOST_OBJECTS = 60  # in the heatmap
+
+
+@dataclass
+class Options:
+    """See the module's text."""
+
+    template: str | None = None
+    values: dict[str, list[str]] | None = None
+    words: list[str] | None = None
+    factors: list[str] | None = None
+    property: str | None = None
+    seed: int = 0
+    out: str | None = None
+    json: bool = False
+
+
+def check_values(values: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError where there is nothing to compare."""
+    if len(values) < 2:
+        raise UserError(f"Expected two or more properties, got {', '.join(values) or 'none'}: name another.")
+    for name, each in values.items():
+        if len(each) < 2 or len(set(each)) < len(each):
+            raise UserError(f"Expected two or more different values of {name}, got {', '.join(map(str, each))}.")
+
+
+def from_texts(source: Source, template: str, values: Mapping[str, Sequence[str]],
+               words: Sequence[str] | None = None) -> Grid:  # fmt: skip
+    """The template filled in with every combination of the values.
+
+    Raises:
+        UserError: a template that names other properties; an encoder that reads no texts.
+    """
+    chosen = {str(name): [str(value) for value in each] for name, each in values.items()}
+    check_values(chosen)
+    try:
+        named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise UserError(f"Expected template='a {{colour}} {{object}}', got {template!r}: {error}.") from error
+    if named != set(chosen):
+        raise UserError(
+            f"Expected a template with {', '.join('{' + name + '}' for name in chosen)}, got {template!r}: name each "
+            "property of values= once."
+        )
+    told = list(words) if words is not None else ["{}"] * len(chosen)
+    if len(told) != len(chosen) or not all("{}" in word for word in told):
+        raise UserError(f"Expected words= to be a text with {{}} for each of {', '.join(chosen)}, got {told}.")
+    combinations = [dict(zip(chosen, each, strict=True)) for each in itertools.product(*chosen.values())]
+    sentences = [template.format(**each) for each in combinations]
+    u = unit(source.embed_text(sentences).numpy())
+    single = {name: unit(source.embed_text([word.replace("{}", value) for value in each]).numpy())
+              for (name, each), word in zip(chosen.items(), told, strict=True)}  # fmt: skip
+    return Grid(chosen, u.reshape(*map(len, chosen.values()), -1), sentences, single)
+
+
+def from_rows(source: Source, factors: Sequence[str]) -> Grid:
+    """The mean of the rows, at unit length, that have the same labels.
+
+    Raises:
+        UserError: no such label; a combination that no row has.
+    """
+    table = source.table
+    labels = pd.DataFrame({name: column(table, name, "factors") for name in factors}).dropna().astype(str)
+    values = {name: sorted(labels[name].unique()) for name in factors}
+    check_values(values)
+    means, names = [], []
+    for each in itertools.product(*values.values()):
+        own = labels.index[(labels[list(factors)] == list(each)).all(axis="columns")]
+        if not len(own):
+            told = ", ".join(f"{name}={value}" for name, value in zip(factors, each, strict=True))
+            raise UserError(f"Expected rows of every combination, got none with {told}: choose other factors.")
+        means.append(unit(source.index.values[own.to_numpy()]).mean(0))
+        names.append(" ".join(each))
+    return Grid(values, unit(np.stack(means)).reshape(*map(len, values.values()), -1), names)
+
+
+def draw(folder: Path, grid: Grid, name: str, seed: int = 0) -> list[Path]:
+    """The combinations on their two principal components, those that differ in the property alone joined; a heatmap."""
+    files: list[Path] = []
+    if len(grid.rows) >= FEWEST_ROWS:
+        places = np.arange(len(grid.rows)).reshape(grid.u.shape[:-1])
+        lines = np.moveaxis(places, grid.axis(name), -1).reshape(-1, len(grid.values[name])).tolist()
+        made = project(grid.rows.astype(np.float32), "pca", 2, seed)
+        combinations = list(itertools.product(*grid.values.values()))
+        labels = {key: [each[i] for each in combinations] for i, key in enumerate(grid.values)}
+        one = Map(made.coordinates, made.caption, grid.names, lines)
+        files += draw_map(folder, f"changes of {name}", one, pd.DataFrame({"id": grid.names, **labels}), name)
+    matrix = change_matrix(grid, name)
+    if len(matrix) <= MOST_OBJECTS:
+        first, second, *_ = grid.values[name]
+        files.append(folder / "consistency.png")
+        write_figure(files[-1], heatmap(matrix, f"cosine of the changes {first} → {second}"))
+    return files
+
+
+def asked_grid(source: Source, asked: Options) -> Grid:
+    """Raises UserError where neither texts nor rows are asked for, or both."""
+    by_text = asked.template is not None and asked.values is not None
+    if by_text == (asked.factors is not None):
+        raise UserError(
+            "Expected template= with values=, or factors=, labels of the rows, got "
+            f"{'both' if by_text else 'neither'}: --help shows an example of each."
+        )
+    if asked.factors is not None:
+        return from_rows(source, asked.factors)
+    return from_texts(source, asked.template or "", asked.values or {}, asked.words)
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked, source = asked_source(Options, arguments, "embeddings/properties")
+    with aside(asked.json):
+        grid = asked_grid(source, asked)
+        name = asked.property or next(iter(grid.values))
+        grid.axis(name)
+        changes = pd.concat([consistency(grid, each) for each in grid.values], ignore_index=True)
+        scores = compositionality(grid)
+        write_file(source.folder / "changes.csv", changes.to_csv(index=False))
+        files = [source.folder / "changes.csv", *draw(source.folder, grid, name, asked.seed)]
+    if asked.json:
+        answer: dict[str, Any] = {"changes": changes.to_dict("records"), "compositionality": scores}
+        print(json.dumps(jsonable(answer | {"files": [str(file) for file in files]})))
+        return
+    print(changes.round(3).to_string(index=False), "\n")
+    print("\n".join(f"{key:<24}{value:.3f}" for key, value in scores.items()))
+    for file in files:
+        print(f"Open: {file}")
+
+
+if __name__ == "__main__":
+    command(main)

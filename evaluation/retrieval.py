@@ -1,0 +1,219 @@
+"""Reductions of embeddings against the number of dimensions: python -m evaluation.retrieval run=RUN [dims=[8,32]]
+[methods=[pca,isometric]] [against=pca] [json=true].
+
+Of a run of model=mds, which fits what is missing. Of pairs: text → image and image → text R@1, 5 and 10 among held-out
+pairs. Of other rows, asked of held-out ones about those that were fitted on: the accuracy of a vote of the 1, 5 and 10
+nearest about a label (label/NAME), and the share of the 1, 5 and 10 nearest that stay so (neighbours). In a run of
+fit_on=all every row is fitted on and asked about. retrieval.csv has for every method, width and direction
+
+  r1, r5, r10, correct, n     shares, and those right at 1 of the n that were asked
+  r1_low, r1_high             95 % of 1,000 bootstrap draws of the images (of the rows) that were asked
+  against, p                  McNemar's exact test against another method at the same width
+  difference_low, _high       95 % of the same draws of the difference in r1; captions of one image are drawn together
+
+`full` are the embeddings as they are.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import MISSING, OmegaConf
+from torch import Tensor
+
+from datamodules.captions import PairData, extract_pairs
+from datamodules.factors import ImageData
+from datamodules.features import FeatureData
+from datamodules.texts import TextEncoder, extract_texts
+from evaluation.clustering import check_values
+from evaluation.command import aside, command, options
+from evaluation.curves import draw_reductions
+from evaluation.files import write_file
+from evaluation.questions import KS, Hits, pair_questions, row_questions
+from evaluation.recall import bootstrap, mcnemar
+from evaluation.record import Run, made
+from evaluation.reducers import METHODS, Fits, check_dims, check_methods
+from evaluation.report import write_report
+from evaluation.run import load
+from evaluation.settings import Settings
+from evaluation.training import features_of
+from models import UserError
+
+__all__ = ["Options", "compare", "main"]
+
+DRAWS = 1000
+BAND = (2.5, 97.5)  # percent
+KEPT = 0.9  # of the full embeddings' r1: how many dimensions a method needs for it is its headline
+COLUMNS = ["method", "dim", "direction", "r1", "r5", "r10", "correct", "n", "r1_low", "r1_high", "against", "p",
+           "difference_low", "difference_high"]  # fmt: skip
+SAME = ("centred_pca", "cross_modal_svd")  # of one kind of rows: PCA, with and without its mean
+
+
+def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mapping[str, Tensor], against: str,
+             seed: int) -> pd.DataFrame:  # fmt: skip
+    """retrieval.csv, see above."""
+    keys, rows = list(found), []
+    for direction in groups:
+        each = [found[key][direction].cpu().numpy() for key in keys]
+        top = np.stack([one[:, 0] for one in each], 1)
+        drawn = bootstrap(top, groups[direction].numpy(), DRAWS, seed)
+        for column, (method, dim) in enumerate(keys):
+            low, high = np.percentile(drawn[:, column], BAND)
+            row = {"method": method, "dim": dim, "direction": direction,
+                   **{f"r{k}": each[column][:, i].mean() for i, k in enumerate(KS)},
+                   "correct": int(top[:, column].sum()), "n": len(top), "r1_low": low, "r1_high": high}  # fmt: skip
+            if (against, dim) in found and method not in (against, "full"):
+                other = keys.index((against, dim))
+                ends = np.percentile(drawn[:, column] - drawn[:, other], BAND)
+                row |= {"against": against, "p": mcnemar(top[:, column] > 0, top[:, other] > 0),
+                        "difference_low": ends[0], "difference_high": ends[1]}  # fmt: skip
+            rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def measured(config: Settings, data: FeatureData | PairData, run: Run, device: torch.device) -> pd.DataFrame:
+    """Fit what is missing, and ask every method at every width.
+
+    Raises:
+        UserError: unknown methods; widths that the embeddings do not have; rows that are not finite or too few; a
+            fit_on that is neither train nor all.
+    """
+    if config.fit_on not in ("train", "all"):
+        raise UserError(f"Expected fit_on to be train or all, got {config.fit_on}.")
+    paired = isinstance(data, PairData)
+    sides = [data.texts, data.images] if isinstance(data, PairData) else [data]
+    methods = list(config.methods or (method for method in METHODS if paired or method not in SAME))
+    against = config.against or ("centred_pca" if paired else "pca")
+    check_methods([*methods, against])
+    for side in sides:
+        check_values(side.values)  # type: ignore[union-attr]  # FeatureData
+    asked = pair_questions(data, config, device) if isinstance(data, PairData) else row_questions(data, config, device)
+    features = asked.x.shape[1]
+    dims = check_dims(config.dims, features)
+    fits = Fits(config, asked.x, asked.y, asked.image, dims, run, device)
+    fits.check(methods)
+    found = {("full", features): asked.answers(lambda rows, _: rows, fits.metric)}
+    for method in dict.fromkeys([*methods, against]):
+        for dim in dims:
+            reducer = fits(method, dim)
+            found[method, dim] = asked.answers(reducer, reducer.metric)
+    with run.stage("scores"):
+        return table_of(found, asked.groups, against, config.seed)
+
+
+def headline(table: pd.DataFrame) -> dict[str, float]:
+    """r1 of the full embeddings, and of each method the fewest dimensions that keep 90 % of it, where any do."""
+    found: dict[str, float] = {}
+    for direction, rows in table.groupby("direction", sort=False):
+        full = float(rows[rows["method"] == "full"]["r1"].iloc[0])
+        found[f"retrieval/{direction}/full_r1"] = full
+        for method, own in rows[(rows["method"] != "full") & (rows["r1"] >= KEPT * full)].groupby("method", sort=False):
+            found[f"retrieval/{direction}/{method}_dims_for_90"] = float(own["dim"].min())
+    return found
+
+
+def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """retrieval.csv, beside what the run has of other methods and widths; the figure; the main numbers."""
+    file = run.path / "retrieval.csv"
+    if file.is_file():
+        table = pd.concat([pd.read_csv(file), table], ignore_index=True)
+        table = table.drop_duplicates(["method", "dim", "direction"], keep="last", ignore_index=True)
+    write_file(file, table.to_csv(index=False))
+    draw_reductions(table, run.path / "figures" / "retrieval.png")
+    run.update(headline(table))
+    for direction, rows in table.groupby("direction", sort=False):
+        print(f"\n{direction}: r1 by dimensions")
+        print(rows.pivot(index="method", columns="dim", values="r1").to_string(float_format="%.3f", na_rep=""))
+    return table
+
+
+def embedded(data: Any, encoder: Callable[[], Any], config: Settings, device: torch.device) -> FeatureData | PairData:
+    """Texts and pairs by the frozen encoder; vectors as they are.
+
+    Raises:
+        UserError: an encoder that does not read them.
+    """
+    if isinstance(data, FeatureData):
+        return data
+    if isinstance(data, PairData):
+        brought = isinstance(data.texts, FeatureData)
+        return data if brought else extract_pairs(data, encoder(), config.cache_dir, device)
+    reader = encoder()
+    if not isinstance(reader, TextEncoder):
+        raise UserError(f"Expected an encoder of texts, got {reader.identity['name']}: set encoder=sentence.")
+    return extract_texts(data, reader, config.cache_dir, device)
+
+
+def frozen(config: Settings) -> Any:
+    if config.encoder.get("name") == "vae":
+        raise UserError("Expected a frozen encoder of texts, got encoder=vae, which is of images: set encoder=clip.")
+    return made(config.encoder)
+
+
+def described(data: FeatureData | PairData) -> FeatureData:
+    """What the manifest is to say of pairs: their texts, and the identity of both sides."""
+    if isinstance(data, FeatureData):
+        return data
+    assert isinstance(data.texts, FeatureData)
+    return replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
+
+
+def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.DataFrame:
+    """The stage of model=mds: embeddings, reductions, retrieval.csv and its figure.
+
+    Raises:
+        UserError: see `measured` and `embedded`.
+    """
+    if isinstance(data, ImageData):
+        rows: FeatureData | PairData = features_of(config, data, run)
+    else:
+        identity: dict[str, Any] = {}
+
+        def encoder() -> Any:
+            found = frozen(config).to(device)
+            identity.update(found.identity)
+            return found
+
+        with run.stage("encode", len(data.ids)):
+            rows = embedded(data, encoder, config, device)
+        run.manifest(described(rows), identity or None, config.seed, str(device))
+    table = write_results(measured(config, rows, run, device), run)
+    last = run.path / "checkpoints" / "last.ckpt"
+    if not last.is_file():  # of a run of many maps: the one that was fitted last
+        newest = max(last.parent.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        write_file(last, newest.read_bytes())
+    return table
+
+
+@dataclass
+class Options:
+    run: str = MISSING
+    dims: list[int] | None = None
+    methods: list[str] | None = None
+    against: str | None = None
+    json: bool = False
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked = options(Options, arguments)
+    run = load(asked.run)
+    if run.config.model.name != "mds":
+        raise UserError(f"Expected a run of model=mds, got one of {run.config.model.name} at {run.path}: train one.")
+    changed = {key: value for key, value in vars(asked).items() if key not in ("run", "json") and value is not None}
+    config, record = OmegaConf.merge(run.config, changed), Run(run.path, run.config)
+    with aside(asked.json):
+        images = isinstance(run.data, ImageData)
+        data = run.vectors if images else embedded(run.data, lambda: run.encoder, config, run.device)
+        table = write_results(measured(config, data, record, run.device), record)
+        record.save()
+        write_report(run.path)
+    if asked.json:
+        print(json.dumps(json.loads(table.to_json(orient="records"))))
+
+
+if __name__ == "__main__":
+    command(main)

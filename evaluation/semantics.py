@@ -1,0 +1,255 @@
+"""What embeddings mean in words: python -m evaluation.semantics run=RUN or data=... encoder=clip ...
+
+what, one or several of them:
+  'captions=["a cat","a dog"]' images=[a.jpg,b.jpg]  cosines of captions with images, the largest of each row marked;
+                       images=3 of that many rows, drawn at random; of data=pairs captions= may be left out
+  'prompts={glasses:["a face with glasses","a face without glasses"]}'  which of two texts each image shows;
+                       of an IIN run also what its edits change by CLIP, with semantics/... in its metrics.json
+  correlate=labels     or prompts: their correlation with each component of the embeddings, or of a run's codes
+  gap=true             how far images and texts lie apart: those of data=pairs, or of captions= and prompts=
+how:
+  confidence=0.5       probability below which neither text is taken for a label
+  measure=pearson      or spearman, mutual_information; k=10 components are named for each attribute
+  space=features       of a run, or iin, dec, autoencoder (default: an IIN's codes)
+  prompt_encoder={architecture:ViT-B-32,weights:openai}  the CLIP that reads images where encoder= or the run has none
+  n=5000               rows for correlations and the gap; most=500 test images to edit; seed=0
+  out=embeddings/semantics, a folder for tables and pictures (of a run: its figures); json=true prints one JSON object
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+
+from datamodules.captions import PairData
+from evaluation.command import aside, command
+from evaluation.correlation import MEASURES, attributes, chance_level, correlations, cosine_table, top_components
+from evaluation.correlation import modality_gap as gap_of
+from evaluation.figures import INK, write_figure
+from evaluation.files import jsonable, read_json, write_file, write_json
+from evaluation.neighbours import draw_rows
+from evaluation.prompts import VALUES, agreement, checked, read
+from evaluation.reader import pairs_of, reader_of
+from evaluation.semantic_judge import judge_edits
+from evaluation.similarity import heatmap
+from evaluation.sources import Source, asked_source
+from evaluation.tsne import spaces_of
+from models import UserError, check_choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Options", "cosines", "main", "marked", "zero_shot"]
+
+CORRELATE = ("labels", "prompts")
+
+
+@dataclass
+class Options:
+    """See the module's text."""
+
+    captions: list[str] | None = None
+    images: Any = None
+    prompts: dict[str, list[str]] | None = None
+    correlate: str | None = None
+    gap: bool = False
+    confidence: float = 0.5
+    measure: str = "pearson"
+    k: int = 10
+    space: str | None = None
+    prompt_encoder: dict[str, Any] | None = None
+    n: int = 5000
+    most: int = 500
+    seed: int = 0
+    out: str | None = None
+    json: bool = False
+
+
+class Answer(NamedTuple):
+    """What is printed, as JSON or as text, and the files that were written."""
+
+    content: dict[str, Any]
+    printed: list[str]
+    files: list[Path]
+
+    def sheet(self, folder: Path, name: str, table: pd.DataFrame, index: bool = False) -> None:
+        self.files.append(folder / f"{name}.csv")
+        write_file(self.files[-1], table.to_csv(index=index))
+
+    def picture(self, folder: Path, name: str, drawing: "Figure") -> None:
+        self.files.append(folder / f"{name}.png")
+        write_figure(self.files[-1], drawing)
+
+
+def cosines(reader: Source, captions: Sequence[str] | None, images: Any, seed: int = 0) -> pd.DataFrame:
+    """Captions (rows) by images (columns): names of rows, files, or a number of rows drawn at random.
+
+    Raises:
+        UserError: no captions where the data has none; an image that is not there or cannot be read.
+    """
+    pairs = pairs_of(reader)
+    data = reader.vectors if reader.has_rows else None
+    if isinstance(images, int) and not isinstance(images, bool):
+        if data is None or not 1 <= images:
+            raise UserError(f"Expected images=[FILE, ...] or a number of rows of data=, got {images}.")
+        names = [data.ids[row] for row in draw_rows(len(data.ids), images, seed)]
+    else:
+        names = [str(name) for name in (images if isinstance(images, list | tuple) else [images])]
+    own = {} if data is None else {name: row for row, name in reversed(list(enumerate(data.ids)))}
+    parts = [data.values[[own[name]]].float() if data is not None and name in own
+             else reader.embed_images([name]) for name in names]  # fmt: skip
+    if captions is not None:
+        return cosine_table(reader.embed_text(captions).numpy(), torch.cat(parts).numpy(), captions, names)
+    if pairs is None or not isinstance(reader.data.texts.texts, list):
+        raise UserError('Expected captions=["a cat", ...] beside images=, got none: name the texts to compare.')
+    rows = [row for name in names if name in own for row in torch.nonzero(pairs.image_of == own[name])[:1, 0].tolist()]
+    if not rows:
+        raise UserError("Expected captions= or images of data=pairs, got neither: name the texts to compare.")
+    texts = [reader.data.texts.texts[row] for row in rows]
+    return cosine_table(pairs.texts.values[rows].numpy(), torch.cat(parts).numpy(), texts, names)
+
+
+def marked(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Figure":
+    """A heatmap with a frame around the largest cell of each row."""
+    from matplotlib.patches import Rectangle
+
+    drawing = heatmap(table, title, label)
+    for row, column in enumerate(np.nanargmax(table.to_numpy(float), axis=1)):
+        drawing.axes[0].add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2))
+    return drawing
+
+
+def zero_shot(
+    reader: Source, prompts: Mapping[str, tuple[str, str]], confidence: float = 0.5
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of each row the probability of each pair's first text and the label; how far labels at hand agree.
+
+    Raises:
+        UserError: rows and texts in different spaces.
+    """
+    data = reader.vectors
+    table = reader.table.rename(columns=lambda name: f"given {name}" if name in prompts else name)
+    found = []
+    for name, reading in read(reader.encoder, data.values, prompts).items():
+        labels = reading.labels(confidence)
+        words = [None if label != label else VALUES[int(label)] for label in labels.tolist()]
+        table = table.assign(**{name: words, f"p({name})": reading.probability.numpy()})
+        share = (labels == 1).float().mean().item()
+        quality = agreement(reading, data.factors, name, confidence)
+        found.append({"factor": name, "first": reading.texts[0], "second": reading.texts[1], "share": share, **quality})
+    return table, pd.DataFrame(found)
+
+
+def answer_prompts(source: Source, reader: Source, asked: Options, answer: Answer) -> None:
+    """Zero-shot labels and, of an IIN run, its edits as CLIP sees them."""
+    prompts, folder = checked(asked.prompts, asked.confidence), source.folder
+    table, shares = zero_shot(reader, prompts, asked.confidence)
+    answer.sheet(folder, "zero_shot", table)
+    answer.content["zero_shot"] = shares.to_dict("records")
+    answer.printed.append(shares.round(3).to_string(index=False))
+    run = source.run
+    if run is None or run.config.model.name != "iin" or not {f.name for f in run.iin.factors} & set(prompts):
+        return
+    edits, numbers = judge_edits(run, reader.encoder, prompts, asked.most, asked.seed)
+    answer.sheet(folder, "semantics", edits)
+    matrix = edits.assign(edit=edits["factor"] + " → " + edits["to"], change=100 * edits["change"])
+    matrix = matrix.pivot_table(index="edit", columns="text", values="change", sort=False)
+    answer.picture(folder, "semantics", heatmap(matrix, "change of 100 × cosine, edit by text", "change"))
+    answer.content.update(edits=edits.to_dict("records"), metrics=numbers)
+    answer.printed.append(edits.round(4).to_string(index=False))
+    answer.printed.append("\n".join(f"{key:<40}{value:.3f}" for key, value in numbers.items()))
+    file = run.path / "metrics.json"
+    write_json(file, read_json(file) | numbers)
+
+
+def answer_correlation(source: Source, reader: Source, asked: Options, answer: Answer) -> None:
+    """Components by labels, or by how far each row shows the first text rather than the second."""
+    check_choice("correlate", asked.correlate, CORRELATE)
+    check_choice("measure", asked.measure, MEASURES)
+    if source.run:
+        name = asked.space or ("iin" if source.run.config.model.name == "iin" else "features")
+        values = spaces_of(source.run, [name])[name]
+    elif asked.space not in (None, "features"):
+        raise UserError(f"Expected space= with run=RUN, got space={asked.space} without one: leave it out.")
+    else:
+        values = reader.vectors.values if pairs_of(reader) else source.vectors.values
+    if asked.correlate == "labels":
+        scores = attributes((reader if pairs_of(reader) else source).vectors.factors)
+        if scores.empty:
+            raise UserError("Expected rows with labels for correlate=labels, got none: name them, or use prompts.")
+    else:
+        readings = read(reader.encoder, reader.vectors.values, checked(asked.prompts, asked.confidence))
+        scores = pd.DataFrame({name: reading.score.double().numpy() for name, reading in readings.items()})
+    rows = draw_rows(len(values), asked.n, asked.seed)
+    chosen, scores = values[torch.from_numpy(rows)].numpy(), scores.iloc[rows].reset_index(drop=True)
+    table = correlations(chosen, scores, asked.measure, asked.seed)
+    top = top_components(chosen, scores, table, asked.k, asked.seed)
+    answer.sheet(source.folder, f"correlation_{asked.measure}", table, index=True)
+    answer.sheet(source.folder, "components", top)
+    shown = sorted(set(top["component"]))[:200]
+    title = f"{asked.measure.replace('_', ' ')} with components"
+    answer.picture(source.folder, f"correlation_{asked.measure}", heatmap(table.loc[shown].T, title, asked.measure))
+    chance = chance_level(len(rows), table.size)
+    answer.content.update(components=top.to_dict("records"), chance=chance, rows=len(rows))
+    answer.printed.append(top.round(3).to_string(index=False))
+    answer.printed.append(f"{len(rows)} rows; by chance 1 of 20 such tables has an |r| above {chance:.3f} anywhere")
+
+
+def answer_gap(reader: Source, asked: Options, answer: Answer) -> None:
+    """The modality gap of pairs, or of the images and the texts that are named."""
+    pairs = pairs_of(reader)
+    if pairs is not None:
+        images, texts = pairs.images.values.numpy(), pairs.texts.values.numpy()
+        found = gap_of(images, texts, pairs.image_of.numpy())
+    else:
+        named = [*(asked.captions or []), *(text for pair in (asked.prompts or {}).values() for text in pair)]
+        if len(set(named)) < 2:
+            raise UserError("Expected data=pairs, or two or more texts as captions= or prompts=, for gap=true.")
+        if reader.vectors.texts is not None:
+            raise UserError("Expected images for gap=true, got texts: choose data=pairs or a data set of images.")
+        rows = torch.from_numpy(draw_rows(len(reader.vectors.ids), asked.n, asked.seed))
+        found = gap_of(reader.vectors.values[rows].numpy(), reader.embed_text(list(dict.fromkeys(named))).numpy())
+    answer.content["gap"] = found
+    answer.printed.append("\n".join(f"{key:<14}{value:.3f}" for key, value in found.items()))
+
+
+def main(arguments: Sequence[str]) -> None:
+    asked, source = asked_source(Options, arguments, "embeddings/semantics")
+    if asked.prompts is None and source.run and source.run.config.get("prompts"):
+        asked.prompts = OmegaConf.to_container(source.run.config.prompts)  # type: ignore[assignment]  # of texts
+    if asked.images is None and asked.prompts is None and asked.correlate is None and not asked.gap:
+        raise UserError("Expected images=, prompts=, correlate= or gap=true, got none: --help tells of each.")
+    answer = Answer({}, [], [])
+    with aside(asked.json):
+        reads = asked.images is not None or asked.prompts is not None or asked.gap or asked.correlate == "prompts"
+        pairs = source.has_rows and isinstance(source.data, PairData)
+        reader = reader_of(source, asked.prompt_encoder) if reads or pairs else source  # labels need none
+        if asked.images is not None:
+            table = cosines(reader, asked.captions, asked.images, asked.seed)
+            answer.sheet(source.folder, "cosines", table, index=True)
+            answer.picture(source.folder, "cosines", marked(table))
+            names = {"captions": list(table.index), "images": list(table.columns)}
+            answer.content["cosines"] = names | {"values": table.to_numpy()}
+            answer.printed.append(table.round(4).to_string())
+        if asked.prompts is not None:
+            answer_prompts(source, reader, asked, answer)
+        if asked.correlate is not None:
+            answer_correlation(source, reader, asked, answer)
+        if asked.gap:
+            answer_gap(reader, asked, answer)
+    if asked.json:
+        print(json.dumps(jsonable(answer.content | {"files": [str(file) for file in answer.files]})))
+        return
+    print("\n\n".join(answer.printed))
+    for file in answer.files:
+        print(f"Open: {file}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,159 @@
+"""Closed-form reductions of embeddings to fewer numbers, of one kind of rows or of pairs: texts and their images.
+
+Every reduction is an affine map per kind of rows, (x − mean) weight, fitted on training rows at its full width. Its
+columns come in order, so the first k of them are the reduction to k numbers. Symbols: X and Y the rows of the two
+kinds, (n, d), paired row by row; one kind alone is X = Y.
+
+Cross-modal SVD: with the second moments M_x = XᵀX, M_y = YᵀY and M_x^½ M_y^½ = U S Vᵀ, the maps A = M_x^-½ U S^½ and
+B = M_y^-½ V S^½, cut to k columns, make the scores X A Bᵀ Yᵀ, which are the truncated SVD of X Yᵀ: of all scores of
+rank k the nearest to the full ones (Eckart and Young 1936, https://doi.org/10.1007/BF02288367).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Float64
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from models import UserError, check_choice
+
+__all__ = [
+    "CLOSED_FORM", "METRICS", "Metric", "Reduction", "fit_reduction", "half_cosine", "pca", "similarity",
+    "squared_distances",
+]  # fmt: skip
+
+Metric: TypeAlias = Literal["cosine", "euclidean", "dot"]
+METRICS = ("cosine", "euclidean")
+
+
+def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """|x − y|², down to 0 but for rounding."""
+    return torch.addmm(y.square().sum(1), x, y.T, alpha=-2) + x.square().sum(1, keepdim=True)
+
+
+def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric) -> Float[Tensor, "n m"]:
+    """How near rows are, the larger the nearer: their cosine, dot product, or −|x − y|²."""
+    if metric == "euclidean":
+        return -squared_distances(x, y)
+    return x @ y.T if metric == "dot" else normalize(x, dim=1) @ normalize(y, dim=1).T
+
+
+def half_cosine(parameters: Iterable[nn.Parameter], rate: float, steps: int) -> OptimizerLRScheduler:
+    """Adam at a rate that falls to 0 by a half cosine."""
+    optimizer = torch.optim.Adam(parameters, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Reduction(pl.LightningModule):
+    """An affine map for each of one or two kinds of rows, zero until it is `fit_reduction`'s.
+
+    Arguments:
+        features: of a row.
+        kinds: 1, or 2 for texts and images.
+        metric: how reduced rows are compared.
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self, features: int, kinds: int = 1, metric: Metric = "cosine") -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.metric = metric
+        self.register_buffer("mean", torch.zeros(kinds, features))
+        self.register_buffer("weight", torch.zeros(kinds, features, features))
+
+    def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n d"]:
+        """Rows of a kind, 0 or 1."""
+        return (rows - self.mean[kind]) @ self.weight[kind]
+
+
+Fitted: TypeAlias = tuple[Float[Tensor, "#kinds d"], Float[Tensor, "#kinds d d"]]  # means and weights
+
+
+def principal_axes(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+    """Eigenvectors of the second moment in columns, the largest first; of their two signs that of a positive sum."""
+    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)
+    return torch.where(axes.sum(0) < 0, -axes, axes)
+
+
+def common_axes(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+    """Principal components of all rows around their common mean; one map for both kinds."""
+    rows = torch.cat(kinds)
+    mean = rows.mean(0)
+    return mean[None], principal_axes(rows - mean)[None]
+
+
+def centred_axes(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+    """Principal components around a mean of each kind: the offset between texts and images is no component of it."""
+    means = torch.stack([rows.mean(0) for rows in kinds])
+    axes = principal_axes(torch.cat([rows - mean for rows, mean in zip(kinds, means, strict=True)]))
+    return means, axes[None]
+
+
+def powers(moment: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, "d d"], Float64[Tensor, "d d"]]:
+    """M^½ and its pseudo-inverse."""
+    values, axes = torch.linalg.eigh(moment)
+    roots = values.clamp_min(0).sqrt()
+    inverse = torch.where(values > values.max() * 1e-12, 1 / roots, 0)
+    return axes * roots @ axes.T, axes * inverse @ axes.T
+
+
+def cross_modal_maps(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+    """The maps whose scores of rank k are nearest to the full ones, see above."""
+    (root_x, inverse_x), (root_y, inverse_y) = (powers(rows.T @ rows) for rows in (kinds[0], kinds[-1]))
+    u, s, vh = torch.linalg.svd(root_x @ root_y)
+    weight = torch.stack([inverse_x @ u * s.sqrt(), inverse_y @ vh.T * s.sqrt()])
+    return weight.new_zeros(1, len(u)), weight
+
+
+def random_directions(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+    """Directions drawn from N(0, 1): what a reduction has to beat (Johnson and Lindenstrauss 1984)."""
+    d = kinds[0].shape[1]
+    return torch.zeros(1, d), torch.randn(1, d, d, generator=torch.Generator().manual_seed(seed))
+
+
+def random_coordinates(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+    """Some of the embedding's own numbers, in an order drawn at random."""
+    d = kinds[0].shape[1]
+    order = torch.randperm(d, generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(1, d), torch.eye(d)[:, order][None]
+
+
+CLOSED_FORM: dict[str, Callable[[list[Float64[Tensor, "n d"]], int], Fitted]] = {
+    "pca": common_axes, "centred_pca": centred_axes, "cross_modal_svd": cross_modal_maps,
+    "gaussian_projection": random_directions, "coordinates": random_coordinates,
+}  # fmt: skip
+
+
+def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] | None = None,
+                  metric: Metric = "cosine", seed: int = 0) -> Reduction:  # fmt: skip
+    """A closed-form reduction by its name. The cross-modal SVD is compared by dot products, whatever the metric.
+
+    Raises:
+        UserError: an unknown one; rows that are not finite; two kinds of other widths or not as many rows.
+    """
+    check_choice("method", method, tuple(CLOSED_FORM))
+    if y is not None and x.shape != y.shape:
+        raise UserError(f"Expected pairs, row by row, got {tuple(x.shape)} and {tuple(y.shape)}: give both sides.")
+    kinds = [rows.double() for rows in ([x] if y is None else [x, y])]
+    if not all(bool(rows.isfinite().all()) for rows in kinds):
+        raise UserError("Expected finite embeddings, got NaN or infinities: leave those rows out.")
+    reduction = Reduction(x.shape[1], len(kinds), "dot" if method == "cross_modal_svd" else metric)
+    means, weights = CLOSED_FORM[method](kinds, seed)
+    reduction.mean.copy_(means.expand_as(reduction.mean))
+    reduction.weight.copy_(weights[: len(kinds)].expand_as(reduction.weight))
+    return reduction
+
+
+def pca(x: Float[Tensor, "n d"]) -> Reduction:
+    """Principal components of one kind of rows around their mean."""
+    return fit_reduction("pca", x)
