@@ -27,7 +27,7 @@ def shortened(text: str, letters: int) -> str:
 def draw_concepts(path: Path, table: pd.DataFrame, texts: bool = True) -> None:
     """Bars: the share of the rows that have each of the commonest concepts, and beside them those that have most."""
     shown = table[table["share"] > 0].head(SHOWN).iloc[::-1]
-    with figure(path, 11 if texts else 6, 1.1 + 0.24 * max(1, len(shown))) as drawing:
+    with figure(path, 11.0 if texts else 6.0, 1.1 + 0.24 * max(1, len(shown))) as drawing:
         axes = drawing.add_axes((0.24, 0.12, 0.26, 0.8) if texts else (0.45, 0.12, 0.5, 0.8))
         axes.barh(range(len(shown)), shown["share"], color=COLOURS["flow"], height=0.62)
         axes.set_yticks(range(len(shown)), [shortened(name, LETTERS) for name in shown["name"]], color=INK)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from evaluation.neighbours import METRICS, Vectors
@@ -19,7 +20,7 @@ from models import UserError, check_choice
 
 __all__ = ["Found", "Index", "compare"]
 
-CHUNK = 2**24  # numbers that one thread reads at a time
+CHUNK = 2**21  # numbers that one thread reads at a time
 SAMPLE = 1000  # rows whose mean is near enough to that of all
 SPARE = 32  # rows beyond the k that are looked at in float64
 
@@ -61,6 +62,7 @@ class Index:
 
     def __init__(self, vectors: Vectors) -> None:
         self.values = array(vectors)
+        self.libraries = ThreadpoolController()
         n = len(self.values)
         self.squares, self.spread = np.empty(n, np.float32), np.empty(n, np.float32)
         with np.errstate(invalid="ignore"):
@@ -80,10 +82,11 @@ class Index:
             )
 
     def read(self, use: Callable[[slice, Float32[np.ndarray, "rows features"]], None]) -> None:
-        """All rows, chunk by chunk, by as many threads as torch would take."""
+        """All rows, chunk by chunk, by as many threads as torch would take; NumPy's own would only be in their way."""
         step = max(1, CHUNK // self.values.shape[1])
         parts = [slice(start, start + step) for start in range(0, len(self.values), step)]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        alone = self.libraries.limit(limits=1, user_api="blas")
+        with alone, ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for _ in pool.map(lambda rows: use(rows, np.asarray(self.values[rows], np.float32)), parts):
                 pass
 

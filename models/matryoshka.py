@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, normalize
 
 from models import UserError, check_choice
-from models.reduction import METRICS, fit_reduction, half_cosine, squared_distances
+from models.reduction import METRICS, half_cosine, squared_distances
 
 __all__ = ["Matryoshka", "info_nce", "neighbour_divergence"]
 
@@ -90,13 +90,18 @@ class Matryoshka(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"] | None = None) -> None:
-        """Take the mean of each kind, their rows' deviation from it, and the principal axes as the first map."""
-        fitted = fit_reduction("centred_pca", x, y)
-        self.mean.copy_(fitted.mean)
-        squares = [(rows - self.mean[kind]).square().sum(1) for kind, rows in enumerate([x] if y is None else [x, y])]
-        self.deviation.copy_(torch.cat(squares).mean().sqrt())
-        for kind, linear in enumerate(self.linear):
-            linear.weight.copy_(fitted.weight[kind, :, : self.widths[-1]].T)
+        """Take the mean of each kind, their rows' deviation from it, and the first map.
+
+        That is where partners vary together most, the singular vectors of Σ_i x_i y_iᵀ: the principal axes of one kind.
+        From those of both kinds training would hardly find what is small and shared, as its gradient there is 0.
+        """
+        sides = [x] if y is None else [x, y]
+        self.mean.copy_(torch.stack([rows.double().mean(0) for rows in sides]))
+        centred = [rows.double() - mean for rows, mean in zip(sides, self.mean, strict=True)]
+        self.deviation.copy_(torch.cat(centred).square().sum(1).mean().sqrt())
+        u, _, vh = torch.linalg.svd(centred[0].T @ centred[-1])
+        for linear, axes in zip(self.linear, (u.T, vh), strict=False):
+            linear.weight.copy_(axes[: self.widths[-1]])
 
     def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
         """The codes, whose first k numbers are those of every smaller width."""

@@ -35,7 +35,7 @@ def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor,
     return squared_distances(x, y).clamp_min(FLOOR).sqrt()
 
 
-def stress(wanted: Float[Tensor, " pairs"], found: Float[Tensor, " pairs"]) -> Float[Tensor, ""]:
+def stress(wanted: Float[Tensor, "*pairs"], found: Float[Tensor, "*pairs"]) -> Float[Tensor, ""]:
     """Σ (d − e)² / Σ d², Kruskal's normalised raw stress: 0 where all distances are kept."""
     return (wanted - found).square().sum() / wanted.square().sum()
 
@@ -157,8 +157,11 @@ class NeuralMDS(pl.LightningModule):
         if self.metric == "cosine":
             rows, codes = ([normalize(part, dim=1) for part in parts] for parts in (rows, codes))
         wanted, found = (distances(parts[0], parts[-1]) for parts in (rows, codes))
+        isometric = self.hparams["objective"] == "isometric"
+        if isometric and self.hparams["pairs"] != "knn":
+            return stress(wanted, found)  # each pair twice, and a row with itself, which is no error
         i, j = self.chosen(wanted, len(rows) == 1)
-        if self.hparams["objective"] == "isometric":
+        if isometric:
             return stress(wanted[i, j], found[i, j])
         first, second = torch.randint(len(i), (2, self.hparams["quadruplets"]), device=i.device)
         k, m = i[second], j[second]

@@ -91,7 +91,9 @@ def solved(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty
             break
         open_, gains, used, own = open_[gaining], gains[gaining], used[gaining], own.rows(gaining)
         gains.scatter_reduce_(1, own.units, torch.where(used, torch.inf, -torch.inf), "amax")
-        size = min(gains.shape[1], int(used.sum(1).max()) + ADDED)
+        most = int(used.sum(1).max())
+        # More texts than dimensions depend on one another, and exchanging them leads nowhere.
+        size = min(len(directions), most + ADDED, max(most + 1, rows.shape[1]))
         gain, units = gains.topk(size, 1)
         weights = within(rows[open_], directions, units, gain > slack[open_, None], gain.isinf(), penalty)
         wider = max(0, size - codes.values.shape[1])

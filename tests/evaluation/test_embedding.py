@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
+from datamodules.features import Batches
 from datamodules.tokens import tokens
 from evaluation.embedding import KeepBest, learn_embedding
 from evaluation.record import Run, made
@@ -83,7 +84,8 @@ def test_it_stops_when_validation_gets_no_better_and_keeps_the_best() -> None:
         return torch.tensor(next(losses))
 
     model = WordClassifier(5, 2, width=4, learning_rate=0.1)
-    batches = [{"words": torch.randint(7, (8, 3)), "label": torch.randint(2, (8,))}]
+    tensors = {"words": torch.randint(7, (8, 3)), "label": torch.randint(2, (8,))}
+    batches = Batches(tensors, 8, 0, torch.arange(8), 1)
     best = KeepBest(loss, patience=2)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=9, logger=False, enable_checkpointing=False, callbacks=[best],
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip

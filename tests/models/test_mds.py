@@ -26,7 +26,7 @@ def trained(module: NeuralMDS, steps: int, batch: int, **tensors: Tensor) -> Neu
 def symmetric() -> Tensor:
     """Rows that any reflection along an axis maps to rows, with axes of different lengths, rotated at random."""
     generator = torch.Generator().manual_seed(0)
-    points = torch.randn(10, 5, generator=generator).abs() * torch.tensor([3.0, 2.0, 1.0, 0.8, 0.5])
+    points = torch.randn(1000, 5, generator=generator) * torch.tensor([3.0, 2.0, 0.8, 0.6, 0.5])
     signs = torch.tensor(list(product((-1.0, 1.0), repeat=5)))
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=generator)).Q
     return (points[:, None] * signs).flatten(0, 1) @ rotation.T
@@ -59,11 +59,11 @@ def test_losses_by_hand() -> None:
 def test_a_linear_map_converges_to_the_principal_subspace() -> None:
     x = symmetric()
     torch.manual_seed(1)
-    module = NeuralMDS(5, 2, hidden=[], initial="random", learning_rate=0.02)
+    module = NeuralMDS(5, 2, hidden=[], initial="random", learning_rate=0.1)
     module.start(x)
     axes = pca(x).weight[0, :, :2]
     assert largest_angle(module.linear[0].weight.detach().T, axes) > 10
-    trained(module, 600, len(x), x=x)
+    trained(module, 400, 200, x=x)
     assert largest_angle(module.linear[0].weight.detach().T, axes) < 1
 
 
@@ -73,11 +73,14 @@ def test_it_starts_as_pca_and_keeps_more_of_a_curved_surface() -> None:
     module = NeuralMDS(4, 2, hidden=[64])
     module.start(x)
     torch.testing.assert_close(module(x), pca(x)(x)[:, :2], rtol=1e-4, atol=1e-5)
-    with torch.no_grad():
-        before = float(stress(distances(x, x), distances(module(x), module(x))))
-        trained(module, 200, 128, x=x)
-        after = float(stress(distances(x, x), distances(module(x), module(x))))
-    assert after < 0.8 * before
+
+    @torch.no_grad()
+    def lost() -> float:
+        return float(stress(distances(x, x), distances(module(x), module(x))))
+
+    before = lost()
+    trained(module, 200, 128, x=x)
+    assert lost() < 0.8 * before
 
 
 @pytest.mark.parametrize("pairs", ["all", "knn"])
@@ -131,5 +134,3 @@ def test_settings_that_do_not_fit_are_one_line() -> None:
         NeuralMDS(4, 5)
     with pytest.raises(UserError, match="Expected pairs of texts and images for mds.pairs=cross, got one kind"):
         NeuralMDS(4, 2, pairs="cross")
-    with pytest.raises(UserError, match="Expected mds.objective to be one of isometric, isotonic, got sammon"):
-        NeuralMDS(4, 2, objective="sammon")  # type: ignore[arg-type]

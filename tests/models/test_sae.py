@@ -14,7 +14,7 @@ from models import UserError
 from models.sae import SAE, Codes, auxiliary_loss, combination, matryoshka_loss, top_units
 
 
-def planted(n: int = 8000, d: int = 32, atoms: int = 48, k: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+def planted(n: int = 4000, d: int = 32, atoms: int = 48, k: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     """Rows that are sums of k atoms each, around a mean; the atoms, and which of them each row has."""
     generator = torch.Generator().manual_seed(0)
     directions = normalize(torch.randn(atoms, d, generator=generator), dim=1)
@@ -121,10 +121,10 @@ def test_directions_keep_their_length_and_codes_are_in_the_rows_units() -> None:
 def test_planted_codes_are_recovered(active: Any) -> None:
     rows, directions, support = planted()
     torch.manual_seed(0)
-    sae = SAE(32, expansion=3, active=active, learning_rate=3e-3)
-    train(sae, rows, 1200)
+    sae = SAE(32, expansion=2, active=active, learning_rate=0.01)
+    train(sae, rows, 700)
     codes = sae.encode(rows)
-    assert codes.values.shape == (8000, 3)
+    assert codes.values.shape == (4000, 3)
     assert support_f1(codes, sae.directions.detach(), directions, support) >= 0.95
     error = (sae.decode(codes) - rows).square().sum() / (rows - rows.mean(0)).square().sum()
     assert float(error) < 0.05

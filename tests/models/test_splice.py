@@ -48,9 +48,9 @@ def test_the_weights_are_the_lassos(penalty: float) -> None:
 
 def test_rows_of_any_length_and_more_texts_than_a_working_set_takes_at_once() -> None:
     directions = vocabulary(300, 40, 6)
-    rows = torch.tensor([1e-3, 1.0, 1e3])[:, None] * planted(directions, 3, 5)[0]
+    rows = torch.tensor([1e-3, 1.0, 1e3])[:, None] * planted(directions, 3, 20, noise=0.1)[0]
     for row in rows:
-        penalty = 0.01 * float(row.norm())
+        penalty = 1e-3 * float(row.norm())
         found = nonnegative_lasso(row[None], directions, penalty).dense(300).numpy()
         expected = lasso(row[None].double(), directions.double(), penalty, 1e-12)
         assert np.abs(found - expected).max() < 1e-4 * float(row.norm())
