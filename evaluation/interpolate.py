@@ -190,7 +190,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"Expected between=[a,b], got {len(asked.between)} of them: name the two ends.")
     files: list[Path] = []
     with aside(asked.json):
-        found = way(source, *map(str, asked.between), asked.n, asked.ways)
+        first, second = asked.between
+        found = way(source, first, second, asked.n, asked.ways)
         table = interpolate(source, found, asked.k, asked.metric)
         files.append(source.folder / "steps.csv")
         write_file(files[0], table.to_csv(index=False))

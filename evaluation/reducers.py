@@ -78,14 +78,15 @@ def check_methods(methods: Sequence[str]) -> None:
         raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
 
 
-def check_dims(dims: Sequence[int] | None, features: int) -> list[int]:
-    """The widths to reduce to: those asked for, or 2, 4, 8, ... and all.
+def check_dims(dims: Any, features: int) -> list[int]:
+    """The widths to reduce to: those asked for, one or a list, or with None 2, 4, 8, ... and all.
 
     Raises:
         UserError: a width that the embeddings do not have.
     """
     if dims is None:
         return [*(2**i for i in range(1, 20) if 2**i < features), features]
+    dims = [dims] if isinstance(dims, int | float | str) else list(dims)
     wrong = [dim for dim in dims if type(dim) is not int or not 1 <= dim <= features]
     if wrong or not dims:
         got = repr(wrong[0]) if wrong else "none"

@@ -86,7 +86,8 @@ def measured(config: Settings, data: FeatureData | PairData, run: Run, device: t
         raise UserError(f"Expected fit_on to be train or all, got {config.fit_on}.")
     paired = isinstance(data, PairData)
     sides = [data.texts, data.images] if isinstance(data, PairData) else [data]
-    methods = list(config.methods or (method for method in METHODS if paired or method not in SAME))
+    methods = config.methods or [method for method in METHODS if paired or method not in SAME]
+    methods = [methods] if isinstance(methods, str) else list(methods)
     against = config.against or ("centred_pca" if paired else "pca")
     check_methods([*methods, against])
     for side in sides:
@@ -121,7 +122,10 @@ def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     file = run.path / "retrieval.csv"
     if file.is_file():
         table = pd.concat([pd.read_csv(file), table], ignore_index=True)
-        table = table.drop_duplicates(["method", "dim", "direction"], keep="last", ignore_index=True)
+        table = table.drop_duplicates(["method", "dim", "direction"], keep="last")
+    places = {method: place for place, method in enumerate(["full", *METHODS])}
+    table = table.sort_values(["direction", "method", "dim"], ascending=[False, True, True], ignore_index=True,
+                              key=lambda column: column.map(places) if column.name == "method" else column)  # fmt: skip
     write_file(file, table.to_csv(index=False))
     draw_reductions(table, run.path / "figures" / "retrieval.png")
     run.update(headline(table))

@@ -91,14 +91,13 @@ class Source:
             return data
         if self.config.encoder.get("name") == "vae":
             raise UserError("Expected run=RUN or a frozen encoder, got encoder=vae, which is trained first.")
-        encoder, wanted = self.encoder, TextEncoder if isinstance(data, TextData) else FeatureEncoder | ImageEncoder
-        if not isinstance(encoder, wanted):
-            kind = "texts" if isinstance(data, TextData) else "images"
-            raise UserError(f"Expected an encoder of {kind}, got {encoder.identity['name']}: set encoder=clip.")
-        if isinstance(data, TextData):
+        encoder = self.encoder
+        if isinstance(data, TextData) and isinstance(encoder, TextEncoder):
             return extract_texts(data, encoder, self.config.cache_dir, self.device)
-        assert isinstance(data, ImageData)
-        return extract(data, encoder, self.config.cache_dir, self.device)
+        if isinstance(data, ImageData) and isinstance(encoder, FeatureEncoder | ImageEncoder):
+            return extract(data, encoder, self.config.cache_dir, self.device)
+        kind = "texts" if isinstance(data, TextData) else "images"
+        raise UserError(f"Expected an encoder of {kind}, got {encoder.identity['name']}: set encoder=clip.")
 
     @property
     def can_decode(self) -> bool:

@@ -97,7 +97,7 @@ def test_the_command_applies_a_reduction_to_a_file(runs: dict[bool, Path], tmp_p
 
 def test_widths_and_methods() -> None:
     assert check_dims(None, 48) == [2, 4, 8, 16, 32, 48] and check_dims(None, 8) == [2, 4, 8]
-    assert check_dims([8, 2, 8], 8) == [2, 8]
+    assert check_dims([8, 2, 8], 8) == [2, 8] and check_dims(4, 8) == [4]
     wrong: list[tuple[Any, str]] = [([9], "9"), ([0, 2], "0"), ([], "none"), ([2.5], "2.5")]
     for dims, got in wrong:
         with pytest.raises(UserError, match=f"Expected dims= from 1 to 8, the embeddings' width, got {got}"):

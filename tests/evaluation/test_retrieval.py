@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from datamodules.captions import PairData
 from datamodules.factors import Factor, FactorTable
@@ -39,14 +40,14 @@ def features(values: Tensor, split: Tensor, labels: Tensor | None = None) -> Fea
 def planted_pairs(n: int = 200, each: int = 2) -> PairData:
     """Images of six numbers that say who they are and six that say nothing, and captions of the same up to noise."""
     generator = torch.Generator().manual_seed(0)
-    shared = torch.randn(n, 6, generator=generator)
+    shared = normalize(torch.randn(n, 6, generator=generator), dim=1)
     image_of = torch.arange(n).repeat_interleave(each)
 
     def side(said: Tensor) -> Tensor:
-        return torch.cat([said + 0.1 * torch.randn(said.shape, generator=generator), torch.zeros(len(said), 6)], 1)
+        return torch.cat([said + 0.05 * torch.randn(said.shape, generator=generator), torch.zeros(len(said), 6)], 1)
 
     images, texts = side(shared), side(shared[image_of])
-    images[:, 6] += 20  # between texts and images
+    images[:, 6] += 1  # between texts and images
     split = torch.where(torch.arange(n) % 2 == 1, 2, 0).to(torch.uint8)
     return PairData(features(images, split), features(texts, split[image_of]), image_of)
 
