@@ -41,7 +41,9 @@ class Fitted(NamedTuple):
 
 def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
     """The nearest centre, and 1 - d₁/d₂ of the distances to the two nearest: 0 half-way between them, 1 on a centre."""
-    near = [torch.cdist(part, centers).topk(min(2, len(centers)), largest=False) for part in vectors.split(CHUNK)]
+    middle = centers.mean(0)  # distances come from products, which lose them far from the origin
+    around = [torch.cdist(part - middle, centers - middle) for part in vectors.split(CHUNK)]
+    near = [part.topk(min(2, len(centers)), largest=False) for part in around]
     distances, clusters = (torch.cat(part).cpu() for part in zip(*near, strict=True))
     second = distances[:, -1].clamp_min(1e-12)
     return clusters[:, 0], 1 - distances[:, 0] / second if len(centers) > 1 else torch.ones(len(vectors))
@@ -109,10 +111,11 @@ class Fits:
         def make() -> Autoencoder:
             module = made(self.config.autoencoder, features=known.shape[1])
             module.start(known)
-            if settings.layer_epochs:
-                module.take(self.layers(module, known))
+            if layers:
+                module.take(layers)
             return module
 
+        layers = self.layers(make(), known) if settings.layer_epochs else []  # stages of their own, before this one
         steps = self.pretraining_steps(settings.epochs, len(known))
         return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
 

@@ -32,7 +32,10 @@ STAGES = {
 }
 LEAST = {  # whole numbers
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
-    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1,
+    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
+    "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
+    "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,
+    "trainer.turtle.steps": 1, "trainer.turtle.batch_size": 1, "trainer.temi.steps": 1, "trainer.temi.batch_size": 1,
 }  # fmt: skip
 
 

@@ -53,6 +53,13 @@ def test_tsne_keeps_clusters_apart_and_repeats(backend: str) -> None:
     )
 
 
+def test_a_perplexity_that_few_rows_hardly_allow_is_kept() -> None:
+    """Nine words at perplexity 5, as a published map has it: openTSNE would take 2.67."""
+    made = project(blobs(9), perplexity=5.0, dimensions=3)
+    assert made.settings["perplexity"] == 5 and str(made.settings["library"]).startswith("scikit-learn ")
+    assert made.coordinates.shape == (9, 3)
+
+
 def test_tsne_in_three_dimensions(backend: str) -> None:
     made = project(torch.tensor(blobs(45, 8)), dimensions=3, perplexity=8.0)
     assert made.coordinates.shape == (45, 3) and "pca" not in made.settings
