@@ -6,6 +6,7 @@ No method sees a label. What is trained is kept in the run's checkpoints, so tha
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -75,6 +76,11 @@ class Fits:
         """Of a stage and its checkpoint; the first seed's has no number."""
         return stage if self.seed == self.config.seed else f"{stage}_{self.seed}"
 
+    def file(self, stage: str) -> Path:
+        """The checkpoint that a stage ends with; that of the run's own model is its last."""
+        name = self.name(stage)
+        return self.run.path / "checkpoints" / f"{'last' if name == self.config.model.name else name}.ckpt"
+
     def known(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "rows d"]:
         """The rows that are fitted on; no copy where these are all."""
         return vectors if len(self.rows) == len(vectors) else vectors[self.rows.to(vectors.device)]
@@ -85,9 +91,7 @@ class Fits:
 
         A checkpoint is written after every `interval` steps, by default some fifty times.
         """
-        name = self.name(stage)
-        kept = "last" if name == self.config.model.name else name
-        file = self.run.path / "checkpoints" / f"{kept}.ckpt"
+        name, file = self.name(stage), self.file(stage)
         if file.is_file():
             return load_module(kind, file).to(self.device)
         pl.seed_everything(self.seed, verbose=False)
@@ -100,7 +104,7 @@ class Fits:
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
             precision = "bf16-mixed" if half and kind in (Autoencoder, Layer) else "32-true"
             timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision)
-        finish(module, self.run, name, kept)
+        finish(module, self.run, name, file.stem)
         return module.to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -108,14 +112,19 @@ class Fits:
         """The auto-encoder that the methods on codes share."""
         settings, known = self.config.trainer.autoencoder, self.known(self.values)
 
-        def make() -> Autoencoder:
+        def fresh() -> Autoencoder:
             module = made(self.config.autoencoder, features=known.shape[1])
             module.start(known)
+            return module
+
+        def make() -> Autoencoder:
+            module = fresh()
             if layers:
                 module.take(layers)
             return module
 
-        layers = self.layers(make(), known) if settings.layer_epochs else []  # stages of their own, before this one
+        wanted = settings.layer_epochs and not self.file("autoencoder").is_file()
+        layers = self.layers(fresh(), known) if wanted else []  # stages of their own, before this one
         steps = self.pretraining_steps(settings.epochs, len(known))
         return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
 

@@ -102,14 +102,14 @@ def metric_table(metrics: Mapping[str, float]) -> Table:
 def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dict[str, tuple[float, float | None]]]:
     """(factor, rows, method) -> score -> (value, sd over seeds if there are several), in the order they come.
 
-    The factor is empty where there is one only; rows are "fitted" or "held-out". The label-free numbers of a method
-    stand under an empty factor and "fitted".
+    The factor is all between method and score, a / of its name too, and empty where there is one only; rows are
+    "fitted" or "held-out". The label-free numbers of a method stand under an empty factor and "fitted".
     """
     found: dict[tuple[str, str, str], dict[str, tuple[float, float | None]]] = {}
     for key, value in metrics.items():
         path = key.removeprefix("heldout/").split("/")
         score = path[-1].removesuffix("_mean")
-        if path[0] not in CLUSTER_METHODS or len(path) > 3 or score not in {**SCORES, **LABEL_FREE}:
+        if path[0] not in CLUSTER_METHODS or score not in {**SCORES, **LABEL_FREE}:
             continue
         sd = metrics.get(f"{key.removesuffix('_mean')}_sd") if path[-1] != score else None
         place = ("/".join(path[1:-1]), "held-out" if key.startswith("heldout/") else "fitted", path[0])

@@ -1,13 +1,18 @@
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from evaluation.clusterers import KINDS, by_centers
+from evaluation.clusterers import KINDS, Fits, by_centers
+from evaluation.record import Run, Stage
 from models.autoencoder import Autoencoder
 
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
 MODEL = OmegaConf.load(Path(__file__).parents[2] / "configs/model/dec.yaml")
 GIVEN = {"self", "features", "clusters"}  # by the data and by k
 
@@ -40,3 +45,33 @@ def test_the_configuration_shows_every_argument_at_its_default(name: str) -> Non
     assert set(shown) == set(defaults)
     changed = {key for key in shown if shown[key] != (list(d) if isinstance(d := defaults[key], tuple) else d)}
     assert changed == ({"reconstruction_weight", "clustering_weight", "learning_rate"} if name == "idec" else set())
+
+
+class Watched(Run):
+    """Which stages ran, and inside of which others."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.ran: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
+        place = len(self.ran)
+        self.ran.append(f"{name} begins")
+        with super().stage(name, items) as stage:
+            yield stage
+        self.ran[place:] = [name, *(f"{inner} in {name}" for inner in self.ran[place + 1 :])]
+
+
+def test_layers_are_stages_of_their_own_before_the_autoencoder_and_trained_once(tmp_path: Path) -> None:
+    settings = {"epochs": 10, "steps": 10, "layer_epochs": 10, "batch_size": 32}
+    trainer = {"accelerator": "cpu", "devices": 1, "scale": 1.0, "bf16": False, "autoencoder": settings}
+    small = {**MODEL.autoencoder, "hidden": [8], "code": 2}
+    config = OmegaConf.create({"seed": 0, "model": {"name": "dec"}, "autoencoder": small, "trainer": trainer})
+    values, codes = torch.randn(32, 6), []
+    for stages in (["layer_1", "layer_2", "autoencoder"], []):
+        run = Watched(tmp_path, config)
+        codes.append(Fits(config, values, torch.arange(32), 2, 0, run, torch.device("cpu")).codes)
+        assert run.ran == stages
+        (tmp_path / "checkpoints/layer_1.ckpt").unlink(missing_ok=True)  # which the finished whole does not need
+    assert torch.equal(*codes)

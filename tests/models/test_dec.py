@@ -314,6 +314,22 @@ def test_smallest_center_distance_tells_merged_centres() -> None:
     assert dec.details()["smallest_center_distance"] == 1
 
 
+def test_centres_are_as_far_apart_as_the_codes_are_spread(pretrained: Autoencoder) -> None:
+    dec, features = started(pretrained), planted()[0]
+    assert "center_separation" not in DEC(3, 3, **SMALL).details(), "no codes, no spread"
+    dec.assign(features)
+    codes = dec.encode(features).detach()
+    spread = (codes - codes.mean(0)).norm(dim=1).square().mean().sqrt()
+    separation = dec.details()["center_separation"]
+    assert (
+        separation == pytest.approx(float(torch.pdist(dec.centers.detach()).min() / spread), rel=1e-5)
+        and separation > 0.1
+    )
+    with torch.no_grad():
+        dec.centers[1] = dec.centers[0] + 1e-4 * spread
+    assert dec.details()["center_separation"] < 1e-3
+
+
 def test_assign_takes_any_number_of_rows() -> None:
     dec, features = DEC(3, 2, **SMALL), torch.randn(4097, 3)
     torch.nn.init.normal_(dec.centers)
