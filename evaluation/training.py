@@ -14,7 +14,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
-from datamodules.features import Batches, FeatureData, ImageEncoder, Latents, as_read, check_images, encode, extract
+from datamodules.features import (
+    Batches,
+    FeatureData,
+    FeatureEncoder,
+    ImageEncoder,
+    Latents,
+    as_read,
+    check_images,
+    encode,
+    extract,
+)
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
@@ -99,7 +109,7 @@ def key_of(checkpoint: Path) -> str | None:
         return None
 
 
-def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder:
+def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder | FeatureEncoder:
     """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Side by side, coloured by label and by cluster: a picture, a page with thumbnails on hover, TensorBoard's projector, and
 points.parquet for Embedding Atlas. Options: method=tsne, umap or pca; dimensions=2 or 3; spaces=[features,autoencoder];
-n=5000 rows (default: as many as the method can take); perplexity=30 of t-SNE; neighbours=15 of UMAP; metric=euclidean or
-cosine; seed=0; json=true.
+n=5000 rows (default: as many as the method can take); perplexity=30 of t-SNE; neighbours=15 of UMAP; metric=euclidean
+or cosine; seed=0; json=true.
 """
 
 import json
@@ -61,7 +61,7 @@ def spaces_of(run: LoadedRun, chosen: Sequence[str] | None) -> dict[str, Float[T
     made: dict[str, Any] = {"features": lambda: run.vectors.values}
     if (file := run.path / "codes.npy").is_file():
         made["autoencoder"] = lambda: torch.from_numpy(np.load(file))
-    if run.config.model.name in ("dec", "idec"):
+    if run.config.model.name in ("dec", "idec") and (run.path / "checkpoints" / "last.ckpt").is_file():
         made[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
     if run.config.model.name == "iin":
         made["iin"] = lambda: run.iin.encode(run.vectors.values.to(run.device)).detach().cpu()

@@ -13,7 +13,7 @@ from evaluation.record import Run, Stage
 from models.autoencoder import Autoencoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
-MODEL = OmegaConf.load(Path(__file__).parents[2] / "configs/model/dec.yaml")
+MODEL: Any = OmegaConf.load(Path(__file__).parents[2] / "configs/model/dec.yaml")
 GIVEN = {"self", "features", "clusters"}  # by the data and by k
 
 

@@ -124,7 +124,10 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
         ("seeds=two", "seeds to be a whole number of at least 1, got 'two'"),
         ("seeds=null", "seeds to be a whole number of at least 1, got None"),
         ("temi.heads=0", "temi.heads to be a whole number of at least 1, got 0"),
-        ("trainer.autoencoder.batch_size=0", "trainer.autoencoder.batch_size to be a whole number of at least 1, got 0"),
+        (
+            "trainer.autoencoder.batch_size=0",
+            "trainer.autoencoder.batch_size to be a whole number of at least 1, got 0",
+        ),
         ("trainer.dec.interval=0", "trainer.dec.interval to be a whole number of at least 1"),
         ("trainer.dec.steps=-5", "trainer.dec.steps to be a whole number of at least 1, got -5"),
         ("trainer.turtle.batch_size=0.5", "trainer.turtle.batch_size to be a whole number of at least 1, got 0.5"),

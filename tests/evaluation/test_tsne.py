@@ -31,7 +31,8 @@ def test_a_factor_with_the_name_of_a_maps_column(tmp_path: Path, name: str, monk
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("asked", "got"), [({}, 15), ({"neighbours": 9}, 9)])
-def test_the_neighbours_of_umap_can_be_chosen(tmp_path: Path, asked: dict[str, int], got: int) -> None:
-    with pytest.raises(UserError, match=f"from 2 to less than the 9 rows, got {got}: choose neighbours=4"):
-        map_run(run_of(tmp_path, "kind"), Options("", method="umap", spaces=["features"], **asked))
+@pytest.mark.parametrize("neighbours", [15, 9])
+def test_the_neighbours_of_umap_can_be_chosen(tmp_path: Path, neighbours: int) -> None:
+    asked = Options("", method="umap", spaces=["features"], neighbours=neighbours)
+    with pytest.raises(UserError, match=f"from 2 to less than the 9 rows, got {neighbours}: choose neighbours=4"):
+        map_run(run_of(tmp_path, "kind"), asked)

@@ -281,15 +281,15 @@ def test_the_loss_is_weighed(pretrained: Autoencoder) -> None:
 def test_a_resumed_training_is_the_uninterrupted_one(pretrained: Autoencoder, tmp_path: Path, weight: float) -> None:
     """Changes of the labels and the stop included."""
     features, ends = planted()[0], []
-    settings = {"reconstruction_weight": weight, "tolerance": 0.004, "learning_rate": 0.05}
-    for stops in ([30 * INTERVAL], [2 * INTERVAL, 3 * INTERVAL, 30 * INTERVAL]):
+    settings = {"reconstruction_weight": weight, "tolerance": 0.001, "learning_rate": 0.05}
+    for stops in ([30 * INTERVAL], [INTERVAL, 2 * INTERVAL, 30 * INTERVAL]):
         run = Run(tmp_path / str(len(stops)), OmegaConf.create({}))
         for until in stops:
             dec = started(pretrained, **settings)
             fit(dec, batches(features), run, "dec", CONFIG, until)
         ends.append((dec.state_dict(), dec.details()))
     (whole, details), (resumed, others) = ends
-    assert details == others and details["stop_reason"] == 1 and details["updates"] >= 3
+    assert details == others and details["stop_reason"] == 1 and details["updates"] > 3, "too early"
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
