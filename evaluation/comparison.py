@@ -131,25 +131,34 @@ def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, f
 
 
 def score_text(number: tuple[float, float | None] | None) -> str:
+    """As printed: 0.500, or 0.500 ± 0.020 over seeds; empty where there is none."""
     if number is None:
         return ""
     return f"{number[0]:.3f}" if number[1] is None else f"{number[0]:.3f} ± {number[1]:.3f}"
+
+
+def terminal_text(score: str, number: tuple[float, float | None] | None) -> str:
+    """Short enough for all scores to stand in a line."""
+    if number is not None and score == "used_clusters":
+        return f"{number[0]:g}"
+    return score_text(number).replace(" ± ", "±")
 
 
 def cluster_table(metrics: Mapping[str, float]) -> Table:
     """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
     rows = cluster_rows(metrics)
     shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
-    table = Table("factor", "rows", "method", box=None, pad_edge=False, header_style="bold")
+    table = Table("factor", "rows", box=None, pad_edge=False, header_style="bold")
+    table.add_column("method", no_wrap=True)
     for title in shown.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=" " not in title)
     if not any(factor for factor, _, _ in rows):
         table.columns.pop(0)
     for (factor, part, method), row in rows.items():
         cells = [
             f"[bold]{text}[/]" if method in best_methods(rows, factor, part, score) and score in SCORES else text
             for score in shown
-            for text in [score_text(row.get(score))]
+            for text in [terminal_text(score, row.get(score))]
         ]
         first = [factor] if len(table.columns) == len(shown) + 3 else []
         table.add_row(*first, part, CLUSTER_METHODS[method], *cells)
