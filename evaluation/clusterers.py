@@ -102,7 +102,7 @@ class Fits:
             batches = Batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
             bf16 = self.config.trainer.bf16
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
-            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer) else "32-true"
+            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer, DEC) else "32-true"
             timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision)
         finish(module, self.run, name, file.stem)
         return module.to(self.device).eval().requires_grad_(False)

@@ -174,7 +174,8 @@ class DEC(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         if self.rows is None:
             raise RuntimeError("Call start or attach before training.")
-        assignment = self.assign(self.rows)
+        with self.trainer.precision_plugin.forward_context():  # as the steps see the rows, and as fast
+            assignment = self.assign(self.rows)
         before, self.labels = self.labels, assignment.argmax(1)
         if before is not None:
             self.changed.copy_((self.labels != before.to(self.device)).float().mean())
