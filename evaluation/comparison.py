@@ -151,7 +151,7 @@ def cluster_table(metrics: Mapping[str, float]) -> Table:
     table = Table("factor", "rows", box=None, pad_edge=False, header_style="bold")
     table.add_column("method", no_wrap=True)
     for title in shown.values():
-        table.add_column(title, justify="right", no_wrap=" " not in title)
+        table.add_column(title, justify="right")
     if not any(factor for factor, _, _ in rows):
         table.columns.pop(0)
     for (factor, part, method), row in rows.items():

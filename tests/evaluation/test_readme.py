@@ -170,7 +170,7 @@ def test_the_commands_of_clusterings_answer(
     Path("photos").mkdir()
     for file in ("new.png", "photos/another.png"):
         Image.fromarray(torch.randint(0, 255, (9, 12), dtype=torch.uint8).numpy()).save(file)
-    answers = {"": "Open: ", "seeds": "± ", "images": "cluster  certainty", "ks": "Suggested: k="}
+    answers = {"": "Open: ", "seeds": "±", "images": "cluster  certainty", "ks": "Suggested: k="}
     said = answers["".join(given[1:2]).partition("=")[0]]
     importlib.import_module(f"evaluation.{name}").main([item.replace("seeds=10", "seeds=2") for item in given])
     assert said in capsys.readouterr().out
