@@ -148,10 +148,10 @@ def cluster_table(metrics: Mapping[str, float]) -> Table:
     """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
     rows = cluster_rows(metrics)
     shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
-    table = Table("factor", "rows", box=None, pad_edge=False, header_style="bold")
+    table = Table("factor", "rows", box=None, padding=(0, 1, 0, 0), header_style="bold")  # 120 characters hold it all
     table.add_column("method", no_wrap=True)
     for title in shown.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     if not any(factor for factor, _, _ in rows):
         table.columns.pop(0)
     for (factor, part, method), row in rows.items():
