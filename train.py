@@ -16,14 +16,13 @@ if TYPE_CHECKING:  # slow to load: after the configuration is known to be one
     from evaluation.record import Run
 
 OmegaConf.register_new_resolver("data_name", lambda target: target.split(".")[-1], replace=True)
-failed = False
-composed = False  # an error before that is one of the configuration, which Hydra has printed
+failed, composed = False, False  # an error before it is composed is the configuration's, which Hydra has printed
 
 
 def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
-    from evaluation import clustering, retrieval, training
+    from evaluation import clustering, concepts, prompts, retrieval, training
     from evaluation.fitting import device_of
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import made
@@ -37,6 +36,7 @@ def train(config: DictConfig, run: "Run") -> None:
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
     if "k" in config:  # a clustering model
+        clustering.check_settings(config, data)
         clustering.cluster(config, training.features_of(config, data, run), run, device)
     elif config.model.name == "mds":
         retrieval.compare(config, data, run, device)

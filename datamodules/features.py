@@ -10,10 +10,11 @@ The encoder does not change, so neither do its features. A cache is a folder nam
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -27,7 +28,10 @@ from datamodules.factors import FactorTable, ImageData, fingerprint
 from datamodules.images import cache_errors, check_space, with_progress, write_whole
 from models import UserError
 
-__all__ = ["Batches", "FeatureData", "FeatureEncoder", "ImageEncoder", "Latents", "Shards", "encode", "extract"]
+__all__ = [
+    "Batches", "FeatureData", "FeatureEncoder", "ImageEncoder", "Latents", "Shards", "as_read", "check_images",
+    "encode", "extract", "fill", "opened",
+]  # fmt: skip
 
 VERSION = 3  # of the shards and of what encoders say of an image
 SHARD = 2048  # rows: what a kill can lose
@@ -113,14 +117,21 @@ class Shards:
 
     def open(self) -> None:
         """A file of the full size, whose rows are not there yet; nothing where there is one."""
-        header = {"descr": FLOAT.str, "fortran_order": False, "shape": self.shape}
+        if self.file.is_file():
+            try:
+                values = self.values()
+                if values.shape == self.shape and values.dtype == FLOAT:
+                    return
+            except (OSError, ValueError, EOFError):
+                pass
+            print(f"The cached features {self.file} are damaged and are computed again.")
         with cache_errors(self.folder):
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
-            if not self.file.is_file():
-                check_space(self.folder, self.shape[0] * self.shape[1] * FLOAT.itemsize, "features")
-                with write_whole(self.file) as temporary, temporary.open("wb") as file:
-                    np.lib.format.write_array_header_1_0(file, header)
-                    file.truncate(file.tell() + self.shape[0] * self.shape[1] * FLOAT.itemsize)
+            for checksum in (self.folder / "shards").iterdir():  # of rows that are gone
+                checksum.unlink()
+            check_space(self.folder, math.prod(self.shape) * FLOAT.itemsize, "features")
+            with write_whole(self.file) as temporary:
+                np.lib.format.open_memmap(temporary, "w+", FLOAT, self.shape)
 
     def values(self) -> Float[np.ndarray, "n width"]:
         """All rows, memory-mapped; a change would stay in memory."""
@@ -128,15 +139,6 @@ class Shards:
 
     def missing(self) -> list[int]:
         """The shards that are not there, or not what was written."""
-        try:
-            values = self.values()
-        except (OSError, ValueError, EOFError):
-            values = None
-        if values is None or values.shape != self.shape or values.dtype != FLOAT:
-            print(f"The cached features {self.file} are damaged and are computed again.")
-            self.file.unlink(missing_ok=True)
-            self.open()
-            return list(range(self.count))
         return [number for number in range(self.count) if not self.intact(number)]
 
     def intact(self, number: int) -> bool:
@@ -159,8 +161,7 @@ class Shards:
         with cache_errors(self.folder):
             self.checksum(number).unlink(missing_ok=True)
             with self.file.open("r+b") as file:  # not through a memory map: a full disk would kill the process
-                start = self.file.stat().st_size - self.shape[0] * self.shape[1] * FLOAT.itemsize
-                file.seek(start + self.rows(number).start * self.shape[1] * FLOAT.itemsize)
+                file.seek((self.rows(number).start - self.shape[0]) * content[0].nbytes, os.SEEK_END)
                 file.write(content.data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -198,15 +199,22 @@ def fill(images: UInt8[Tensor, "n channels size size"], embed: Embed, shards: Sh
 
 
 def write_rows(data: ImageData, folder: Path, made_of: dict[str, Any]) -> None:
-    """What is known of the rows, and what the cache was made of, beside the features."""
+    """What is known of the rows, and what the cache was made of, beside the features.
+
+    Labels may change where the images, and so the cache, stay: what is there already is held against what is known now.
+    """
     table: dict[str, Any] = {"id": data.ids, "split": data.split.numpy()}
     for factor, column in zip(data.factors.factors, data.factors.values.unbind(1), strict=True):
         table[f"label/{factor.name}"] = column.numpy()
+    contents = {
+        "rows.parquet": pd.DataFrame(table).to_parquet(),
+        "manifest.json": json.dumps(made_of, indent=1).encode(),
+    }
     with cache_errors(folder):
-        with write_whole(folder / "rows.parquet") as temporary:
-            pd.DataFrame(table).to_parquet(temporary)
-        with write_whole(folder / "manifest.json") as temporary:
-            temporary.write_text(json.dumps(made_of, indent=1))
+        for name, content in contents.items():
+            if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+                with write_whole(folder / name) as temporary:
+                    temporary.write_bytes(content)
 
 
 def opened(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | Path, device: torch.device | str,
@@ -221,11 +229,9 @@ def opened(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | P
     try:
         width = json.loads((folder / "manifest.json").read_text())["shape"][1]
     except (OSError, ValueError, KeyError):
-        width = None
-    if width is None:
         with torch.inference_mode():
             width = embed(data.images[:1].to(device)).shape[1]
-        write_rows(data, folder, {"encoder": identity, "data": data.name, "shape": (len(data.images), width)})
+    write_rows(data, folder, {"encoder": identity, "data": data.name, "shape": (len(data.images), width)})
     shards = Shards(folder, (len(data.images), width), shard)
     shards.open()
     return shards
@@ -245,9 +251,9 @@ def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device
     """Latents of every image of the data set, on the device, computed once.
 
     Raises:
-        UserError: images of another size than the encoder reads, or a cache folder that cannot be written.
+        UserError: images that the encoder does not read, or a cache folder that cannot be written.
     """
-    check_size(data, encoder)
+    check_images(data, encoder.size)
 
     def embed(images: Tensor) -> Tensor:
         return torch.cat(encoder.encode(images), 1)
@@ -256,17 +262,29 @@ def encode(data: ImageData, encoder: ImageEncoder, cache_dir: str | Path, device
     return Latents(*values.to(device).chunk(2, 1))
 
 
-def check_size(data: ImageData, encoder: ImageEncoder) -> None:
-    if data.size != encoder.size:
+def check_images(data: ImageData, size: int) -> None:
+    """Raises UserError where what an encoder of this size makes of the images could not be held against them."""
+    if data.images.shape[1] != 3:
+        raise UserError("Expected RGB images, as the encoder reads, got grey ones: cluster them or choose other data=.")
+    if data.size != size:
         raise UserError(
-            f"Expected {encoder.size}x{encoder.size} images, as the encoder reads, got {data.size}x{data.size}; "
-            f"set data.size={encoder.size}."
+            f"Expected {size}x{size} images, as the encoder reads, got {data.size}x{data.size}; set data.size={size}, "
+            "or the encoder's size where the data has none to set."
         )
+
+
+def as_read(images: UInt8[Tensor, "n channels height width"], size: int) -> UInt8[Tensor, "n 3 size size"]:
+    """Images as an encoder with a decoder reads them: of its size, grey as RGB."""
+    if images.shape[-1] != size:
+        images = torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    return images.expand(-1, 3, -1, -1)
 
 
 def extract(data: ImageData, encoder: ImageEncoder | FeatureEncoder, cache_dir: str | Path,
             device: torch.device | str = "cpu", batch: int = 256, shard: int = SHARD) -> FeatureData:  # fmt: skip
-    """Features of every image of the data set, computed once; of an encoder with a decoder the mean of its latents.
+    """Features of every image of the data set, computed once.
+
+    Of an encoder with a decoder they are the means of its latents, of images resized where it reads another size.
 
     Raises:
         UserError: images that the encoder does not take; a cache folder that cannot be written.
@@ -274,7 +292,8 @@ def extract(data: ImageData, encoder: ImageEncoder | FeatureEncoder, cache_dir: 
     if isinstance(encoder, FeatureEncoder):
         values = computed(data, encoder.identity, encoder.embed, cache_dir, device, batch, shard)
     else:
-        values = encode(data, encoder, cache_dir, device, batch, shard).mean.cpu()
+        read = replace(data, images=as_read(data.images, encoder.size))
+        values = encode(read, encoder, cache_dir, device, batch, shard).mean.cpu()
     identity = fingerprint(data.fingerprint, sorted(encoder.identity.items()))
     return FeatureData(
         data.name, values, data.ids, data.factors, data.split, identity, data.notes, data.skipped, data.images

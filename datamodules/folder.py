@@ -51,6 +51,11 @@ def find_images(root: Path) -> list[Path]:
     return sorted(found)
 
 
+def printable(path: Path) -> str:
+    r"""A path as text that any file can hold; of a name that is no UTF-8 the odd bytes as \xe9."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+
+
 def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
     """Why an attribute cannot be a factor, None where it can."""
     labels = infer_labels(column)
@@ -111,7 +116,7 @@ def folder(
         raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
     root = Path(root).expanduser()
     paths = find_images(root)
-    ids = [path.relative_to(root).as_posix() for path in paths]
+    ids = [printable(path.relative_to(root)) for path in paths]
     labels = join_tables(ids, read_tables(attributes, root))
     split, split_notes = folder_split(ids, labels.table, split_seed)
     training = split == TRAIN

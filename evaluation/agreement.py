@@ -4,34 +4,44 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models import UserError
 
-__all__ = ["accuracy", "contingency", "occupancy", "prediction_strength", "scores", "silhouette", "stability"]
+__all__ = [
+    "MOST_COMPARED", "accuracy", "contingency", "occupancy", "prediction_strength", "scores", "silhouette", "stability",
+    "used_clusters",
+]  # fmt: skip
 
-Partition: TypeAlias = Tensor | np.ndarray | Sequence[int | float | str]
+Partition: TypeAlias = Tensor | np.ndarray | pd.Series | Sequence[int | float | str | None]
 MOST_COMPARED = 5_000  # rows, for what costs their square
+NEARLY_EMPTY = 0.01  # of an equal share
 
 
 def pair_of_partitions(labels_true: Partition, labels_pred: Partition) -> tuple[np.ndarray, np.ndarray]:
-    """Both as class numbers, rows of unknown (NaN) true label left out.
+    """Both as class numbers, rows of unknown true label (NaN, None) left out.
 
     Raises:
         UserError: different lengths; no row whose label is known.
     """
-    true, predicted = np.asarray(labels_true), np.asarray(labels_pred)
+    true, predicted = flat_labels(labels_true), flat_labels(labels_pred)
     if true.shape != predicted.shape or true.ndim != 1:
         raise UserError(
             f"Expected as many predicted as true labels, one each, got shapes {predicted.shape} and {true.shape}: "
             "give both for the same rows."
         )
-    known = ~np.isnan(true) if true.dtype.kind == "f" else np.ones(len(true), bool)
+    known = ~pd.isna(true)
     if not known.any():
         raise UserError("Expected at least one row with a label, got none: scores need labels.")
-    true, predicted = (np.unique(part[known], return_inverse=True)[1] for part in (true, predicted))
+    true, predicted = (pd.factorize(part[known], sort=True, use_na_sentinel=False)[0] for part in (true, predicted))
     return true, predicted
+
+
+def flat_labels(labels: Partition) -> np.ndarray:
+    """Labels as an array; a list's as they are, as numpy would make a word of the NaN among words."""
+    return np.array(labels, dtype=object) if isinstance(labels, list | tuple) else np.asarray(labels)
 
 
 def contingency(labels_true: Partition, labels_pred: Partition) -> Int64[np.ndarray, "classes clusters"]:
@@ -58,7 +68,7 @@ def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
     """Agreement of a clustering with classes: 1 is the same partition; ami and ari are 0 on average for a random one.
 
     ami, ari, fmi and nmi (arithmetic mean) are scikit-learn's; accuracy is that of the best one-to-one matching. Rows
-    whose label is NaN are left out.
+    whose label is NaN or None are left out.
 
     Raises:
         UserError: different lengths, or no label at all.
@@ -76,8 +86,13 @@ def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
 
 
 def occupancy(clusters: Int64[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
-    """Share of the rows in each cluster; a cluster of share 0 is not used."""
+    """Share of the rows in each cluster."""
     return clusters.bincount(minlength=k).float() / max(1, len(clusters))
+
+
+def used_clusters(shares: Float[Tensor, " k"]) -> int:
+    """How many clusters have rows worth the name: at least 1 % of an equal share, 1 / k."""
+    return int((shares * len(shares) >= NEARLY_EMPTY).sum())
 
 
 def stability(partitions: Sequence[Partition]) -> float | None:

@@ -136,18 +136,17 @@ def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> No
         add_legend(drawing, lines)
 
 
-def event_curves(folder: Path) -> dict[str, Points]:
-    """The scalars of all TensorBoard event files below a folder."""
+def event_curves(folder: Path) -> dict[str, list[Points]]:
+    """The scalars of all TensorBoard event files below a folder: of a number a curve for each folder that has it."""
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-    curves: dict[str, Points] = {}
-    for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):
+    curves: dict[str, list[Points]] = {}
+    for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):  # a stage, of one seed
         events = EventAccumulator(str(place), size_guidance={SCALARS: 2000}).Reload()
         for tag in events.Tags()["scalars"]:
             scalars = events.Scalars(tag)
-            steps, values = curves.setdefault(tag, ([], []))
-            steps += [float(scalar.step) for scalar in scalars]
-            values += [scalar.value for scalar in scalars]
+            known_ones = [(float(scalar.step), scalar.value) for scalar in scalars if known(scalar.value)]
+            curves.setdefault(tag, []).append(([s for s, _ in known_ones], [value for _, value in known_ones]))
     return curves
 
 
@@ -160,14 +159,13 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
 
 
 def training_curves(path: Path, run: Path) -> None:
-    """A panel per logged number of the run folder, as it was and smoothed; the first twelve by name."""
-    found = event_curves(run / "tensorboard")
-    curves = {
-        name: ([s for s, v in zip(steps, values, strict=True) if known(v)], [v for v in values if known(v)])
-        for name, (steps, values) in sorted(found.items())
-        if name not in ("epoch", "hp_metric") and not name.startswith("lr-") and len(values) > 1
+    """A panel per logged number of the run folder, smoothed and, where it is of one seed, as it was; twelve at most."""
+    found = {
+        name: [points for points in each if len(points[0]) > 1]
+        for name, each in sorted(event_curves(run / "tensorboard").items())
+        if name not in ("epoch", "hp_metric") and not name.startswith("lr-")
     }
-    curves = dict(list({name: points for name, points in curves.items() if len(points[0]) > 1}.items())[:MOST_PANELS])
+    curves = dict(list({name: each for name, each in found.items() if each}.items())[:MOST_PANELS])
     if not curves:
         return
     across = min(ACROSS, len(curves))
@@ -175,9 +173,12 @@ def training_curves(path: Path, run: Path) -> None:
     with figure(path, 3.1 * across + 0.4, 2.1 * bands + 0.2) as drawing:
         drawing.set_layout_engine("constrained", h_pad=0.08, w_pad=0.1)
         panels = drawing.subplots(bands, across, squeeze=False).flatten()
-        for axes, (name, (steps, values)) in zip(panels, curves.items(), strict=False):
-            axes.plot(steps, values, color=COLOURS["flow"], linewidth=0.8, alpha=0.3)
-            axes.plot(steps, smoothed(values, len(values) // 40), color=COLOURS["flow"], linewidth=1.6)
+        for axes, (name, each) in zip(panels, curves.items(), strict=False):
+            thin = {"linewidth": 0.8, "alpha": 0.3} if len(each) == 1 else {"linewidth": 0.0}
+            for steps, values in each:
+                line = {"linewidth": 1.6, "alpha": 1.0 if len(each) == 1 else 0.5}
+                axes.plot(steps, values, color=COLOURS["flow"], **thin)
+                axes.plot(steps, smoothed(values, len(values) // 40), color=COLOURS["flow"], **line)
             axes.set_title(name)
             axes.tick_params(length=0)
         for axes in panels[len(curves) :]:

@@ -6,6 +6,7 @@ No method sees a label. What is trained is kept in the run's checkpoints, so tha
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -41,7 +42,9 @@ class Fitted(NamedTuple):
 
 def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
     """The nearest centre, and 1 - d₁/d₂ of the distances to the two nearest: 0 half-way between them, 1 on a centre."""
-    near = [torch.cdist(part, centers).topk(min(2, len(centers)), largest=False) for part in vectors.split(CHUNK)]
+    middle = centers.mean(0)  # distances come from products, which lose them far from the origin
+    around = [torch.cdist(part - middle, centers - middle) for part in vectors.split(CHUNK)]
+    near = [part.topk(min(2, len(centers)), largest=False) for part in around]
     distances, clusters = (torch.cat(part).cpu() for part in zip(*near, strict=True))
     second = distances[:, -1].clamp_min(1e-12)
     return clusters[:, 0], 1 - distances[:, 0] / second if len(centers) > 1 else torch.ones(len(vectors))
@@ -73,6 +76,11 @@ class Fits:
         """Of a stage and its checkpoint; the first seed's has no number."""
         return stage if self.seed == self.config.seed else f"{stage}_{self.seed}"
 
+    def file(self, stage: str) -> Path:
+        """The checkpoint that a stage ends with; that of the run's own model is its last."""
+        name = self.name(stage)
+        return self.run.path / "checkpoints" / f"{'last' if name == self.config.model.name else name}.ckpt"
+
     def known(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "rows d"]:
         """The rows that are fitted on; no copy where these are all."""
         return vectors if len(self.rows) == len(vectors) else vectors[self.rows.to(vectors.device)]
@@ -83,9 +91,7 @@ class Fits:
 
         A checkpoint is written after every `interval` steps, by default some fifty times.
         """
-        name = self.name(stage)
-        kept = "last" if name == self.config.model.name else name
-        file = self.run.path / "checkpoints" / f"{kept}.ckpt"
+        name, file = self.name(stage), self.file(stage)
         if file.is_file():
             return load_module(kind, file).to(self.device)
         pl.seed_everything(self.seed, verbose=False)
@@ -96,9 +102,9 @@ class Fits:
             batches = Batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
             bf16 = self.config.trainer.bf16
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
-            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer) else "32-true"
+            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer, DEC) else "32-true"
             timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision)
-        finish(module, self.run, name, kept)
+        finish(module, self.run, name, file.stem)
         return module.to(self.device).eval().requires_grad_(False)
 
     @cached_property
@@ -106,13 +112,19 @@ class Fits:
         """The auto-encoder that the methods on codes share."""
         settings, known = self.config.trainer.autoencoder, self.known(self.values)
 
-        def make() -> Autoencoder:
+        def fresh() -> Autoencoder:
             module = made(self.config.autoencoder, features=known.shape[1])
             module.start(known)
-            if settings.layer_epochs:
-                module.take(self.layers(module, known))
             return module
 
+        def make() -> Autoencoder:
+            module = fresh()
+            if layers:
+                module.take(layers)
+            return module
+
+        wanted = settings.layer_epochs and not self.file("autoencoder").is_file()
+        layers = self.layers(fresh(), known) if wanted else []  # stages of their own, before this one
         steps = self.pretraining_steps(settings.epochs, len(known))
         return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
 

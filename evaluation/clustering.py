@@ -2,8 +2,8 @@
 
 Fits what is missing and prints the table of every method: agreement with the labels (ami, ari, fmi, nmi, accuracy) on
 the rows it was fitted on and on held-out ones, mean ± sd over seeds. Without labels: silhouette, and how far the seeds
-agree. images=[FILE,...] or a folder asks the run's model which cluster new images are in, ks=[2,3,4] suggests a number
-of clusters, json=true prints one JSON object.
+agree. images=[FILE,FOLDER,...] asks the run's model which cluster new images are in, ks=[2,3,4] suggests a number of
+clusters, json=true prints one JSON object.
 """
 
 import json
@@ -13,29 +13,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64
 from omegaconf import MISSING, OmegaConf
 from torch import Tensor
 
-from datamodules.factors import TEST, FactorTable, near_names
+from datamodules.factors import TEST, FactorTable, ImageData, near_names
 from datamodules.features import FeatureData
-from datamodules.images import write_whole
-from evaluation.agreement import occupancy, prediction_strength, scores, silhouette, stability
+from evaluation.agreement import (
+    MOST_COMPARED,
+    occupancy,
+    prediction_strength,
+    scores,
+    silhouette,
+    stability,
+    used_clusters,
+)
 from evaluation.clusterers import METHODS, Fits, Fitted
 from evaluation.command import aside, command, options
 from evaluation.files import write_file
 from evaluation.record import Run
 from evaluation.report import write_report
-from evaluation.run import LoadedRun, load
+from evaluation.run import LoadedRun, load, load_module
 from evaluation.settings import Settings
-from models import UserError
+from models import UserError, check_choice
+from models.autoencoder import Autoencoder
 
-__all__ = ["Options", "cluster", "main", "scores"]
+__all__ = ["Options", "check_settings", "cluster", "main", "scores"]
 
 STRONG = 0.8  # prediction strength above which Tibshirani and Walther take k groups to be there
+SEPARATE = 0.01  # of the codes' spread: centres that are nearer are one
+
+
+def check_settings(config: Settings, data: ImageData | FeatureData) -> None:
+    """Refuse what does not fit the data, before any time is spent on its features.
+
+    Raises:
+        UserError: an unknown method, label, fit_on or head_input; a label without classes; a k that does not fit.
+    """
+    unknown = [method for method in config.methods if method not in METHODS]
+    if unknown or not config.methods:
+        got = repr(unknown[0]) if unknown else "none"
+        near = near_names(unknown[0], METHODS) if unknown else ""
+        raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
+    check_choice("fit_on", config.fit_on, ("train", "all"))
+    check_choice("head_input", config.head_input, ("features", "codes"))
+    scored(config, data.factors)
+    k = number_of_clusters(config, data.factors, len(fitted_rows(config, data)))
+    if config.k is None:
+        print(f"k={k}, as {data.factors.factors[scored(config, data.factors)[0]].name} has so many classes.")
+
+
+def fitted_rows(config: Settings, data: ImageData | FeatureData) -> Int64[Tensor, " rows"]:
+    """The rows that are clustered; the others are only asked about."""
+    return torch.arange(len(data.ids)) if config.fit_on == "all" else torch.nonzero(data.split != TEST).flatten()
 
 
 def number_of_clusters(config: Settings, factors: FactorTable, rows: int) -> int:
@@ -53,17 +85,27 @@ def number_of_clusters(config: Settings, factors: FactorTable, rows: int) -> int
                 "k=10, for instance; python -m evaluation.clustering run=RUN ks=[2,3,4,5] suggests one."
             )
         k = len(factors.factors[discrete[0]].values)
-        print(f"k={k}, as {factors.factors[discrete[0]].name} has so many classes.")
     if type(k) is not int or not 2 <= k <= rows:
         raise UserError(f"Expected k between 2 and {rows}, the rows to cluster, got {k!r}: choose another k=.")
     return k
 
 
 def scored(config: Settings, factors: FactorTable) -> list[int]:
-    """The factors that clusters are compared with: `label`, or all that have classes."""
-    if config.label is not None:
-        return [factors.index(config.label)]
-    return [i for i, factor in enumerate(factors.factors) if factor.kind != "continuous"]
+    """The factors that clusters are compared with: `label`, or all that have classes.
+
+    Raises:
+        UserError: a label that is no factor, or one without classes.
+    """
+    discrete = [i for i, factor in enumerate(factors.factors) if factor.kind != "continuous"]
+    if config.label is None:
+        return discrete
+    if (chosen := factors.index(config.label)) not in discrete:
+        names = ", ".join(factors.factors[i].name for i in discrete) or "none"
+        raise UserError(
+            f"Expected label= to be a factor that has classes, got {config.label}, which is continuous: choose among "
+            f"those that have ({names}), or leave it out."
+        )
+    return [chosen]
 
 
 def check_values(values: Float[Tensor, "n features"]) -> None:
@@ -101,7 +143,7 @@ def measured(method: str, fits: Sequence[Fitted], data: FeatureData, rows: Int64
             found |= summarised(name, [scores(labels, fit.clusters[part]) for fit in fits])
     shares = [occupancy(fit.clusters[rows], k) for fit in fits]
     details = [
-        {"used_clusters": float((share > 0).sum()), "smallest_share": float(share.min()),
+        {"used_clusters": float(used_clusters(share)), "smallest_share": float(share.min()),
          "largest_share": float(share.max()), **fit.details}
         for share, fit in zip(shares, fits, strict=True)
     ]  # fmt: skip
@@ -112,41 +154,33 @@ def measured(method: str, fits: Sequence[Fitted], data: FeatureData, rows: Int64
 
 
 def collapse_notes(method: str, fits: Sequence[Fitted], rows: Tensor, k: int) -> list[str]:
-    """A line for each fit that left clusters empty."""
-    used = [int((occupancy(fit.clusters[rows], k) > 0).sum()) for fit in fits]
-    return [
-        f"{method} uses {count} of {k} clusters{f' (seed {i + 1} of {len(fits)})' if len(fits) > 1 else ''}, the "
-        "others are empty. Its scores compare fewer groups; try fewer clusters, another seed or another method."
-        for i, count in enumerate(used)
-        if count < k
-    ]
-
-
-def assignments(data: FeatureData, found: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
-    """id, split, labels, and of each method the first seed's cluster and its certainty."""
-    table: dict[str, Any] = {"id": data.ids, "split": data.split.numpy()}
-    for i, factor in enumerate(data.factors.factors):
-        table[f"label/{factor.name}"] = data.factors.values[:, i].numpy()
-    for method, fits in found.items():
-        table |= {method: fits[0].clusters.numpy(), f"{method}/certainty": fits[0].certainty.numpy()}
-    return pd.DataFrame(table)
+    """A line for each fit that left clusters (nearly) empty, or centres (nearly) in one place."""
+    notes, advice = [], "try fewer clusters, another seed, a lower learning rate or another method."
+    for i, fit in enumerate(fits):
+        share, where = occupancy(fit.clusters[rows], k), f" (seed {i + 1} of {len(fits)})" if len(fits) > 1 else ""
+        if (count := used_clusters(share)) < k:
+            others = "empty" if count == (share > 0).sum() else "empty or below 1 % of an equal share"
+            notes.append(f"{method} uses {count} of {k} clusters{where}, the others are {others}. Its scores compare "
+                         f"fewer groups; {advice}")  # fmt: skip
+        if (separation := fit.details.get("center_separation", 1.0)) < SEPARATE:
+            notes.append(f"{method} has two centres that are {separation:.1e} of the codes' spread apart{where}: "
+                         f"they are one. {advice.capitalize()}")  # fmt: skip
+    return notes
 
 
 def cluster(config: Settings, data: FeatureData, run: Run, device: torch.device) -> None:
     """Fit every method from every seed, and write scores, assignments and pictures into the run folder.
 
+    The settings are those that `check_settings` let pass.
+
     Raises:
-        UserError: a k that does not fit the rows, an unknown method or label, features that are not finite or do not
-            differ.
+        UserError: features that are not finite or do not differ.
     """
-    unknown = [method for method in config.methods if method not in METHODS]
-    if unknown or not config.methods:
-        got = repr(unknown[0]) if unknown else "none"
-        near = near_names(unknown[0], METHODS) if unknown else ""
-        raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
+    from evaluation.sheets import write_results
+
     check_values(data.values)
-    rows = torch.arange(len(data.ids)) if config.fit_on == "all" else torch.nonzero(data.split != TEST).flatten()
-    k, factors = number_of_clusters(config, data.factors, len(rows)), scored(config, data.factors)
+    rows, factors = fitted_rows(config, data), scored(config, data.factors)
+    k = number_of_clusters(config, data.factors, len(rows))
     values = data.values.to(device)
     found: dict[str, list[Fitted]] = {method: [] for method in config.methods}
     for seed in range(config.seed, config.seed + config.seeds):
@@ -160,31 +194,8 @@ def cluster(config: Settings, data: FeatureData, run: Run, device: torch.device)
             for note in collapse_notes(method, results, rows, k):
                 print(note)
             run.update(measured(method, results, data, rows, factors, k))
-    write_results(config, data, run, found, first)
-
-
-def write_results(config: Settings, data: FeatureData, run: Run, found: Mapping[str, Sequence[Fitted]],
-                  first: Fits) -> None:  # fmt: skip
-    """Assignments, beside those that the run has of other methods; codes; labels and pictures of its model."""
-    from evaluation.sheets import draw_clusters
-
-    file, main = run.path / "assignments.parquet", config.model.name
     with run.stage("pictures"):
-        table = assignments(data, found)
-        if file.is_file():
-            earlier = pd.read_parquet(file)
-            table = pd.concat([table, earlier[[name for name in earlier if name not in table]]], axis="columns")
-        with write_whole(file) as temporary:
-            table.to_parquet(temporary)
-        if "codes" in vars(first):
-            with write_whole(run.path / "codes.npy") as temporary, temporary.open("wb") as codes:
-                np.save(codes, first.codes.cpu().numpy())
-        if main in found:
-            own = table[["id", "split", main, f"{main}/certainty"]]
-            own = own.set_axis(["id", "split", "cluster", "certainty"], axis="columns")
-            write_file(run.path / "labels.csv", own.to_csv(index=False))
-            factors = scored(config, data.factors)
-            draw_clusters(run.path / "figures", data, found[main][0], first.rows, first.k, factors)
+        write_results(data, found, first, factors)
 
 
 def suggestion(strengths: Mapping[int, float]) -> int:
@@ -214,14 +225,21 @@ def asked_of(config: Settings, asked: Options) -> Settings:
 
 
 def predict(run: LoadedRun, asked: Options) -> tuple[Any, str]:
-    """The cluster of each image file, or of each in a folder, by the run's own model; also as `predictions.csv`."""
+    """The cluster of each image file, or of each in a folder, by the run's own model; also as `predictions.csv`.
+
+    Raises:
+        UserError: no image, or what is none; a run of vectors; a run without a model of its own.
+    """
     from datamodules.folder import find_images
 
     names = [Path(name).expanduser() for name in asked.images or ()]
     files = [file for name in names for file in (find_images(name) if name.is_dir() else [name])]
-    features = run.features(files)
+    features, clusterer = run.features(files), run.clusterer
+    if run.config.head_input == "codes" and run.config.model.name in ("turtle", "temi"):
+        autoencoder = load_module(Autoencoder, run.path / "checkpoints" / "autoencoder.ckpt")
+        features = autoencoder.to(run.device).embed(features)
     with torch.inference_mode():
-        certainty, clusters = run.clusterer.assign(features).max(1)
+        certainty, clusters = clusterer.assign(features).max(1)
     table = pd.DataFrame(
         {"image": [str(file) for file in files], "cluster": clusters.cpu(), "certainty": certainty.cpu()}
     )
@@ -232,9 +250,13 @@ def predict(run: LoadedRun, asked: Options) -> tuple[Any, str]:
 def suggest(run: LoadedRun, asked: Options) -> tuple[Any, str]:
     """A number of clusters by prediction strength, on the rows that are not for testing."""
     values = run.vectors.values[run.vectors.split != TEST]
+    compared = min(len(values), MOST_COMPARED)
     for k in asked.ks:
-        if not 2 <= k <= len(values) // 4:
-            raise UserError(f"Expected ks= between 2 and {len(values) // 4}, a quarter of the rows, got {k}.")
+        if not 2 <= k <= compared // 4:
+            raise UserError(
+                f"Expected ks= between 2 and {compared // 4}, a quarter of the {compared} rows that are compared, got "
+                f"{k}: leave it out."
+            )
     strengths = {k: prediction_strength(values, k, run.config.seed) for k in asked.ks}
     best = suggestion(strengths)
     lines = [f"k={k}: prediction strength {strength:.3f}" for k, strength in strengths.items()]
@@ -244,7 +266,10 @@ def suggest(run: LoadedRun, asked: Options) -> tuple[Any, str]:
 
 def extend(run: LoadedRun, asked: Options) -> tuple[Any, str]:
     """More seeds or methods of the run, into its own folder."""
-    config, record = asked_of(run.config, asked), Run(run.path, run.config)
+    config = asked_of(run.config, asked)
+    check_settings(config, run.data)
+    config.trainer.accelerator = run.device.type
+    record = Run(run.path, run.config)
     cluster(config, run.vectors, record, run.device)
     record.save()
     write_report(run.path)

@@ -102,14 +102,14 @@ def metric_table(metrics: Mapping[str, float]) -> Table:
 def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dict[str, tuple[float, float | None]]]:
     """(factor, rows, method) -> score -> (value, sd over seeds if there are several), in the order they come.
 
-    The factor is empty where there is one only; rows are "fitted" or "held-out". The label-free numbers of a method
-    stand under an empty factor and "fitted".
+    The factor is all between method and score, a / of its name too, and empty where there is one only; rows are
+    "fitted" or "held-out". The label-free numbers of a method stand under an empty factor and "fitted".
     """
     found: dict[tuple[str, str, str], dict[str, tuple[float, float | None]]] = {}
     for key, value in metrics.items():
         path = key.removeprefix("heldout/").split("/")
         score = path[-1].removesuffix("_mean")
-        if path[0] not in CLUSTER_METHODS or len(path) > 3 or score not in {**SCORES, **LABEL_FREE}:
+        if path[0] not in CLUSTER_METHODS or score not in {**SCORES, **LABEL_FREE}:
             continue
         sd = metrics.get(f"{key.removesuffix('_mean')}_sd") if path[-1] != score else None
         place = ("/".join(path[1:-1]), "held-out" if key.startswith("heldout/") else "fitted", path[0])
@@ -131,25 +131,34 @@ def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, f
 
 
 def score_text(number: tuple[float, float | None] | None) -> str:
+    """As printed: 0.500, or 0.500 ± 0.020 over seeds; empty where there is none."""
     if number is None:
         return ""
     return f"{number[0]:.3f}" if number[1] is None else f"{number[0]:.3f} ± {number[1]:.3f}"
+
+
+def terminal_text(score: str, number: tuple[float, float | None] | None) -> str:
+    """Short enough for all scores to stand in a line."""
+    if number is not None and score == "used_clusters":
+        return f"{number[0]:g}"
+    return score_text(number).replace(" ± ", "±")
 
 
 def cluster_table(metrics: Mapping[str, float]) -> Table:
     """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
     rows = cluster_rows(metrics)
     shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
-    table = Table("factor", "rows", "method", box=None, pad_edge=False, header_style="bold")
+    table = Table("factor", "rows", box=None, padding=(0, 1, 0, 0), header_style="bold")  # 120 characters hold it all
+    table.add_column("method", no_wrap=True)
     for title in shown.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     if not any(factor for factor, _, _ in rows):
         table.columns.pop(0)
     for (factor, part, method), row in rows.items():
         cells = [
             f"[bold]{text}[/]" if method in best_methods(rows, factor, part, score) and score in SCORES else text
             for score in shown
-            for text in [score_text(row.get(score))]
+            for text in [terminal_text(score, row.get(score))]
         ]
         first = [factor] if len(table.columns) == len(shown) + 3 else []
         table.add_row(*first, part, CLUSTER_METHODS[method], *cells)

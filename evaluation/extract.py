@@ -3,22 +3,24 @@
 Takes train.py's settings. trainer.devices=4 starts a process for each device of this machine; under torchrun, SLURM or
 whatever else Lightning knows, every process that was started takes its part:
 
-    torchrun --nnodes 2 --nproc-per-node 4 ... -m evaluation.extract data=cifar10 encoder=clip cache_dir=/shared/cache
+    torchrun --nnodes 2 --nproc-per-node 4 ... -m evaluation.extract data=cifar10 encoder=clip cache_dir=/shared/cache \
+        trainer.num_nodes=2 trainer.devices=4
 
-Every process reads all file names and its own part of the images, and writes its rows into the one file of the cache
-(a folder that all of them see). What train.py reads later is the same whatever the number of processes.
+The first process decodes a folder's images into the cache (a folder that all of them see) before the others read them
+there; data that comes as arrays, such as CIFAR-10, is loaded whole by every process. Each computes its own part of the
+features and writes its rows into the one file. What train.py reads later is the same whatever their number.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from torch import Tensor
-from torch.utils.data import DataLoader
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from datamodules.factors import ImageData
 from datamodules.features import FeatureEncoder, Shards, fill, opened
@@ -28,12 +30,13 @@ from evaluation.record import made
 from evaluation.settings import Settings
 from models import UserError
 
-__all__ = ["Extraction", "extract_distributed", "main"]
+__all__ = ["extract_distributed", "main"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+WAIT = timedelta(days=7)  # for the first process to decode, and for the slowest to end
 
 
-def ingredients(config: Settings, device: torch.device | str) -> tuple[ImageData, FeatureEncoder, Shards]:
+def ingredients(config: Settings, device: torch.device) -> tuple[ImageData, FeatureEncoder, Shards]:
     """Data, encoder and cache of a configuration; every process makes its own.
 
     Raises:
@@ -50,39 +53,27 @@ def ingredients(config: Settings, device: torch.device | str) -> tuple[ImageData
     return data, encoder, opened(data, encoder.identity, encoder.embed, config.cache_dir, device)
 
 
-class Extraction(pl.LightningModule):
-    """A shard of the features a step, of the part and on the device that Lightning gives this process."""
-
-    def __init__(self, images: Tensor, encoder: Any, shards: Shards, batch: int) -> None:
-        super().__init__()
-        self.images, self.encoder, self.shards, self.batch = images, encoder, shards, batch
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        # All of them, whole or not: what one process has written must not change what another takes for its part.
-        return DataLoader(range(self.shards.count), batch_size=1)  # type: ignore[arg-type]  # is a data set
-
-    def predict_step(self, numbers: Tensor, index: int) -> None:
-        missing = [number for number in numbers.tolist() if not self.shards.intact(number)]
-        shown = self.trainer.is_global_zero
-        fill(self.images, self.encoder.embed, self.shards, missing, self.device, self.batch, shown)
-
-
-def extract_distributed(config: Settings) -> Shards:
+def extract_distributed(config: Settings, fabric: Fabric) -> Shards:
     """The whole cache, each process its part.
 
     Raises:
-        UserError: as `ingredients`; a process that did not do its part.
+        UserError: as `ingredients`; other processes than the settings say; one that did not do its part.
     """
-    device = device_of(config)
-    data, encoder, shards = ingredients(config, device)
-    trainer = pl.Trainer(
-        accelerator=device.type.replace("cuda", "gpu"), devices=config.trainer.devices,
-        num_nodes=config.trainer.num_nodes, strategy="ddp", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.predict(Extraction(data.images, encoder, shards, config.batch), return_predictions=False)
-    if trainer.is_global_zero and (missing := shards.missing()):
-        raise UserError(f"Expected every part in {shards.folder}, got {len(missing)} missing: run the command again.")
+    # The first process goes ahead: it says what is wrong, once, and makes what the others then find.
+    parts = ingredients(config, fabric.device) if fabric.is_global_zero else None
+    try:
+        fabric.launch()
+    except ValueError as error:
+        raise UserError(f"Expected as many processes as the settings say, got another number: {error}") from error
+    data, encoder, shards = parts or ingredients(config, fabric.device)
+    own = range(fabric.global_rank, shards.count, fabric.world_size)
+    missing = [number for number in own if not shards.intact(number)]
+    try:
+        fill(data.images, encoder.embed, shards, missing, fabric.device, config.batch, fabric.is_global_zero)
+    finally:
+        fabric.barrier()  # also where this one failed: the others do not wait for it
+    if fabric.is_global_zero and (left := shards.missing()):
+        raise UserError(f"Expected every part in {shards.folder}, got {len(left)} missing: run the command again.")
     return shards
 
 
@@ -92,8 +83,18 @@ def main(arguments: Sequence[str]) -> None:
             config = compose("train", ["+batch=256", *arguments])
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
-    shards = extract_distributed(config)
-    print(f"Features {shards.shape[0]} x {shards.shape[1]}: {shards.file}")
+    accelerator, wanted = device_of(config).type, config.trainer
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            strategy=DDPStrategy(timeout=WAIT),
+            devices=wanted.devices,
+            num_nodes=wanted.num_nodes,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"Expected trainer.devices and num_nodes that there are, got: {error}") from error
+    shards = extract_distributed(config, fabric)
+    fabric.print(f"Features {shards.shape[0]} x {shards.shape[1]}: {shards.file}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from evaluation.neighbours import Coordinates, Neighbours, Vectors, checked, dra
 from evaluation.projection import reduced
 from models import UserError
 
-__all__ = ["atlas_command", "jpeg", "printable", "thumbnails", "write_points", "write_projector"]
+__all__ = ["atlas_command", "check_columns", "jpeg", "printable", "thumbnails", "write_points", "write_projector"]
 
 AXES = ("projection_x", "projection_y", "projection_z")
 RESERVED = {"image", "neighbors", *AXES}
@@ -78,6 +78,13 @@ def column(values: pd.Series) -> pa.Array:
     return pa.array(words, pa.string(), from_pandas=True)
 
 
+def check_columns(table: pd.DataFrame) -> None:
+    """Raises UserError where a column has the name of one that the map's file has itself."""
+    if taken := RESERVED & set(table.columns):
+        name = min(taken)
+        raise UserError(f"Expected no column {name!r} beside the map's own, got one: rename it in the table.")
+
+
 def write_points(
     path: Path,
     table: pd.DataFrame,
@@ -91,9 +98,7 @@ def write_points(
     Raises:
         UserError: a column of the table has one of these names; the file cannot be written.
     """  # fmt: skip
-    if taken := RESERVED & set(table.columns):
-        name = min(taken)
-        raise UserError(f"Expected no column {name!r} beside the map's own, got one: rename it in the table.")
+    check_columns(table)
     points = checked(coordinates, "euclidean")
 
     def part(rows: slice) -> pa.Table:

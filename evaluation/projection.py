@@ -101,7 +101,7 @@ def tsne(values: Float32[np.ndarray, "n features"], dimensions: int, perplexity:
     if min(values.shape) > PCA_FIRST:
         values, first = principal(values, PCA_FIRST, seed)
         made["pca"] = PCA_FIRST
-    if has_open_tsne():
+    if has_open_tsne() and perplexity <= (len(values) - 1) / 3:  # above, it quietly takes another perplexity
         made["library"] = f"openTSNE {version('openTSNE')}"
         return Made(open_tsne(values, dimensions, perplexity, seed), made, first)
     from sklearn.manifold import TSNE

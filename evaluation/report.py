@@ -4,6 +4,7 @@ One self-contained page: no network, no scripts, images inside. No model and no 
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -112,7 +113,7 @@ def heading(files: Files) -> str:
     facts = [
         str(files.manifest.get("created", "")),
         f"{counts} {shape_words(data)}" if counts else "",
-        f"encoder {encoder['name']} ({str(encoder.get('sha256', ''))[:12]})" if "name" in encoder else "",
+        f"encoder {encoder['name']} {str(encoder.get('sha256', ''))[:12]}".strip() if "name" in encoder else "",
         f"seed {files.manifest['seed']}" if "seed" in files.manifest else "",
         str(files.manifest.get("device", "")),
     ]
@@ -230,10 +231,12 @@ def clusterings(metrics: Mapping[str, float]) -> str:
 
 
 def timings(metrics: Mapping[str, float]) -> str:
-    """A bar per stage."""
-    stages = {
-        key.removeprefix("time/").removesuffix("_s"): value for key, value in metrics.items() if key.startswith("time/")
-    }
+    """A bar per stage; of several seeds the sum of their times and the first one's speed."""
+    stages: dict[str, float] = {}
+    for key, value in metrics.items():
+        if key.startswith("time/"):
+            stage = re.sub(r"(?<!layer)_\d+$", "", key.removeprefix("time/").removesuffix("_s"))
+            stages[stage] = stages.get(stage, 0.0) + value
     total = max(stages.pop("total", 0.0), sum(stages.values()))
     rows = []
     for stage, seconds in stages.items():

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datamodules.celeba import WIDTH
 from datamodules.factors import FactorTable, near_names
-from datamodules.features import FeatureData, extract
+from datamodules.features import FeatureData, FeatureEncoder, as_read, extract
 from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
 from evaluation.record import made
@@ -34,13 +34,14 @@ from models.vae import VAE
 __all__ = ["LoadedRun", "find_run", "load"]
 
 BATCH = 256
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 Images: TypeAlias = ImageSource | Sequence[ImageSource] | UInt8[Tensor, "*n 3 size size"]
 Edited: TypeAlias = Image.Image | list[Image.Image]  # one for one, a list for several
 
 
 def find_run(path: str | Path) -> Path:
-    """The run folder at a path, or the newest run below it, one with a checkpoint if there is one.
+    """The run folder at a path, or the newest run below it, a finished one if there is one.
 
     Raises:
         UserError: no such folder, or no run in it.
@@ -57,22 +58,30 @@ def find_run(path: str | Path) -> Path:
         raise UserError(
             f"Expected a run folder at {folder}, got one without config.yaml: give the one training printed."
         )
-    finished = [run for run in found if any((run / "checkpoints").glob("*.ckpt"))]
-    return max(finished or found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+    return max([run for run in found if finished(run)] or found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+
+
+def finished(folder: Path) -> bool:
+    """Whether there is something to read back: a checkpoint, or clusters of a method that has none (k-means)."""
+    return any((folder / "checkpoints").glob("*.ckpt")) or (folder / "assignments.parquet").is_file()
 
 
 def load(path: str | Path, device: str | None = None) -> "LoadedRun":
-    """A finished run, or the newest one below the path, on the GPU where there is one.
+    """A finished run, or the newest one below the path.
+
+    It is opened where it was computed, on a GPU or on the CPU, as the features of the one are not those of the other;
+    on the CPU where there is no GPU.
 
     Raises:
-        UserError: as `find_run`; no checkpoint.
+        UserError: as `find_run`; nothing that is finished.
     """
     folder = find_run(path)
-    if not any((folder / "checkpoints").glob("*.ckpt")):
+    if not finished(folder):
         expected = folder / "checkpoints" / "last.ckpt"
         raise UserError(f"Expected the checkpoint {expected}, got none: train the run to its end or choose another.")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return LoadedRun(folder, OmegaConf.load(folder / "config.yaml"), read_json(folder / "manifest.json"), place)
+    manifest = read_json(folder / "manifest.json")
+    recorded = "cuda" if manifest.get("device") != "cpu" and torch.cuda.is_available() else "cpu"
+    return LoadedRun(folder, OmegaConf.load(folder / "config.yaml"), manifest, torch.device(device or recorded))
 
 
 def load_module(kind: type[pl.LightningModule], file: Path) -> Any:
@@ -104,8 +113,19 @@ class LoadedRun:
 
     @cached_property
     def data(self) -> Any:
-        """`ImageData`, or `FeatureData` of a user's own vectors."""
-        return made(self.config.data)
+        """`ImageData`, or `FeatureData` of a user's own vectors.
+
+        Raises:
+            UserError: data that cannot be read, or other data than the run was made of.
+        """
+        data = made(self.config.data)
+        recorded = self.manifest.get("data", {}).get("fingerprint")
+        if recorded and recorded != data.fingerprint:
+            raise UserError(
+                f"Expected the data that {self.path} was made of (fingerprint {recorded[:12]}), got other data in its "
+                f"place ({data.fingerprint[:12]}): put the files back, or train a new run."
+            )
+        return data
 
     @cached_property
     def encoder(self) -> Any:
@@ -171,10 +191,22 @@ class LoadedRun:
 
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> Float[Tensor, "n features"]:
-        """Features of pictures or image files, cropped and resized as the run's data was."""
-        embed = getattr(self.encoder, "embed", None) or (lambda pixels: self.encoder.encode(pixels)[0])
-        pixels = self.pixels(images)
-        return torch.cat([embed(part.to(self.device)) for part in pixels.split(BATCH)])
+        """Features of pictures or image files, cropped and resized as the run's data was.
+
+        Raises:
+            UserError: no image; one that cannot be read; a run of vectors, whose encoder is not known.
+        """
+        if "features" in self.manifest.get("data", {}):
+            raise UserError(
+                f"Expected a run of images, got one of vectors at {self.path}, and nothing here makes vectors of "
+                "images: train a run on the images themselves, data=folder encoder=..., to ask it about new ones."
+            )
+        if not len(images):
+            raise UserError("Expected at least one image, got none.")
+        pixels, encoder = self.pixels(images), self.encoder
+        if not isinstance(encoder, FeatureEncoder):
+            return self.encode(as_read(pixels, encoder.size))
+        return torch.cat([encoder.embed(part.to(self.device)) for part in pixels.split(BATCH)])
 
     def factor(self, name: str) -> int:
         """The number of a factor.
@@ -200,11 +232,13 @@ class LoadedRun:
         crop = float(self.config.data.get("crop", 1.0))
         share = crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
         described = self.manifest.get("data", {})
-        size = getattr(self.encoder, "size", None) or described["size"]
-        from torchvision.transforms.v2.functional import rgb_to_grayscale
-
+        size = described.get("size") or self.encoder.size
         pixels = torch.stack([read_image(image, size, share) for image in images])
-        return pixels if described.get("channels", 3) == 3 else rgb_to_grayscale(pixels)
+        if described.get("channels", 3) == 3:
+            return pixels
+        # Rounded, which torchvision's is not: what was grey before stays exactly as it was.
+        grey = (pixels * pixels.new_tensor(LUMA, dtype=torch.float64)[:, None, None]).sum(1, keepdim=True)
+        return grey.round().to(torch.uint8)
 
     @torch.inference_mode()
     def encode(self, pixels: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n d"]:

@@ -32,7 +32,11 @@ STAGES = {
 }
 LEAST = {  # whole numbers
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
-    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1,
+    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
+    "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
+    "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,
+    "trainer.turtle.steps": 1, "trainer.turtle.batch_size": 1, "trainer.temi.steps": 1, "trainer.temi.batch_size": 1,
+    "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1,
 }  # fmt: skip
 
 
@@ -173,8 +177,8 @@ def changeable(key: str, folder: Path) -> bool:
 def check_numbers(settings: Settings) -> None:
     """Refuse at once what would stop a stage that comes late."""
     for key, least in LEAST.items():
-        value = OmegaConf.select(settings, key)
-        if value is not None and (type(value) is not int or value < least):
+        value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
+        if type(value) is not int or value < least:
             raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
     scale = OmegaConf.select(settings, "trainer.scale")
     if scale is not None and (type(scale) not in (int, float) or not 0 < scale < float("inf")):

@@ -1,24 +1,81 @@
-"""What a clustering looks like: contact sheets of its images, and classes against clusters."""
+"""What is written of clusterings: every row's cluster, classes against clusters, contact sheets of the images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from datamodules.factors import Factor
 from datamodules.features import FeatureData
+from datamodules.images import write_whole
 from evaluation.agreement import contingency
-from evaluation.clusterers import Fitted
+from evaluation.clusterers import Fits, Fitted
 from evaluation.figures import INK, Column, figure, strip
+from evaluation.files import write_file
 
-__all__ = ["contact_sheets", "draw_clusters", "draw_contingency", "matched"]
+__all__ = ["contact_sheets", "contingency_table", "draw_clusters", "draw_contingency", "matched", "write_results"]
 
 ACROSS = 7  # images of each kind
 PER_SHEET = 12  # clusters
 MOST_LETTERED = 40  # classes or clusters whose numbers can be read
+
+
+def assignments(data: FeatureData, found: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
+    """id, split, labels, and of each method the first seed's cluster and its certainty."""
+    table: dict[str, Any] = {"id": data.ids, "split": data.split.numpy()}
+    for i, factor in enumerate(data.factors.factors):
+        table[f"label/{factor.name}"] = data.factors.values[:, i].numpy()
+    for method, fits in found.items():
+        table |= {method: fits[0].clusters.numpy(), f"{method}/certainty": fits[0].certainty.numpy()}
+    return pd.DataFrame(table)
+
+
+def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], first: Fits,
+                  factors: Sequence[int]) -> None:  # fmt: skip
+    """Of the first seed: assignments, beside those that the run has of other methods, contingency tables and codes.
+
+    Of the run's own model also labels and pictures.
+    """
+    folder, main, file = first.run.path, first.config.model.name, first.run.path / "assignments.parquet"
+    table = assignments(data, found)
+    if file.is_file():
+        earlier = pd.read_parquet(file)
+        table = pd.concat([table, earlier[[name for name in earlier if name not in table]]], axis="columns")
+    with write_whole(file) as temporary:
+        table.to_parquet(temporary)
+    write_contingencies(folder, data, found, first.rows, factors)
+    if "codes" in vars(first):
+        with write_whole(folder / "codes.npy") as temporary, temporary.open("wb") as codes:
+            np.save(codes, first.codes.cpu().numpy())
+    if main in found:
+        own = table[["id", "split", main, f"{main}/certainty"]]
+        own = own.set_axis(["id", "split", "cluster", "certainty"], axis="columns")
+        write_file(folder / "labels.csv", own.to_csv(index=False))
+        draw_clusters(folder / "figures", data, found[main][0], first.rows, first.k, factors)
+
+
+def write_contingencies(folder: Path, data: FeatureData, found: Mapping[str, Sequence[Fitted]],
+                        rows: Int64[Tensor, " rows"], factors: Sequence[int]) -> None:  # fmt: skip
+    """`contingency_<method>_<factor>.csv` of the rows that were fitted on."""
+    for i in factors:
+        factor, labels = data.factors.factors[i], data.factors.values[rows, i]
+        if not labels.isnan().all():
+            for method, fits in found.items():
+                table = contingency_table(factor, labels, fits[0].clusters[rows])
+                write_file(folder / f"contingency_{method}_{factor.name.replace('/', '_')}.csv", table.to_csv())
+
+
+def contingency_table(factor: Factor, labels: Float[Tensor, " n"], clusters: Int64[Tensor, " n"]) -> pd.DataFrame:
+    """How many rows of each class (rows) are in each cluster (columns), those of unknown label left out."""
+    known = ~labels.isnan()
+    classes = [factor.values[int(value)] for value in labels[known].unique().tolist()]
+    columns = clusters[known].unique().tolist()
+    return pd.DataFrame(contingency(labels[known], clusters[known]), pd.Index(classes, name=factor.name), columns)
 
 
 def matched(table: Int64[np.ndarray, "classes clusters"]) -> Int64[np.ndarray, " clusters"]:
@@ -32,12 +89,10 @@ def matched(table: Int64[np.ndarray, "classes clusters"]) -> Int64[np.ndarray, "
 
 def draw_contingency(path: Path, factor: Factor, labels: Float[Tensor, " n"], clusters: Int64[Tensor, " n"]) -> None:
     """Share of each class (row) in each cluster (column), the clusters in the order of their classes."""
-    known = ~labels.isnan()
-    table = contingency(labels[known], clusters[known])
-    names = np.unique(clusters[known].numpy())
+    counts = contingency_table(factor, labels, clusters)
+    table, names, classes = counts.to_numpy(), counts.columns, list(counts.index)
     order = matched(table)
     shares = table[:, order] / table.sum(1, keepdims=True).clip(1)
-    classes = [factor.values[int(value)] for value in labels[known].unique().tolist()]
     height, width = (1.3 + 0.3 * min(count, 2 * MOST_LETTERED) for count in shares.shape)
     with figure(path, max(width, 4.0), max(height, 2.5)) as drawing:
         axes = drawing.add_subplot()

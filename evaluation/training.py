@@ -14,7 +14,17 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
-from datamodules.features import Batches, FeatureData, ImageEncoder, Latents, encode, extract
+from datamodules.features import (
+    Batches,
+    FeatureData,
+    FeatureEncoder,
+    ImageEncoder,
+    Latents,
+    as_read,
+    check_images,
+    encode,
+    extract,
+)
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
@@ -68,10 +78,11 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
             settings["flip"] = data.counterfactual is None  # drawn data needs no mirroring
         pl.seed_everything(config.seed, verbose=False)
         vae: VAE = made(settings)
+        images = as_read(data.images, vae.size)
         bf16 = config.trainer.bf16
         bf16 = fast_precision(device_of(config)) == torch.bfloat16 if bf16 is None else bf16
-        shown = data.images[data.rows(TRAIN)[:16]]
-        batches = Batches({"images": data.images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
+        shown = images[data.rows(TRAIN)[:16]]
+        batches = Batches({"images": images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
         pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
         precision = "bf16-mixed" if bf16 else "32-true"
         stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))
@@ -98,7 +109,7 @@ def key_of(checkpoint: Path) -> str | None:
         return None
 
 
-def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder:
+def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder | FeatureEncoder:
     """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
 
     Raises:
@@ -119,10 +130,12 @@ def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tup
     """The encoder of a model that edits images, and its latents of all of them.
 
     Raises:
-        UserError: data without images; an encoder without a decoder.
+        UserError: data without images, or with other images than the encoder's; an encoder without a decoder.
     """
     if not isinstance(data, ImageData):
         raise UserError(f"Expected images for model={config.model.name}, got vectors: choose other data=.")
+    if config.encoder.get("name") == "vae" and not config.encoder.checkpoint:
+        check_images(data, config.vae.size)  # before it is trained
     encoder = image_encoder(config, data, run)
     if not isinstance(encoder, ImageEncoder):
         raise UserError(

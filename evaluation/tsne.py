@@ -2,7 +2,8 @@
 
 Side by side, coloured by label and by cluster: a picture, a page with thumbnails on hover, TensorBoard's projector, and
 points.parquet for Embedding Atlas. Options: method=tsne, umap or pca; dimensions=2 or 3; spaces=[features,autoencoder];
-n=5000 rows (default: as many as the method can take); perplexity=30; metric=euclidean or cosine; seed=0; json=true.
+n=5000 rows (default: as many as the method can take); perplexity=30 of t-SNE; neighbours=15 of UMAP; metric=euclidean
+or cosine; seed=0; json=true.
 """
 
 import json
@@ -23,7 +24,7 @@ from evaluation.command import aside, command, options
 from evaluation.comparison import CLUSTER_METHODS
 from evaluation.files import read_json, write_json
 from evaluation.neighbours import map_quality, nearest_rows
-from evaluation.points import atlas_command, write_points, write_projector
+from evaluation.points import atlas_command, check_columns, write_points, write_projector
 from evaluation.projection import Projection, project
 from evaluation.report import write_report
 from evaluation.run import LoadedRun, load
@@ -45,6 +46,7 @@ class Options:
     spaces: list[str] | None = None
     n: int | None = None
     perplexity: float = 30.0
+    neighbours: int = 15
     metric: str = "euclidean"
     seed: int = 0
     json: bool = False
@@ -59,7 +61,7 @@ def spaces_of(run: LoadedRun, chosen: Sequence[str] | None) -> dict[str, Float[T
     made: dict[str, Any] = {"features": lambda: run.vectors.values}
     if (file := run.path / "codes.npy").is_file():
         made["autoencoder"] = lambda: torch.from_numpy(np.load(file))
-    if run.config.model.name in ("dec", "idec"):
+    if run.config.model.name in ("dec", "idec") and (run.path / "checkpoints" / "last.ckpt").is_file():
         made[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
     if run.config.model.name == "iin":
         made["iin"] = lambda: run.iin.encode(run.vectors.values.to(run.device)).detach().cpu()
@@ -113,14 +115,17 @@ def map_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
     Raises:
         UserError: a space that the run does not have; whatever `project` refuses.
     """
-    spaces, table = spaces_of(run, asked.spaces), described(run)
+    table = described(run)
+    check_columns(table)
+    spaces = spaces_of(run, asked.spaces)
     maps: dict[str, Map] = {}
     numbers: dict[str, float] = {}
     rows = np.arange(0)
     for name, space in spaces.items():
         one = project(
-            space.numpy(), asked.method, asked.dimensions, asked.seed, asked.perplexity, asked.metric, asked.n
-        )
+            space.numpy(), asked.method, asked.dimensions, asked.seed, asked.perplexity, asked.metric, asked.n,
+            asked.neighbours,
+        )  # fmt: skip
         quality = measured(space, one, asked.metric)
         numbers |= {f"map/{asked.method}/{name}/{key}": value for key, value in quality.items()}
         told = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"

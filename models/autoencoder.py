@@ -7,6 +7,7 @@ https://github.com/XifengGuo/DEC-keras trains the whole from its start; so does 
 auto-encoder (Vincent et al. 2008, https://doi.org/10.1145/1390156.1390294) unless `corruption` is 0.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -37,15 +38,25 @@ def fully_connected(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def annealed(step: int, steps: int) -> float:
+    """Rises from 0 to 1 over the first twentieth of the steps, under a half cosine that falls from 1 to 0."""
+    return min(1.0, 20 * (step + 1) / steps) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+
 def optimization(
-    parameters: Iterable[nn.Parameter], optimizer: str, rate: float, momentum: float, drop_every: int | None = None
-) -> OptimizerLRScheduler:
-    """SGD or Adam at a constant rate, or at one that falls to a tenth every `drop_every` steps."""
+    parameters: Iterable[nn.Parameter], optimizer: str, rate: float, momentum: float, drop_every: int | None = None,
+    steps: int | None = None,
+) -> OptimizerLRScheduler:  # fmt: skip
+    """SGD or Adam at a constant rate, one `annealed` over `steps`, or one a tenth of it every `drop_every` steps."""
     adam = optimizer == "adam"
     chosen = (
         torch.optim.Adam(parameters, rate, fused=True) if adam else torch.optim.SGD(parameters, rate, momentum=momentum)
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(chosen, lambda step: 0.1 ** (step // drop_every) if drop_every else 1)
+
+    def factor(step: int) -> float:
+        return (0.1 ** (step // drop_every) if drop_every else 1.0) * (annealed(step, steps) if steps else 1.0)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
     return {"optimizer": chosen, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -65,6 +76,7 @@ class Autoencoder(pl.LightningModule):
         optimizer: `adam`, or `sgd` as both codes have it.
         learning_rate: by default 1e-3 for Adam and .1 for SGD.
         momentum: of SGD.
+        anneal: let the rate rise over the first twentieth of the steps and fall to 0 by a half cosine.
         drop_every: steps after which the rate falls to a tenth, time and again (the authors: 20,000); None: never.
 
     Raises:
@@ -82,6 +94,7 @@ class Autoencoder(pl.LightningModule):
         optimizer: Literal["adam", "sgd"] = "adam",
         learning_rate: float | None = None,
         momentum: float = 0.9,
+        anneal: bool = True,
         drop_every: int | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +107,7 @@ class Autoencoder(pl.LightningModule):
             raise UserError(f"Expected widths of at least 1, got {self.widths}: look at autoencoder.hidden and .code.")
         self.save_hyperparameters()
         self.optimizer: Literal["adam", "sgd"] = optimizer
-        self.corruption, self.momentum, self.drop_every = corruption, momentum, drop_every
+        self.corruption, self.momentum, self.anneal, self.drop_every = corruption, momentum, anneal, drop_every
         self.learning_rate = {"adam": 1e-3, "sgd": 0.1}[optimizer] if learning_rate is None else learning_rate
         self.encoder, self.decoder = fully_connected(self.widths), fully_connected(self.widths[::-1])
         self.register_buffer("scale", torch.ones(()))
@@ -137,7 +150,9 @@ class Autoencoder(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimization(self.parameters(), self.optimizer, self.learning_rate, self.momentum, self.drop_every)
+        steps = int(self.trainer.estimated_stepping_batches) if self.anneal else None
+        own = self.optimizer, self.learning_rate, self.momentum, self.drop_every, steps
+        return optimization(self.parameters(), *own)
 
     def layers(self, dropout: float = 0.2) -> list["Layer"]:
         """For the greedy pretraining: each is trained on what `embed` of the one before gives, the first on features.

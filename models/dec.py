@@ -118,6 +118,7 @@ class DEC(pl.LightningModule):
         self.rows: Tensor | None = None
         self.labels: Tensor | None = None  # of the rows, at the last update
         self.target: Tensor | None = None
+        self.spread: float | None = None  # of the codes that were assigned last
 
     @property
     def stop_reason(self) -> str:
@@ -125,13 +126,19 @@ class DEC(pl.LightningModule):
         return "tolerance" if self.stopped else "steps"
 
     def details(self) -> dict[str, float]:
-        """How the training ended; `stop_reason` is 1 for the tolerance, 0 for the steps."""
-        return {
+        """How the training ended; `stop_reason` is 1 for the tolerance, 0 for the steps.
+
+        Once rows have been assigned also `center_separation`, the smallest distance of two centres over the codes'
+        root mean square distance from their mean: near 0 where centres have merged or the codes have left them.
+        """
+        smallest = float(torch.pdist(self.centers.detach()).min())
+        details = {
             "stop_reason": float(self.stopped),
             "updates": float(self.updates),
             "changed": float(self.changed),
-            "smallest_center_distance": float(torch.pdist(self.centers.detach()).min()),
+            "smallest_center_distance": smallest,
         }
+        return details | ({} if self.spread is None else {"center_separation": smallest / max(self.spread, 1e-12)})
 
     @torch.no_grad()
     def start(self, autoencoder: Autoencoder, features: Float[Tensor, "n features"], seed: int) -> None:
@@ -160,13 +167,15 @@ class DEC(pl.LightningModule):
     @torch.no_grad()
     def assign(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n clusters"]:
         """Soft assignment of any number of rows, wherever they lie, on the module's device."""
-        parts = (self.encode(part.to(self.device)) for part in features.split(CHUNK))
-        return torch.cat([soft_assignment(part, self.centers, self.alpha) for part in parts])
+        codes = torch.cat([self.encode(part.to(self.device)) for part in features.split(CHUNK)])
+        self.spread = float((codes - codes.mean(0)).square().sum(1).mean().sqrt())
+        return torch.cat([soft_assignment(part, self.centers, self.alpha) for part in codes.split(CHUNK)])
 
     def on_train_epoch_start(self) -> None:
         if self.rows is None:
             raise RuntimeError("Call start or attach before training.")
-        assignment = self.assign(self.rows)
+        with self.trainer.precision_plugin.forward_context():  # as the steps see the rows, and as fast
+            assignment = self.assign(self.rows)
         before, self.labels = self.labels, assignment.argmax(1)
         if before is not None:
             self.changed.copy_((self.labels != before.to(self.device)).float().mean())

@@ -106,12 +106,6 @@ def test_more_seeds_and_methods_of_a_finished_run(run: Path) -> None:
     assert json.loads((run / "metrics.json").read_text())["dec/ari"] == before["dec/ari"]
 
 
-def test_a_suggestion_for_k(run: Path) -> None:
-    result = command("evaluation.clustering", f"run={run}", "ks=[2,10]", "json=true")
-    found = json.loads(result.stdout)
-    assert set(found["prediction_strength"]) == {"2", "10"} and found["suggested"] in (2, 10)
-
-
 def test_maps_of_a_finished_run(run: Path) -> None:
     result = command("evaluation.tsne", f"run={run}", "n=300", "perplexity=10", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
@@ -127,15 +121,28 @@ def test_maps_of_a_finished_run(run: Path) -> None:
     assert wrong.returncode == 2 and wrong.stderr.startswith("Expected spaces= among features, autoencoder, dec")
 
 
-def test_vectors_of_the_users_own(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def own(folder: Path) -> Path:
+    """A run of vectors with four planted groups."""
     generator = np.random.default_rng(0)
     labels = np.arange(200) % 4
     vectors = (5 * generator.normal(size=(4, 6)))[labels] + generator.normal(size=(200, 6))
     np.savez(folder / "own.npz", x=vectors.astype(np.float32), y=labels)
     settings = ["data=vectors", f"data.path={folder / 'own.npz'}", "data.labels=y", "methods=[kmeans,dec]"]
     train(folder, "model=dec", *SMALL, *settings, f"run_dir={folder / 'own'}")
-    metrics = json.loads((folder / "own/metrics.json").read_text())
+    return folder / "own"
+
+
+def test_vectors_of_the_users_own(own: Path) -> None:
+    metrics = json.loads((own / "metrics.json").read_text())
     assert metrics["kmeans/accuracy"] > 0.95 and metrics["dec/accuracy"] > 0.9
+
+
+def test_a_suggestion_for_k_is_the_number_of_planted_groups(own: Path) -> None:
+    result = command("evaluation.clustering", f"run={own}", "ks=[2,4,6,10]", "json=true")
+    found = json.loads(result.stdout)
+    assert found["suggested"] == 4 and set(found["prediction_strength"]) == {"2", "4", "6", "10"}
+    assert found["prediction_strength"]["4"] > 0.95 and found["prediction_strength"]["6"] < 0.8
 
 
 def cifar(folder: Path, each: int = 60) -> None:
@@ -197,5 +204,6 @@ def test_the_decks_table_with_a_small_random_clip(folder: Path) -> None:
 def test_settings_that_do_not_fit_are_one_line(folder: Path, arguments: list[str], line: str) -> None:
     np.save(folder / "some.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
     filled = [argument.format(path=folder / "some.npy") for argument in arguments]
-    result = train(folder, *filled, check=False)
+    result = train(folder, *filled, f"run_dir={folder / 'refused'}", check=False)
     assert result.returncode == 2 and result.stderr.startswith(line) and result.stderr.count("\n") == 1
+    assert not (folder / "refused").exists(), "it would be in the corrected command's way"

@@ -2,15 +2,17 @@ import dataclasses
 import errno
 import json
 import os
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.factors import Factor, FactorTable, ImageData
-from datamodules.features import Batches, Shards, encode, extract
+from datamodules.features import Batches, Shards, as_read, encode, extract
 from models import UserError
 
 
@@ -163,16 +165,53 @@ def test_a_cache_that_was_cut_short_is_computed_again(tmp_path: Path, capsys: py
 
 
 def test_memory_holds_one_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = []
-    write = Shards.write
+    """Of what the encoder and the reader of images gave, however many images there are."""
+    alive: dict[str, list[weakref.ref[torch.Tensor]]] = {"features": [], "images": []}
+    most = {"features": 0, "images": 0}
 
-    def counted(self: Shards, number: int, part: torch.Tensor) -> None:
-        held.append(len(part))
-        write(self, number, part)
+    class Watched(Sums):
+        def embed(self, images: torch.Tensor) -> torch.Tensor:
+            features = super().embed(images)
+            for name, tensor in (("images", images), ("features", features)):
+                alive[name].append(weakref.ref(tensor))
+                held = [reference() for reference in alive[name]]
+                most[name] = max(most[name], sum(len(tensor) for tensor in held if tensor is not None))
+            return features
 
-    monkeypatch.setattr(Shards, "write", counted)
-    extract(images(), Sums(), tmp_path, batch=8, shard=16)
-    assert held == [16, 16, 16, 2]
+    extract(images(160), Watched(), tmp_path, batch=8, shard=16)
+    assert len(alive["features"]) == 21 and most["features"] == 16 and most["images"] <= 16
+
+
+def test_labels_that_changed_are_written_again(tmp_path: Path) -> None:
+    """The cache is of the images: what is said of them elsewhere may change."""
+    column = Factor("kind", "categorical", ("a", "b", "c"), "")
+    labels = [torch.arange(50.0)[:, None] % 3, torch.arange(50.0)[:, None] % 2]
+    written = []
+    for values in (labels[0], labels[1], labels[1]):
+        data = dataclasses.replace(images(), factors=FactorTable((column,), values))
+        extract(data, Sums(), tmp_path)
+        (file,) = tmp_path.rglob("rows.parquet")
+        assert pd.read_parquet(file)["label/kind"].tolist() == values[:, 0].tolist()
+        written.append(file.stat().st_ino)  # a file that is written again is another one
+    assert written[0] != written[1] == written[2]
+
+
+def test_grey_images_of_another_size_are_read_resized_and_as_rgb(tmp_path: Path) -> None:
+    """Features are computed of them; what decodes latents would give other images than these."""
+    data = images(size=16)
+    data = dataclasses.replace(data, images=data.images[:, :1])
+    features = extract(data, Mean(), tmp_path)
+    assert features.images is data.images
+    read = as_read(data.images, 8)
+    assert read.shape == (50, 3, 8, 8) and read.dtype == torch.uint8 and torch.equal(read[:, 0], read[:, 2])
+    ours, pillows = (
+        read[0, 0].numpy(),
+        Image.fromarray(data.images[0, 0].numpy()).resize((8, 8), Image.Resampling.BICUBIC),
+    )
+    assert abs(ours.astype(int) - np.asarray(pillows)).max() <= 1
+    torch.testing.assert_close(features.values, read.float().mean((2, 3)))
+    with pytest.raises(UserError, match="Expected RGB images, as the encoder reads, got grey ones: cluster them or"):
+        encode(data, Mean(), tmp_path)
 
 
 def test_batches_pass_over_every_row_and_depend_on_the_epoch_alone() -> None:

@@ -1,5 +1,6 @@
 """Folders of images, with and without a table."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,20 @@ def test_bad_input(table: str | None, arguments: dict, message: str, tmp_path: P
     with pytest.raises(UserError, match=message) as caught:
         folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache", **arguments)
     assert "\n" not in str(caught.value) and not (tmp_path / "cache").exists()
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    """Its bytes are shown, and any table or file can hold the id."""
+    names = pictures(tmp_path / "in", 20)
+    for number, odd in enumerate((b"caf\xe9.png", b"caf\xe8.png")):
+        Image.new("RGB", (6, 5)).save(tmp_path / "new.png")
+        os.rename(tmp_path / "new.png", os.fsencode(tmp_path / "in") + b"/" + odd)
+        data = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+        assert len(data.ids) == len(set(data.ids)) == 21 + number
+    assert sorted(set(data.ids) - set(names)) == [r"caf\xe8.png", r"caf\xe9.png"]
+    (tmp_path / "t.csv").write_text("\n".join(["image,hat", *(f"{name},{i % 2}" for i, name in enumerate(names))]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", ["hat"], size=4, cache_dir=tmp_path / "cache")
+    assert data.factors.values.isnan().sum() == 2
 
 
 def test_no_folder_and_no_images(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn import metrics
@@ -11,6 +12,7 @@ from evaluation.agreement import (
     scores,
     silhouette,
     stability,
+    used_clusters,
 )  # fmt: skip
 from models import UserError
 
@@ -65,6 +67,14 @@ def test_unknown_labels_are_left_out_and_words_are_labels() -> None:
     assert scores(["a", "a", "a", "b", "b", "b"], FOUND) == scores(TRUE, FOUND)
 
 
+@pytest.mark.parametrize("unknown", [None, float("nan")], ids=str)
+def test_an_unknown_label_among_words_is_no_class(unknown: float | None) -> None:
+    words = ["a", "a", "a", "b", "b", "b"]
+    for labels in ([unknown, *words], pd.Series([unknown, *words]), np.array([unknown, *words], dtype=object)):
+        assert scores(labels, [5, *FOUND]) == scores(TRUE, FOUND)
+        assert contingency(labels, [5, *FOUND]).tolist() == [[1, 2], [3, 0]]
+
+
 def test_bad_labels_are_one_line() -> None:
     with pytest.raises(
         UserError, match="Expected as many predicted as true labels, one each, got shapes .2,. and .3,."
@@ -87,6 +97,12 @@ def test_on_balanced_labels_fmi_follows_from_ari() -> None:
 
 def test_occupancy_names_unused_clusters() -> None:
     assert occupancy(torch.tensor([0, 0, 2, 2]), 4).tolist() == [0.5, 0, 0.5, 0]
+
+
+def test_a_cluster_is_used_from_a_hundredth_of_an_equal_share_on() -> None:
+    counts = torch.tensor([398.0, 1, 1])  # an equal share is 133 rows
+    assert used_clusters(counts / counts.sum()) == 1
+    assert used_clusters(torch.tensor([0.5, 0, 0.495, 0.005])) == 3
 
 
 def test_stability_is_the_mean_over_pairs() -> None:

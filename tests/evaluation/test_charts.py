@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from datamodules.factors import Factor
 from evaluation.charts import (
@@ -99,8 +100,18 @@ def test_smoothed_is_the_mean_of_neighbours() -> None:
 
 def test_event_files_are_read(events: Path) -> None:
     curves = event_curves(events / "tensorboard")
-    assert curves["vae/loss"] == ([0, 10, 20], [4.0, 2.0, 1.0])
-    assert curves["iin/loss"][1][:2] == [9.0, 3.0]
+    assert curves["vae/loss"] == [([0, 10, 20], [4.0, 2.0, 1.0])]
+    assert curves["iin/loss"][0][1][:2] == [9.0, 3.0]
+
+
+def test_each_seed_is_a_curve_of_its_own(events: Path) -> None:
+    """One after the other they would be joined by lines across the panel."""
+    with SummaryWriter(str(events / "tensorboard" / "vae_1")) as writer:
+        writer.add_scalar("vae/loss", 5.0, 0)
+        writer.add_scalar("vae/loss", 1.0, 20)
+    assert event_curves(events / "tensorboard")["vae/loss"] == [([0, 10, 20], [4.0, 2.0, 1.0]), ([0, 20], [5.0, 1.0])]
+    training_curves(events / "t.png", events)
+    assert pixels(events / "t.png").shape[1] > 0
 
 
 def test_training_curves_have_a_panel_each(events: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from evaluation.comparison import best, edit_rows, editor_title, unjudged
+from evaluation.comparison import best, best_methods, cluster_rows, cluster_table, edit_rows, editor_title, unjudged
 
 METRICS = {
     "reconstruction/psnr": 27.0,
@@ -47,3 +47,74 @@ def test_a_weak_judge_is_flagged() -> None:
     assert unjudged(METRICS, "smile")
     assert not unjudged(METRICS, "a/b")
     assert not unjudged(METRICS, "unknown")
+
+
+CLUSTERINGS = {
+    "kmeans/ari_mean": 0.5,
+    "kmeans/ari_sd": 0.02,
+    "kmeans/nmi_mean": 0.7,
+    "kmeans/nmi_sd": 0.01,
+    "dec/ari_mean": 0.6,
+    "dec/ari_sd": 0.1,
+    "dec/nmi_mean": 0.7004,
+    "dec/nmi_sd": 0.1,
+    "heldout/dec/ari_mean": 0.4,
+    "heldout/dec/ari_sd": 0.1,
+    "dec/used_clusters_mean": 9.5,
+    "dec/used_clusters_sd": 0.5,
+    "dec/updates_mean": 3.0,
+    "kmeans/silhouette": 0.2,
+    "time/dec_s": 3.0,
+    "map/tsne/dec/knn_recall": 0.5,
+}
+
+
+def test_rows_of_clusterings() -> None:
+    assert cluster_rows(CLUSTERINGS) == {
+        ("", "fitted", "kmeans"): {"ari": (0.5, 0.02), "nmi": (0.7, 0.01), "silhouette": (0.2, None)},
+        ("", "fitted", "dec"): {"ari": (0.6, 0.1), "nmi": (0.7004, 0.1), "used_clusters": (9.5, 0.5)},
+        ("", "held-out", "dec"): {"ari": (0.4, 0.1)},
+    }
+
+
+def test_several_seeds_are_shown_where_an_earlier_seed_is_there_too() -> None:
+    both = {"dec/ari": 0.3, "dec/ari_mean": 0.4, "dec/ari_sd": 0.1}
+    for metrics in (both, dict(reversed(both.items()))):
+        assert cluster_rows(metrics) == {("", "fitted", "dec"): {"ari": (0.4, 0.1)}}
+
+
+def test_a_factor_of_any_name_has_its_rows() -> None:
+    found = cluster_rows({"dec/eyes/colour/ari": 0.5, "heldout/dec/eyes/colour/left/ari": 0.4, "dec/hat/ari": 0.3})
+    assert list(found) == [
+        ("eyes/colour", "fitted", "dec"), ("eyes/colour/left", "held-out", "dec"), ("hat", "fitted", "dec"),
+    ]  # fmt: skip
+
+
+def test_the_best_methods_are_those_of_the_best_score_as_printed() -> None:
+    rows = cluster_rows(CLUSTERINGS)
+    assert best_methods(rows, "", "fitted", "ari") == {"dec"}
+    assert best_methods(rows, "", "fitted", "nmi") == {"kmeans", "dec"}, "equal as printed"
+    assert best_methods(rows, "", "held-out", "ari") == set(), "it stands alone"
+    assert best_methods(rows, "hat", "fitted", "ari") == set()
+
+
+def drawn(metrics: dict[str, float]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of the table."""
+    columns = cluster_table(metrics).columns
+    rows = zip(*(map(str, column.cells) for column in columns), strict=True)
+    return [str(column.header) for column in columns], [list(row) for row in rows]
+
+
+def test_the_table_of_clusterings() -> None:
+    heads, rows = drawn(CLUSTERINGS)
+    assert heads == ["rows", "method", "ARI", "NMI", "silhouette", "used clusters"]
+    assert rows == [
+        ["fitted", "k-means", "0.500±0.020", "[bold]0.700±0.010[/]", "0.200", ""],
+        ["fitted", "DEC", "[bold]0.600±0.100[/]", "[bold]0.700±0.100[/]", "", "9.5"],
+        ["held-out", "DEC", "0.400±0.100", "", "", ""],
+    ]
+
+
+def test_the_table_names_factors_where_there_are_several() -> None:
+    heads, rows = drawn({"dec/eyes/colour/ari": 0.5})
+    assert heads[0] == "factor" and rows == [["eyes/colour", "fitted", "DEC", "0.500"]]

@@ -104,6 +104,13 @@ def test_before_the_first_checkpoint_none_is_promised(run: Run) -> None:
     assert "ckpt" not in str(error.value)
 
 
+@pytest.mark.parametrize(("stage", "setting"), [("dec_1", "dec"), ("layer_2_10", "autoencoder"), ("temi", "temi")])
+def test_a_clustering_starts_again_at_a_lower_rate(run: Run, stage: str, setting: str) -> None:
+    with pytest.raises(UserError, match=f"stage {stage}; lower {setting}.learning_rate and start again with") as error:
+        fit(line(nan="loss"), batches(), run, stage, CONFIG, STEPS)
+    assert "ckpt" not in str(error.value)
+
+
 def test_weights_that_the_last_step_ruined(run: Run) -> None:
     with pytest.raises(UserError, match=f"Expected finite weights, got NaN or infinities at step {STEPS}"):
         fit(line(nan="weights", at=STEPS - 1), batches(), run, "line", CONFIG, STEPS)

@@ -1,4 +1,4 @@
-"""What the README tells people to type works as it stands there."""
+"""What the README and the page about clusterings tell people to type works as it stands there."""
 
 import importlib
 import itertools
@@ -17,13 +17,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from datamodules.faces import FACTORS
+from datamodules.features import extract
+from evaluation.clustering import cluster
 from evaluation.command import command as run_command
-from evaluation.command import options as parsed_options
+from evaluation.record import Run, made
 from models.iin import IIN
 
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
 ROOT = Path(__file__).parents[2]
 GROUPS = tuple(f"{folder.name}=" for folder in (ROOT / "configs").iterdir() if folder.is_dir())
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [(ROOT / name).read_text() for name in ("README.md", "docs/clustering.md")]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)]
 COMMANDS = [
     shlex.split(line, comments=True)
     for language, block in BLOCKS
@@ -34,7 +38,7 @@ COMMANDS = [
 
 def arguments(*program: str) -> list[list[str]]:
     found = [command[len(program) :] for command in COMMANDS if command[: len(program)] == list(program)]
-    assert found, f"The README has no {' '.join(program)}."
+    assert found, f"The pages have no {' '.join(program)}."
     return found
 
 
@@ -55,6 +59,8 @@ MADE_OF: dict[str, dict[str, Any]] = {
     "model=dec data=folder": CLIP_ENCODER | {"data._target_": FOLDER, "data.size": 224, "k": 12},
     "model=dec data=cifar10": CLIP_ENCODER | {"data._target_": "datamodules.vision.cifar10"},
     "model=dec data=vectors": {"model.name": "dec", "data._target_": "datamodules.vectors.vectors", "k": 10},
+    "model=turtle data=vectors": {"model.name": "turtle", "data._target_": "datamodules.vectors.vectors", "k": 10},
+    "model=idec": {"model.name": "idec", "data._target_": "datamodules.vision.digits", "seeds": 10},
     "model=dec": {"model.name": "dec", "data._target_": "datamodules.vision.digits", "k": None}
     | {"encoder._target_": "models.backbones.Pixels"},
     "model=vae": VAE | {"model.name": "vae", "data._target_": FACES},
@@ -124,12 +130,50 @@ def test_every_edit_is_drawn(options: list[str], here: Path, capsys: pytest.Capt
         assert drawn.size[0] > 16
 
 
-@pytest.mark.parametrize("name", ["clustering", "tsne"])
-def test_the_commands_of_clusterings_are_understood(name: str) -> None:
-    """They are run in tests/test_train_clustering.py."""
-    module = importlib.import_module(f"evaluation.{name}")
-    for given in arguments("python", "-m", f"evaluation.{name}"):
-        assert parsed_options(module.Options, given).run.startswith("runs/")
+SMALL = [
+    "data.n=40", "autoencoder.hidden=[16]", "autoencoder.code=3", "trainer.autoencoder.epochs=1",
+    "trainer.accelerator=cpu", *(f"trainer.{stage}.steps=10" for stage in ("dec", "turtle", "temi")),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of clusterings, of a few digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    places = [f"run_dir={folder / 'dec/first'}", f"cache_dir={folder / 'cache'}"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", ["model=dec", *SMALL, *places])
+    data, encoder, run = made(config.data), made(config.encoder), Run(config.run_dir, config)
+    run.manifest(data, encoder.identity, 0, "cpu")
+    cluster(config, extract(data, encoder, config.cache_dir), run, torch.device("cpu"))
+    run.save()
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        (name, given)
+        for name in ("clustering", "tsne")
+        for given in arguments("python", "-m", f"evaluation.{name}")
+    ],
+    ids=lambda part: part if isinstance(part, str) else " ".join(part),
+)  # fmt: skip
+def test_the_commands_of_clusterings_answer(
+    name: str, given: list[str], clustered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("runs/digits").mkdir(parents=True)
+    Path("runs/digits/dec").symlink_to(clustered.parent)
+    Path("RUN").symlink_to(clustered)
+    Path("photos").mkdir()
+    for file in ("new.png", "photos/another.png"):
+        Image.fromarray(torch.randint(0, 255, (9, 12), dtype=torch.uint8).numpy()).save(file)
+    answers = {"": "Open: ", "seeds": "±", "images": "cluster  certainty", "ks": "Suggested: k="}
+    said = answers["".join(given[1:2]).partition("=")[0]]
+    importlib.import_module(f"evaluation.{name}").main([item.replace("seeds=10", "seeds=2") for item in given])
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("options", arguments("python", "-m", "evaluation.table"), ids=" ".join)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from evaluation import report
-from evaluation.report import write_report
+from evaluation.report import timings, write_report
 from models import UserError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -114,7 +114,7 @@ def test_headline(page: Page) -> None:
     text = page.text
     assert text.startswith("Facet: celeba")
     assert "celeba · iin 2025-11-22 07:00:00 · 4,799 train, 559 test images of 64×64" in text
-    assert "encoder vae (0123456789ab) · seed 3 · cpu" in text
+    assert "encoder vae 0123456789ab · seed 3 · cpu" in text
     assert "success 0.950 mean difference 0.970" in text, "the mean leaves out what cannot be judged"
     assert "counterfactual 0.600 mean difference 0.300 oracle 0.800" in text
     assert "the whole run 6.7 min" in text
@@ -143,6 +143,12 @@ def test_sources_notes_and_times(page: Page) -> None:
     assert "iin 5.0 min 2,000 per s" in page.text
     assert ("span", "style", "width:75.0%") in page.attributes
     assert "<script>alert(1)</script>" in page.text
+
+
+def test_times_of_seeds_are_summed_and_those_of_layers_are_not() -> None:
+    times = {"time/dec_s": 60.0, "time/dec_1_s": 120.0, "time/layer_1_s": 60.0, "time/layer_1_10_s": 0.0}
+    text = Page(timings(times | {"time/layer_2_s": 300.0, "throughput/dec_per_s": 7.0})).text
+    assert "dec 3.0 min 7 per s" in text and "layer 1 60.0 s" in text and "layer 2 5.0 min" in text
 
 
 def test_a_run_of_an_autoencoder_alone(folder: Path) -> None:

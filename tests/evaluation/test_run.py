@@ -173,6 +173,35 @@ def test_newest_run_below(finished_run: Path, tmp_path: Path) -> None:
     assert load(tmp_path).path == tmp_path / "faces" / "new"
 
 
+def test_clusters_without_a_checkpoint_are_a_finished_run_and_a_model_is_asked_for_where_it_is_needed(
+    run_copy: Path,
+) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    (run_copy / "assignments.parquet").touch()
+    several, unfinished = run_copy.parent / "several", shutil.ignore_patterns("assignments.parquet")
+    shutil.copytree(run_copy, several / "clusters")
+    shutil.copytree(run_copy, several / "unfinished", ignore=unfinished)
+    os.utime(several / "clusters" / "config.yaml", (0, 0))
+    run = load(several)
+    assert run.path.name == "clusters" and len(run.data.ids) == 200
+    with pytest.raises(UserError, match=r"Expected the checkpoint .*vae\.ckpt, got no such file: this run has no VAE"):
+        _ = run.encoder
+
+
+@pytest.mark.parametrize(
+    ("recorded", "gpu", "opened"),
+    [("cpu", True, "cpu"), ("cpu", False, "cpu"), ("NVIDIA X1", True, "cuda"), ("NVIDIA X1", False, "cpu")],
+)
+def test_a_run_is_opened_where_it_was_computed(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch, recorded: str, gpu: bool, opened: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    file = run_copy / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": recorded}))
+    assert load(run_copy).device.type == opened
+    assert load(run_copy, device="cpu").device.type == "cpu"
+
+
 def test_checkpoint_of_other_latents_than_recorded(run_copy: Path) -> None:
     torch.manual_seed(1)  # the run's own was made with 0
     other = VAE(size=16, latent=10, width=4)
@@ -207,6 +236,13 @@ def test_run_of_an_autoencoder_alone(run_copy: Path) -> None:
 
 def test_loaded_data_is_the_runs(loaded: LoadedRun) -> None:
     assert loaded.data.fingerprint == loaded.manifest["data"]["fingerprint"]
+
+
+def test_other_data_in_its_place_is_one_line(run_copy: Path) -> None:
+    run = load(run_copy)
+    run.config.data.seed = 1
+    with pytest.raises(UserError, match=r"Expected the data that .*run was made of \(fingerprint \w{12}\), got other"):
+        _ = run.data
 
 
 def test_data_that_is_gone_is_one_line(run_copy: Path, tmp_path: Path) -> None:

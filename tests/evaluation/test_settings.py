@@ -115,3 +115,24 @@ def test_ckpt_outside_a_run(tmp_path: Path) -> None:
 def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=f"Expected {override.split('=')[0]} to be .*, got "):
         asked(composed(tmp_path, override), (), GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeds=0", "seeds to be a whole number of at least 1, got 0"),
+        ("seeds=two", "seeds to be a whole number of at least 1, got 'two'"),
+        ("seeds=null", "seeds to be a whole number of at least 1, got None"),
+        ("temi.heads=0", "temi.heads to be a whole number of at least 1, got 0"),
+        (
+            "trainer.autoencoder.batch_size=0",
+            "trainer.autoencoder.batch_size to be a whole number of at least 1, got 0",
+        ),
+        ("trainer.dec.interval=0", "trainer.dec.interval to be a whole number of at least 1"),
+        ("trainer.dec.steps=-5", "trainer.dec.steps to be a whole number of at least 1, got -5"),
+        ("trainer.turtle.batch_size=0.5", "trainer.turtle.batch_size to be a whole number of at least 1, got 0.5"),
+    ],
+)
+def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"Expected {message}"):
+        asked(composed(tmp_path, "model=dec", override))

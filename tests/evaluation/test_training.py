@@ -13,9 +13,18 @@ from torch import nn
 from datamodules.factors import Factor, FactorTable
 from datamodules.features import Latents
 from evaluation.measuring import identity_model
-from evaluation.record import Run
+from evaluation.record import Run, made
 from evaluation.run import load
-from evaluation.training import check_iin, elsewhere, key_of, train_guide, train_iin, train_vae
+from evaluation.training import (
+    check_iin,
+    elsewhere,
+    features_of,
+    key_of,
+    latents_of,
+    train_guide,
+    train_iin,
+    train_vae,
+)
 from models import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +93,21 @@ def test_a_face_embedding_model_is_tried_first(tmp_path: Path) -> None:
         identity_model(settings("identity_model=nothing.pt"), device)
     with pytest.raises(UserError, match=r"Expected identity_model=.*narrow.pt to embed an RGB image, got .*: give"):
         identity_model(settings(f"identity_model={tmp_path / 'narrow.pt'}"), device)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
+def test_digits_are_clustered_by_latents_of_the_vae_but_not_edited(tmp_path: Path) -> None:
+    """They are 8×8 and grey; the VAE reads RGB of its own size."""
+    config = settings(
+        "data=digits", "data.n=40", "encoder=vae", "model=dec", "vae.size=16", "vae.latent=6", "vae.width=4",
+        "trainer.vae.steps=1", f"cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    run = Run(tmp_path / "run", config)
+    data = made(config.data)
+    features = features_of(config, data, run)
+    assert features.values.shape == (len(data.ids), 6) and features.values.std(0).min() > 0
+    assert data.images.shape[1:] == (1, 8, 8) and features.images is data.images
+    config.model.name = "vae"
+    with pytest.raises(UserError, match="Expected RGB images, as the encoder reads, got grey ones"):
+        latents_of(config, data, Run(tmp_path / "other", config))
+    assert not (tmp_path / "other" / "checkpoints").exists()

@@ -14,7 +14,7 @@ from evaluation.record import Run
 from models import UserError
 from models.autoencoder import Autoencoder, Layer, fully_connected, optimization
 
-SMALL: dict[str, Any] = {"hidden": [32, 16], "code": 4, "corruption": 0.0}
+SMALL: dict[str, Any] = {"hidden": [32, 16], "code": 4, "corruption": 0.0, "anneal": False}
 QUICK: dict[str, Any] = {"learning_rate": 5e-3}  # small layers take it, and a test does not wait
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -143,6 +143,16 @@ def test_the_rate_falls_where_the_recipe_says() -> None:
             made["optimizer"].step()
             made["lr_scheduler"]["scheduler"].step()
         assert rates == pytest.approx(expected)
+
+
+def test_the_rate_is_annealed_over_the_whole_training() -> None:
+    autoencoder, rates = Autoencoder(24, **{**SMALL, "anneal": True}), []
+    autoencoder.start(low_rank())
+    autoencoder.log = lambda name, value: rates.append(autoencoder.optimizers().param_groups[0]["lr"])  # type: ignore
+    train(autoencoder, low_rank(), 100)
+    assert len(rates) == 100
+    assert rates[:6] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3], rel=1e-2)
+    assert rates[50] == pytest.approx(5e-4) and 0 < rates[99] < 1e-6
 
 
 @pytest.mark.parametrize(("optimizer", "kind", "rate"), [("adam", "Adam", 1e-3), ("sgd", "SGD", 0.1)])

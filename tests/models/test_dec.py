@@ -281,15 +281,15 @@ def test_the_loss_is_weighed(pretrained: Autoencoder) -> None:
 def test_a_resumed_training_is_the_uninterrupted_one(pretrained: Autoencoder, tmp_path: Path, weight: float) -> None:
     """Changes of the labels and the stop included."""
     features, ends = planted()[0], []
-    settings = {"reconstruction_weight": weight, "tolerance": 0.004, "learning_rate": 0.05}
-    for stops in ([30 * INTERVAL], [2 * INTERVAL, 3 * INTERVAL, 30 * INTERVAL]):
+    settings = {"reconstruction_weight": weight, "tolerance": 0.001, "learning_rate": 0.05}
+    for stops in ([30 * INTERVAL], [INTERVAL, 2 * INTERVAL, 30 * INTERVAL]):
         run = Run(tmp_path / str(len(stops)), OmegaConf.create({}))
         for until in stops:
             dec = started(pretrained, **settings)
             fit(dec, batches(features), run, "dec", CONFIG, until)
         ends.append((dec.state_dict(), dec.details()))
     (whole, details), (resumed, others) = ends
-    assert details == others and details["stop_reason"] == 1 and details["updates"] >= 3
+    assert details == others and details["stop_reason"] == 1 and details["updates"] > 3, "too early"
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -312,6 +312,22 @@ def test_smallest_center_distance_tells_merged_centres() -> None:
     with torch.no_grad():
         dec.centers.copy_(torch.tensor([[0.0, 0, 0, 0], [3, 4, 0, 0], [3, 4, 1, 0]]))
     assert dec.details()["smallest_center_distance"] == 1
+
+
+def test_centres_are_as_far_apart_as_the_codes_are_spread(pretrained: Autoencoder) -> None:
+    dec, features = started(pretrained), planted()[0]
+    assert "center_separation" not in DEC(3, 3, **SMALL).details(), "no codes, no spread"
+    dec.assign(features)
+    codes = dec.encode(features).detach()
+    spread = (codes - codes.mean(0)).norm(dim=1).square().mean().sqrt()
+    separation = dec.details()["center_separation"]
+    assert (
+        separation == pytest.approx(float(torch.pdist(dec.centers.detach()).min() / spread), rel=1e-5)
+        and separation > 0.1
+    )
+    with torch.no_grad():
+        dec.centers[1] = dec.centers[0] + 1e-4 * spread
+    assert dec.details()["center_separation"] < 1e-3
 
 
 def test_assign_takes_any_number_of_rows() -> None:

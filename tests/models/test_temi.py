@@ -3,6 +3,7 @@
 import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -42,7 +43,7 @@ def batches(features: Tensor, steps: int = 20) -> Batches:
     return Batches({"features": features, "row": rows}, 128, 0, rows, steps)
 
 
-def trained(module: TEMI, features: Tensor, seed: int = 0, steps: int = 300) -> TEMI:
+def trained(module: TEMI, features: Tensor, seed: int = 0, steps: int = 100) -> TEMI:
     torch.manual_seed(seed)
     module.start(features, seed)
     pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
@@ -51,7 +52,8 @@ def trained(module: TEMI, features: Tensor, seed: int = 0, steps: int = 300) -> 
 
 
 def small(**settings: float) -> TEMI:
-    return TEMI(8, 4, heads=4, hidden=16, neighbours=20, momentum=0.9, warmup=20, **settings)
+    quick: dict[str, Any] = {"learning_rate": 1e-2, **settings}  # few rows take it, and a test does not wait
+    return TEMI(8, 4, heads=4, hidden=16, neighbours=20, momentum=0.9, warmup=20, **quick)
 
 
 @pytest.mark.parametrize("products", [1, 500, 2**24])

@@ -42,11 +42,16 @@ def batches(features: Tensor, steps: int = 20) -> Batches:
     return Batches({"features": features, "row": rows}, 256, 0, rows, steps)
 
 
-def trained(module: TURTLE, features: Tensor, seed: int = 0, steps: int = 100) -> TURTLE:
+def trained(module: TURTLE, features: Tensor, seed: int = 0, steps: int = 50) -> TURTLE:
     module.start(features, seed)
     pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
                enable_progress_bar=False, enable_model_summary=False).fit(module, batches(features))  # fmt: skip
     return module
+
+
+def quick(width: int = 8) -> TURTLE:
+    """At a rate that few rows take, so that a test does not wait."""
+    return TURTLE(width, 4, heads=4, learning_rate=3e-2)
 
 
 def test_terms_are_the_papers() -> None:
@@ -158,7 +163,7 @@ def test_the_best_head_is_used() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_planted_clusters_are_found(seed: int) -> None:
     features, label = planted(seed)
-    module = trained(TURTLE(8, 4, heads=4), features, seed)
+    module = trained(quick(), features, seed)
     assert accuracy(module.assign(features), label) >= 0.95
     unseen, label = planted(seed, count=401)  # the same centres, other rows
     assert accuracy(module.assign(unseen), label) >= 0.95
@@ -167,14 +172,14 @@ def test_planted_clusters_are_found(seed: int) -> None:
 @pytest.mark.parametrize("scale, shift", [(1e-3, 1.0), (255.0, 100.0)], ids=["small and far off", "large"])
 def test_units_do_not_matter(scale: float, shift: float) -> None:
     features, label = planted(3)
-    module = trained(TURTLE(8, 4, heads=4), scale * features + shift)
+    module = trained(quick(), scale * features + shift)
     assert accuracy(module.assign(scale * features + shift), label) >= 0.95
 
 
 def test_unit_norm_features_train() -> None:
     features, label = planted(4, width=64)
     features = torch.nn.functional.normalize(features + 10.0, dim=1)  # a narrow cone, as embeddings lie
-    assert accuracy(trained(TURTLE(64, 4, heads=4), features).assign(features), label) >= 0.95
+    assert accuracy(trained(quick(64), features).assign(features), label) >= 0.95
 
 
 def test_more_clusters_than_there_are() -> None:
