@@ -22,7 +22,7 @@ failed, composed = False, False  # an error before it is composed is the configu
 def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
-    from evaluation import clustering, concepts, prompts, retrieval, training
+    from evaluation import clustering, concepts, embedding, prompts, retrieval, training
     from evaluation.fitting import device_of
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import made
@@ -30,16 +30,17 @@ def train(config: DictConfig, run: "Run") -> None:
 
     device = device_of(config)
     embed = identity_model(config, device)
+    frozen = {"mds": retrieval.compare, "sae": concepts.learn_concepts, "embedding": embedding.learn_embedding}
     with run.stage("data") as stage:
-        data = made(config.data)
+        data = prompts.labelled(config, made(config.data), run)
         stage.items = len(data.ids)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
     if "k" in config:  # a clustering model
         clustering.check_settings(config, data)
         clustering.cluster(config, training.features_of(config, data, run), run, device)
-    elif config.model.name == "mds":
-        retrieval.compare(config, data, run, device)
+    elif config.model.name in frozen:
+        frozen[config.model.name](config, data, run, device)
     else:
         encoder, latents = training.latents_of(config, data, run)
         measure_autoencoder(data, encoder, latents, run)

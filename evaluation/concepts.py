@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.factors import TEST
+from datamodules.factors import TEST, ImageData
 from datamodules.features import Batches, FeatureData
 from datamodules.images import write_whole
 from datamodules.texts import read_texts, text_column
@@ -34,6 +34,7 @@ from evaluation.record import Run, made
 from evaluation.run import load_module
 from evaluation.settings import Settings
 from evaluation.sources import Source, asked_source
+from evaluation.training import features_of
 from models import UserError, check_choice
 from models.sae import SAE, Codes
 
@@ -131,12 +132,13 @@ def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: 
     return table
 
 
-def learn_concepts(config: Settings, data: FeatureData, run: Run, device: torch.device) -> None:
+def learn_concepts(config: Settings, data: ImageData | FeatureData, run: Run, device: torch.device) -> None:
     """The stages of model=sae: trained on the rows that are not for testing, measured on both parts, and written.
 
     Raises:
         UserError: rows that are not finite, all equal or zero; settings that no network can be made with.
     """
+    data = features_of(config, data, run)
     check_rows(data)
     file = run.path / "checkpoints" / "last.ckpt"
     if not file.is_file():

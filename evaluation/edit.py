@@ -163,6 +163,8 @@ def truths(run: LoadedRun, images: Chosen, asked: Options) -> list[Column]:
     """The same scenes drawn at each value, through the encoder, where they can be drawn."""
     if asked.factor is None or images.rows is None or asked.donor is not None or run.data.counterfactual is None:
         return []
+    if asked.factor not in [factor.name for factor in run.data.factors.factors]:  # defined by prompts=, not drawn
+        return []
     number = run.factor(asked.factor)
     values = asked.values or ([asked.value] if asked.value is not None else list(run.iin.factors[number].values))
     columns = []
