@@ -100,7 +100,7 @@ def metric_of(config: Settings, kinds: int) -> Metric:
     Raises:
         UserError: an unknown metric.
     """
-    chosen = config.metric or ("euclidean" if kinds == 1 else "cosine")
+    chosen: Metric = config.metric or ("euclidean" if kinds == 1 else "cosine")
     check_choice("metric", chosen, METRICS)
     return chosen
 
@@ -196,7 +196,8 @@ class Fits:
             first.module.to(self.device)
             return {"features": torch.cat([first(rows, kind) for kind, rows in enumerate((self.x, self.y))
                                            if rows is not None])}  # fmt: skip
-        return {"x": self.x} if self.y is None else {"x": self.x, "y": self.y, "image": self.image}
+        found = {"x": self.x, "y": self.y, "image": self.image}  # of one kind only the first
+        return {key: value for key, value in found.items() if value is not None}
 
     def train(self, method: str, name: str, module: Any) -> int:
         """As many epochs as the settings say, `steps` at most; the rows that were drawn."""

@@ -101,7 +101,7 @@ class Matryoshka(pl.LightningModule):
         self.deviation.copy_(torch.cat(centred).square().sum(1).mean().sqrt())
         u, _, vh = torch.linalg.svd(centred[0].T @ centred[-1])
         for linear, axes in zip(self.linear, (u.T, vh), strict=False):
-            linear.weight.copy_(axes[: self.widths[-1]])
+            linear.weight.copy_(axes[: self.widths[-1]])  # type: ignore[operator]  # a Linear
 
     def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
         """The codes, whose first k numbers are those of every smaller width."""

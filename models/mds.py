@@ -122,7 +122,8 @@ class NeuralMDS(pl.LightningModule):
         self.mean.copy_(fitted.mean)
         if self.hparams["initial"] == "pca":
             for linear in self.linear:
-                linear.weight.copy_(fitted.weight[0, :, : self.hparams["width"]].T)
+                axes = fitted.weight[0, :, : self.hparams["width"]]
+                linear.weight.copy_(axes.T)  # type: ignore[operator]  # a Linear
 
     def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
         return self.mapped(rows - self.mean[kind], kind)

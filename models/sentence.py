@@ -4,6 +4,7 @@ Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084; https://github.com/
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,7 +32,7 @@ class Sentence(nn.Module):
     def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2", normalize: bool = True) -> None:
         super().__init__()
         self.normalize = normalize
-        self.network = load_model(model).eval().requires_grad_(False)
+        self.network: Any = load_model(model).eval().requires_grad_(False)
         self.identity: dict[str, str | int | float | bool] = {
             "name": "sentence",
             "model": Path(model).name if Path(model).is_dir() else model,

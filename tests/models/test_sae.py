@@ -92,7 +92,7 @@ def test_dead_units_are_counted_and_taught_by_what_is_unexplained() -> None:
         sae.encoder_bias[:30] = -1000.0
         sae.encoder_bias[0] = -1.0  # activates, but is never among the two largest
         sae.encoder_bias[30:] = 1000.0
-    sae.log_dict = lambda _: None  # type: ignore[method-assign, assignment]  # there is no trainer
+    sae.log_dict = lambda _: None  # type: ignore[method-assign, assignment, misc]  # there is no trainer
     for _ in range(2):
         assert set(sae.terms(rows)[0]) == {"unexplained"}
         sae.training_step({"features": rows}, 0)
