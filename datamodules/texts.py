@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from datamodules.factors import SPLITS, FactorTable, fingerprint, hash_split, near_names, split_numbers
@@ -51,6 +51,10 @@ class TextData:
     fingerprint: str
     notes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    def rows(self, split: int) -> Int64[Tensor, " rows"]:
+        """The rows of one split."""
+        return torch.nonzero(self.split == split).flatten()
 
 
 def read_texts(path: Path) -> pd.DataFrame:

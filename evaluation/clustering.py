@@ -2,8 +2,8 @@
 
 Fits what is missing and prints the table of every method: agreement with the labels (ami, ari, fmi, nmi, accuracy) on
 the rows it was fitted on and on held-out ones, mean ± sd over seeds. Without labels: silhouette, and how far the seeds
-agree. images=[FILE,FOLDER,...] asks the run's model which cluster new images are in, ks=[2,3,4] suggests a number of
-clusters, json=true prints one JSON object.
+agree. images=[FILE,FOLDER,...] or texts=[TEXT,...] asks the run's model which cluster new ones are in, ks=[2,3,4]
+suggests a number of clusters, json=true prints one JSON object.
 """
 
 import json
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from datamodules.factors import TEST, FactorTable, ImageData, near_names
 from datamodules.features import FeatureData
+from datamodules.texts import TextData
 from evaluation.agreement import (
     MOST_COMPARED,
     occupancy,
@@ -46,7 +47,7 @@ STRONG = 0.8  # prediction strength above which Tibshirani and Walther take k gr
 SEPARATE = 0.01  # of the codes' spread: centres that are nearer are one
 
 
-def check_settings(config: Settings, data: ImageData | FeatureData) -> None:
+def check_settings(config: Settings, data: ImageData | TextData | FeatureData) -> None:
     """Refuse what does not fit the data, before any time is spent on its features.
 
     Raises:
@@ -65,7 +66,7 @@ def check_settings(config: Settings, data: ImageData | FeatureData) -> None:
         print(f"k={k}, as {data.factors.factors[scored(config, data.factors)[0]].name} has so many classes.")
 
 
-def fitted_rows(config: Settings, data: ImageData | FeatureData) -> Int64[Tensor, " rows"]:
+def fitted_rows(config: Settings, data: ImageData | TextData | FeatureData) -> Int64[Tensor, " rows"]:
     """The rows that are clustered; the others are only asked about."""
     return torch.arange(len(data.ids)) if config.fit_on == "all" else torch.nonzero(data.split != TEST).flatten()
 
@@ -211,6 +212,7 @@ class Options:
     methods: list[str] | None = None
     label: str | None = None
     images: list[str] | None = None
+    texts: list[str] | None = None
     ks: list[int] = field(default_factory=list)
     json: bool = False
 
@@ -225,24 +227,26 @@ def asked_of(config: Settings, asked: Options) -> Settings:
 
 
 def predict(run: LoadedRun, asked: Options) -> tuple[Any, str]:
-    """The cluster of each image file, or of each in a folder, by the run's own model; also as `predictions.csv`.
+    """The cluster of each text, image file or image of a folder, by the run's own model; also as `predictions.csv`.
 
     Raises:
-        UserError: no image, or what is none; a run of vectors; a run without a model of its own.
+        UserError: no image, or what is none; both images and texts; a run of vectors; a run without a model of its own.
     """
     from datamodules.folder import find_images
 
+    if asked.images is not None and asked.texts is not None:
+        raise UserError("Expected images= or texts=, got both: ask one after the other.")
     names = [Path(name).expanduser() for name in asked.images or ()]
     files = [file for name in names for file in (find_images(name) if name.is_dir() else [name])]
-    features, clusterer = run.features(files), run.clusterer
+    features = run.features(files) if asked.texts is None else run.text_features(asked.texts)
+    clusterer = run.clusterer
     if run.config.head_input == "codes" and run.config.model.name in ("turtle", "temi"):
         autoencoder = load_module(Autoencoder, run.path / "checkpoints" / "autoencoder.ckpt")
         features = autoencoder.to(run.device).embed(features)
     with torch.inference_mode():
         certainty, clusters = clusterer.assign(features).max(1)
-    table = pd.DataFrame(
-        {"image": [str(file) for file in files], "cluster": clusters.cpu(), "certainty": certainty.cpu()}
-    )
+    new = {"image": [str(file) for file in files]} if asked.texts is None else {"text": asked.texts}
+    table = pd.DataFrame(new | {"cluster": clusters.cpu(), "certainty": certainty.cpu()})
     write_file(run.path / "predictions.csv", table.to_csv(index=False))
     return table.to_dict("records"), table.to_string(index=False)
 
@@ -287,9 +291,8 @@ def main(arguments: Sequence[str]) -> None:
             f"Expected a run of a clustering model, got one of {run.config.model.name} at {run.path}: train model=dec."
         )
     with aside(asked.json):
-        answer, shown = (
-            predict(run, asked) if asked.images is not None else (suggest if asked.ks else extend)(run, asked)
-        )
+        new = asked.images is not None or asked.texts is not None
+        answer, shown = (predict if new else suggest if asked.ks else extend)(run, asked)
     print(json.dumps(answer) if asked.json else shown)
 
 

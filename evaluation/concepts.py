@@ -23,7 +23,7 @@ from torch import Tensor
 from datamodules.factors import TEST, ImageData
 from datamodules.features import Batches, FeatureData
 from datamodules.images import write_whole
-from datamodules.texts import read_texts, text_column
+from datamodules.texts import TextData, read_texts, text_column
 from datamodules.vectors import vectors
 from evaluation.command import aside, command
 from evaluation.concept_sheets import draw_concepts, draw_images
@@ -132,7 +132,7 @@ def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: 
     return table
 
 
-def learn_concepts(config: Settings, data: ImageData | FeatureData, run: Run, device: torch.device) -> None:
+def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, run: Run, device: torch.device) -> None:
     """The stages of model=sae: trained on the rows that are not for testing, measured on both parts, and written.
 
     Raises:

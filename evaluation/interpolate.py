@@ -5,6 +5,9 @@ what:
   n=48                    points between the two
   ways=[linear,spherical] a straight line; an arc, whose length changes evenly from one end's to the other's
   k=3                     nearest rows that are told at every step, without those of the two ends; metric=cosine
+  diffusion=FOLDER        draws images=8 steps of each way by Stable Diffusion (a folder, or a name on the hub), both
+                          ends being texts: the states of their tokens are gone between, from the noise of one seed=;
+                          denoising=30 steps, guidance=7.5
 how:
   map=pca                 or umap, tsne: fitted on up to rows=2000 rows, the ways placed on it and drawn; null: none
   seed=0; out=embeddings/interpolate, a folder for what is drawn (of a run: its figures)
@@ -26,6 +29,7 @@ from jaxtyping import Float, Float64
 from omegaconf import MISSING
 from torch import Tensor
 
+from datamodules.images import with_progress
 from evaluation.command import aside, command
 from evaluation.figures import Column, strip
 from evaluation.files import jsonable, write_file
@@ -37,8 +41,9 @@ from evaluation.scatter import Map
 from evaluation.selection import draw_map
 from evaluation.sources import Source, asked_source
 from models import UserError, check_choice
+from models.diffusion import StableDiffusion
 
-__all__ = ["Options", "Way", "decoded", "interpolate", "main", "map_ways", "way"]
+__all__ = ["Options", "Way", "decoded", "diffused", "interpolate", "main", "map_ways", "way"]
 
 WAYS = ("linear", "spherical")
 MOST_IMAGES = 10  # of a way in the strip
@@ -55,6 +60,10 @@ class Options:
     k: int = 3
     metric: str = "cosine"
     map: str | None = "pca"
+    diffusion: str | None = None
+    images: int = 8
+    denoising: int = 30
+    guidance: float = 7.5
     rows: int = 2000
     perplexity: float = 30.0
     seed: int = 0
@@ -99,6 +108,9 @@ def spherical(
     return arc * linear(np.array([lengths[0]]), np.array([lengths[1]]), t)
 
 
+BETWEEN = {"linear": linear, "spherical": spherical}
+
+
 def way(source: Source, a: str, b: str, n: int = 48, ways: Sequence[str] = WAYS) -> Way:
     """n points between two names, texts or image files, and the two.
 
@@ -114,7 +126,7 @@ def way(source: Source, a: str, b: str, n: int = 48, ways: Sequence[str] = WAYS)
     if (first == second).all():
         raise UserError(f"Expected two ends that differ, got {a!r} and {b!r} with the same embedding.")
     t = np.linspace(0, 1, n + 2)
-    made = {name: {"linear": linear, "spherical": spherical}[name](first, second, t) for name in ways}
+    made = {name: BETWEEN[name](first, second, t) for name in ways}
     points = {name: torch.from_numpy(rows.astype(np.float32)) for name, rows in made.items()}
     return Way((a, b), points, [*own[0], *own[1]])
 
@@ -178,6 +190,27 @@ def decoded(source: Source, found: Way) -> tuple[list[float], dict[str, Float[Te
     return (chosen / (steps - 1)).tolist(), images
 
 
+def diffused(model: StableDiffusion, ends: Sequence[str], ways: Sequence[str], n: int, seed: int = 0, steps: int = 30,
+             guidance: float = 7.5) -> tuple[list[float], dict[str, Float[Tensor, "n 3 height width"]]]:  # fmt: skip
+    """Images of n steps of each way between two texts, the ends among them, all from the same noise.
+
+    Each token's state goes from that of one text to that of the other; an arc is one for every token.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    if n < 2:
+        raise UserError(f"Expected images, with both ends, to be at least 2, got {n}.")
+    first, second = model.states(ends).double().numpy()
+    t, found = np.linspace(0, 1, n), {}
+    for name in ways:
+        tokens = [BETWEEN[name](a, b, t) for a, b in zip(first, second, strict=True)]
+        states = torch.from_numpy(np.stack(tokens, axis=1).astype(np.float32))
+        shown = with_progress(states, n, f"Drawing the {name} way")
+        found[name] = torch.stack([model.images(state, seed, steps, guidance) for state in shown])
+    return t.tolist(), found
+
+
 def draw_images(path: Path, at: Sequence[float], images: dict[str, Tensor]) -> None:
     """A row of images for each way."""
     columns = [Column(f"{t:.2f}", torch.stack([rows[i] for rows in images.values()])) for i, t in enumerate(at)]
@@ -191,6 +224,7 @@ def main(arguments: Sequence[str]) -> None:
     files: list[Path] = []
     with aside(asked.json):
         first, second = asked.between
+        model = None if asked.diffusion is None else StableDiffusion(asked.diffusion, source.device)  # or its error
         found = way(source, first, second, asked.n, asked.ways)
         table = interpolate(source, found, asked.k, asked.metric)
         files.append(source.folder / "steps.csv")
@@ -201,6 +235,11 @@ def main(arguments: Sequence[str]) -> None:
         if source.can_decode:
             files.append(source.folder / "images.png")
             draw_images(files[-1], *decoded(source, found))
+        if model is not None:
+            files.append(source.folder / "diffusion.png")
+            images = diffused(model, asked.between, asked.ways, asked.images, asked.seed, asked.denoising,
+                              asked.guidance)  # fmt: skip
+            draw_images(files[-1], *images)
     if asked.json:
         answer: dict[str, Any] = {"steps": table.to_dict("records"), "files": [str(file) for file in files]}
         print(json.dumps(jsonable(answer)))

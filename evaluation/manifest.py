@@ -16,6 +16,7 @@ import torch
 
 from datamodules.factors import TEST, TRAIN, VALIDATION, Factor, ImageData
 from datamodules.features import FeatureData
+from datamodules.texts import TextData
 from evaluation.metrics import factor_statistics
 from models import UserError
 
@@ -29,7 +30,7 @@ PACKAGES = (
 
 
 def manifest(
-    data: ImageData | FeatureData,
+    data: ImageData | TextData | FeatureData,
     encoder: Mapping[str, str | int | float | bool] | None,
     seed: int,
     device: str,
@@ -73,7 +74,7 @@ def git_state() -> dict[str, str | bool] | None:
         return None
 
 
-def describe(data: ImageData | FeatureData) -> dict[str, Any]:
+def describe(data: ImageData | TextData | FeatureData) -> dict[str, Any]:
     """The data set. Each factor comes with the ends of its labels and their .15 and .85 training quantiles."""
     values = data.factors.values
     statistics = factor_statistics(values[data.rows(TRAIN)])
@@ -82,7 +83,7 @@ def describe(data: ImageData | FeatureData) -> dict[str, Any]:
         known = values[~values[:, i].isnan(), i]
         ends = {"lowest": known.min(), "highest": known.max()} if len(known) else {}
         factors.append({**factor._asdict(), "low": statistics.low[i], "high": statistics.high[i], **ends})
-    images = data.images
+    images = None if isinstance(data, TextData) else data.images
     shape = {"size": images.shape[-1], "channels": images.shape[1]} if images is not None else {}
     if isinstance(data, FeatureData):
         shape["features"] = data.values.shape[1]

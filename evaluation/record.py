@@ -22,6 +22,7 @@ from torch import Tensor
 
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
+from datamodules.texts import TextData
 from evaluation.comparison import cluster_rows, cluster_table, edit_rows, edit_table, metric_table
 from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
@@ -93,7 +94,7 @@ class Run:
 
     def manifest(
         self,
-        data: ImageData | FeatureData,
+        data: ImageData | TextData | FeatureData,
         encoder: Mapping[str, str | int | float | bool] | None,
         seed: int,
         device: str,

@@ -15,7 +15,7 @@ fit_on=all every row is fitted on and asked about. retrieval.csv has for every m
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,21 +26,19 @@ from omegaconf import MISSING, OmegaConf
 from torch import Tensor
 
 from datamodules.captions import PairData, extract_pairs
-from datamodules.factors import ImageData
 from datamodules.features import FeatureData
-from datamodules.texts import TextEncoder, extract_texts
 from evaluation.clustering import check_values
 from evaluation.command import aside, command, options
 from evaluation.curves import draw_reductions
 from evaluation.files import write_file
 from evaluation.questions import KS, Hits, pair_questions, row_questions
 from evaluation.recall import bootstrap, mcnemar
-from evaluation.record import Run, made
+from evaluation.record import Run
 from evaluation.reducers import METHODS, Fits, check_dims, check_methods
 from evaluation.report import write_report
 from evaluation.run import load
 from evaluation.settings import Settings
-from evaluation.training import features_of
+from evaluation.training import features_of, text_encoder
 from models import UserError
 
 __all__ = ["Options", "compare", "main"]
@@ -135,56 +133,31 @@ def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     return table
 
 
-def embedded(data: Any, encoder: Callable[[], Any], config: Settings, device: torch.device) -> FeatureData | PairData:
-    """Texts and pairs by the frozen encoder; vectors as they are.
+def pair_features(config: Settings, data: PairData, run: Run, device: torch.device) -> PairData:
+    """Pairs by the frozen encoder; as they are where they are vectors. The manifest tells of both sides as one.
 
     Raises:
-        UserError: an encoder that does not read them.
+        UserError: an encoder that does not read texts and images.
     """
-    if isinstance(data, FeatureData):
-        return data
-    if isinstance(data, PairData):
-        brought = isinstance(data.texts, FeatureData)
-        return data if brought else extract_pairs(data, encoder(), config.cache_dir, device)
-    reader = encoder()
-    if not isinstance(reader, TextEncoder):
-        raise UserError(f"Expected an encoder of texts, got {reader.identity['name']}: set encoder=sentence.")
-    return extract_texts(data, reader, config.cache_dir, device)
-
-
-def frozen(config: Settings) -> Any:
-    if config.encoder.get("name") == "vae":
-        raise UserError("Expected a frozen encoder of texts, got encoder=vae, which is of images: set encoder=clip.")
-    return made(config.encoder)
-
-
-def described(data: FeatureData | PairData) -> FeatureData:
-    """What the manifest is to say of pairs: their texts, and the identity of both sides."""
-    if isinstance(data, FeatureData):
-        return data
+    identity = None
+    with run.stage("encode", len(data.ids)):
+        if not isinstance(data.texts, FeatureData):
+            encoder = text_encoder(config)
+            data, identity = extract_pairs(data, encoder, config.cache_dir, device), encoder.identity
     assert isinstance(data.texts, FeatureData)
-    return replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
+    told = replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
+    run.manifest(told, identity, config.seed, str(device))
+    return data
 
 
 def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.DataFrame:
     """The stage of model=mds: embeddings, reductions, retrieval.csv and its figure.
 
     Raises:
-        UserError: see `measured` and `embedded`.
+        UserError: see `measured`; an encoder that does not read the data.
     """
-    if isinstance(data, ImageData):
-        rows: FeatureData | PairData = features_of(config, data, run)
-    else:
-        identity: dict[str, Any] = {}
-
-        def encoder() -> Any:
-            found = frozen(config).to(device)
-            identity.update(found.identity)
-            return found
-
-        with run.stage("encode", len(data.ids)):
-            rows = embedded(data, encoder, config, device)
-        run.manifest(described(rows), identity or None, config.seed, str(device))
+    paired = isinstance(data, PairData)
+    rows = pair_features(config, data, run, device) if paired else features_of(config, data, run)
     table = write_results(measured(config, rows, run, device), run)
     last = run.path / "checkpoints" / "last.ckpt"
     if not last.is_file():  # of a run of many maps: the one that was fitted last
@@ -210,8 +183,9 @@ def main(arguments: Sequence[str]) -> None:
     changed = {key: value for key, value in vars(asked).items() if key not in ("run", "json") and value is not None}
     config, record = OmegaConf.merge(run.config, changed), Run(run.path, run.config)
     with aside(asked.json):
-        images = isinstance(run.data, ImageData)
-        data = run.vectors if images else embedded(run.data, lambda: run.encoder, config, run.device)
+        data = run.data if isinstance(run.data, PairData) else run.vectors
+        if isinstance(data, PairData) and not isinstance(data.texts, FeatureData):
+            data = extract_pairs(data, run.encoder, config.cache_dir, run.device)
         table = write_results(measured(config, data, record, run.device), record)
         record.save()
         write_report(run.path)

@@ -25,6 +25,7 @@ from torch import Tensor
 from datamodules.celeba import WIDTH
 from datamodules.factors import FactorTable, near_names
 from datamodules.features import FeatureData, FeatureEncoder, as_read, extract
+from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
 from evaluation.record import made
@@ -113,7 +114,7 @@ class LoadedRun:
 
     @cached_property
     def data(self) -> Any:
-        """`ImageData`, or `FeatureData` of a user's own vectors.
+        """`ImageData`, `TextData`, or `FeatureData` of a user's own vectors.
 
         Raises:
             UserError: data that cannot be read, or other data than the run was made of.
@@ -171,7 +172,8 @@ class LoadedRun:
         """The features of the run's data, from the cache or computed anew."""
         if isinstance(self.data, FeatureData):
             return self.data
-        return extract(self.data, self.encoder, self.config.cache_dir, self.device)
+        found = extract_texts if isinstance(self.data, TextData) else extract
+        return found(self.data, self.encoder, self.config.cache_dir, self.device)
 
     @cached_property
     def clusterer(self) -> Any:
@@ -207,6 +209,19 @@ class LoadedRun:
         if not isinstance(encoder, FeatureEncoder):
             return self.encode(as_read(pixels, encoder.size))
         return torch.cat([encoder.embed(part.to(self.device)) for part in pixels.split(BATCH)])
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
+        """Features of new texts.
+
+        Raises:
+            UserError: no text; an encoder that reads none.
+        """
+        if self.manifest.get("encoder") is None or not isinstance(self.encoder, TextEncoder):
+            raise UserError(f"Expected a run whose encoder reads texts, got {self.path}: train one with data=texts.")
+        if not len(texts):
+            raise UserError("Expected at least one text, got none.")
+        return self.encoder.embed_text(list(texts)).to(self.device)
 
     def factor(self, name: str) -> int:
         """The number of a factor.

