@@ -172,11 +172,12 @@ def text_encoder(config: Settings) -> Any:
     Raises:
         UserError: it reads none, or would be trained first.
     """
-    encoder: Any = None if config.encoder.get("name") == "vae" else made(config.encoder)
+    if config.encoder.get("name") == "vae":
+        raise UserError("Expected a frozen encoder of texts, got vae: set encoder=sentence or encoder=clip.")
+    encoder = made(config.encoder).to(device_of(config))
     if not isinstance(encoder, TextEncoder):
-        got = "vae" if encoder is None else encoder.identity["name"]
-        raise UserError(f"Expected a frozen encoder of texts, got {got}: set encoder=sentence or encoder=clip.")
-    return encoder.to(device_of(config))
+        raise UserError(f"Expected an encoder of texts, got {encoder.identity['name']}: set encoder=sentence or clip.")
+    return encoder
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:

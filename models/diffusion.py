@@ -1,7 +1,7 @@
 """Stable Diffusion, frozen: images from the token-level states of its text encoder (package diffusers).
 
 Rombach et al. 2022, https://arxiv.org/abs/2112.10752. What its U-Net attends to is one state per token, (tokens,
-width), not the single embedding that CLIP compares with images: a way between two prompts is one of such states.
+features), not the single embedding that CLIP compares with images: a way between two prompts is one of such states.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ class StableDiffusion:
         self.device = device
 
     @torch.inference_mode()
-    def states(self, texts: Sequence[str]) -> Float[Tensor, "texts tokens width"]:
+    def states(self, texts: Sequence[str]) -> Float[Tensor, "texts tokens features"]:
         """What the text encoder says of each token; texts that are longer than it reads are cut off."""
         found, _ = self.pipeline.encode_prompt(list(texts), self.device, 1, False)
         return found.float().cpu()
 
     @torch.inference_mode()
-    def images(self, states: Float[Tensor, "tokens width"], seed: int = 0, steps: int = 30, guidance: float = 7.5,
+    def images(self, states: Float[Tensor, "tokens features"], seed: int = 0, steps: int = 30, guidance: float = 7.5,
                unlike: str = "") -> Float[Tensor, "3 height width"]:  # fmt: skip
         """The image of these states from the noise of a seed, in [0, 1].
 
@@ -74,7 +74,7 @@ def load_pipeline(name: str, dtype: torch.dtype) -> Any:
     if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "model_index.json"), str):
         print(f"diffusion: downloading {name}, some GB, to {HF_HUB_CACHE}", flush=True)
     try:
-        return StableDiffusionPipeline.from_pretrained(str(folder) if folder.is_dir() else name, torch_dtype=dtype)
+        return StableDiffusionPipeline.from_pretrained(str(folder) if folder.is_dir() else name, dtype=dtype)
     except Exception as error:  # diffusers, transformers, the hub's client and the disk each raise their own kind
         raise UserError(
             f"Expected a Stable Diffusion pipeline at {name}, which cannot be loaded ({first_line(error)}): give its "

@@ -1,8 +1,11 @@
 """What holds for every test. Imports no module of the project: the shape checks hook into imports only after this."""
 
+import json
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a network
@@ -34,3 +37,35 @@ def no_room() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its real pipeline, tiny and at random weights."""
+    pytest.importorskip("diffusers")
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("diffusion")
+    letters = [chr(i) for i in range(ord("a"), ord("z") + 1)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=len(tokens), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    blocks = {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "block_out_channels": (8, 16),
+              "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}  # fmt: skip
+    tiny: Any = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16),
+        unet=UNet2DConditionModel(16, 4, 4, cross_attention_dim=32, norm_num_groups=4, attention_head_dim=4,
+                                  layers_per_block=1, **blocks),
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    tiny.save_pretrained(folder / "tiny")
+    return folder / "tiny"

@@ -79,7 +79,7 @@ def test_empty_and_repeated_rows_are_told(tmp_path: Path) -> None:
         ("words.csv", "text,b\n1,2\n", {"column": "tex"}, r"Expected data.column among text, b of .*text"),
         ("words.csv", "text,kind\n1,2\n", {"labels": "kinds"}, r"Expected data.labels to be columns of .*kind"),
         ("words.csv", "text,kind\n1,2\n", {"split": "part"}, "Expected data.split to be train, valid or test"),
-        ("words.csv", "text,part\n1,train\n2,dev\n", {"split": "part"}, "Expected train, valid or test in every row"),
+        ("words.csv", "text,part\n1,train\n2,other\n", {"split": "part"}, "Expected train.*got 'other'"),
         ("words.jsonl", '{"text": "a"}\n{"tex', {}, "words.jsonl"),
         ("words.parquet", "not one", {}, "words.parquet"),
     ],

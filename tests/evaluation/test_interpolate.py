@@ -8,9 +8,10 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from evaluation.interpolate import decoded, interpolate, main, map_ways, spherical, way
+from evaluation.interpolate import decoded, diffused, interpolate, main, map_ways, spherical, way
 from evaluation.sources import Source, source
 from models import UserError
+from models.diffusion import StableDiffusion
 from tests.evaluation.browser import WEBGL, open_browser
 from tests.evaluation.directions import LVIS, asked_of, circle, compass_source, real
 
@@ -103,6 +104,28 @@ def test_images_between_two_images_of_a_run(run_copy: Path, capsys: pytest.Captu
     ]  # fmt: skip
     with Image.open(run_copy / "figures" / "images.png") as picture:
         assert picture.width > 6 * 128 and 2 * 128 < picture.height < 3 * 128
+
+
+def test_stable_diffusion_between_two_prompts(
+    stable_diffusion: Path, compass: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = StableDiffusion(str(stable_diffusion))
+    at, images = diffused(model, ["cat", "dog"], ["linear", "spherical"], 3, seed=1, steps=2)
+    assert at == [0, 0.5, 1] and images["linear"].shape == (3, 3, 16, 16)
+    first, second = (model.images(states, 1, 2) for states in model.states(["cat", "dog"]))
+    for name in ("linear", "spherical"):
+        assert images[name][0].allclose(first, atol=1e-4) and images[name][2].allclose(second, atol=1e-4)
+    middle = model.images(model.states(["cat", "dog"]).mean(0), 1, 2)
+    assert images["linear"][1].allclose(middle, atol=1e-4)
+    assert not images["spherical"][1].allclose(middle, atol=1e-4)
+    settings = [*circle(tmp_path), "between=[at0,at90]", "n=2", "k=1", "map=null", f"diffusion={stable_diffusion}"]
+    asked_of(main, capsys, *settings, "images=2", "denoising=1", f"out={tmp_path}")
+    with Image.open(tmp_path / "diffusion.png") as picture:
+        assert picture.width > 2 * 128
+    with pytest.raises(UserError, match="Expected images, with both ends, to be at least 2, got 1"):
+        diffused(model, ["cat", "dog"], ["linear"], 1)
+    with pytest.raises(UserError, match="Expected a Stable Diffusion pipeline at .*none"):
+        main([*settings[:-1], f"diffusion={tmp_path / 'none'}", f"out={tmp_path}"])
 
 
 def test_ends_that_have_no_way(tmp_path: Path, compass: Source) -> None:
