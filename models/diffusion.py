@@ -71,9 +71,9 @@ def load_pipeline(name: str, dtype: torch.dtype) -> Any:
 
     logging.set_verbosity_error()
     folder = Path(name).expanduser()
-    if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "model_index.json"), str):
-        print(f"diffusion: downloading {name}, some GB, to {HF_HUB_CACHE}", flush=True)
     try:
+        if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "model_index.json"), str):
+            print(f"diffusion: downloading {name}, some GB, to {HF_HUB_CACHE}", flush=True)
         return StableDiffusionPipeline.from_pretrained(str(folder) if folder.is_dir() else name, dtype=dtype)
     except Exception as error:  # diffusers, transformers, the hub's client and the disk each raise their own kind
         raise UserError(

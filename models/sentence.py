@@ -68,9 +68,9 @@ def load_model(name: str) -> nn.Module:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(name).expanduser()
-    if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
-        print(f"encoder=sentence: downloading {name} to {HF_HUB_CACHE}", flush=True)
     try:
+        if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
+            print(f"encoder=sentence: downloading {name} to {HF_HUB_CACHE}", flush=True)
         return SentenceTransformer(str(folder) if folder.is_dir() else name, device="cpu")
     except Exception as error:  # transformers, the hub's client and the disk each raise their own kind
         raise UserError(

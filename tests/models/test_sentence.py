@@ -48,3 +48,5 @@ def test_the_matrix_of_its_tokens(minilm: Sentence) -> None:
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Expected a model of sentence-transformers at .*encoder.model=FOLDER"):
         Sentence(str(tmp_path))
+    with pytest.raises(UserError, match="Expected a model of sentence-transformers at .*none"):
+        Sentence(str(tmp_path / "none"))
