@@ -7,6 +7,7 @@ what, one or several of them; a name is that of a row, an image file, or a text 
   heatmap=[cat,dog,car]        all with all; heatmap=10: of so many rows, drawn at random
   cluster=30                   of query= so many nearest and farthest rows as a 3-D map
   graph=3                      every row and its 3 nearest as a net, of the sub-cluster where that is asked for
+  export=FILE.parquet          or .csv: all rows with their name, split, labels and embedding_0, embedding_1, ...
 how:
   metric=cosine                or euclidean: what is near
   map=tsne                     or umap, pca, of what is shown and others up to n=2000 rows; perplexity=30; dimensions=
@@ -32,7 +33,7 @@ from evaluation.similarity import class_matrix, class_similarity, heatmap, neigh
 from evaluation.sources import Source, asked_source
 from models import UserError
 
-__all__ = ["Options", "main", "map_distances", "nearest", "pairs", "sub_cluster"]
+__all__ = ["Options", "export", "frame", "main", "map_distances", "nearest", "pairs", "sub_cluster"]
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Options:
     heatmap: Any = None
     cluster: int | None = None
     graph: int | None = None
+    export: str | None = None
     metric: str = "cosine"
     map: str | None = None
     n: int = 2000
@@ -129,6 +131,26 @@ def map_distances(source: Source, table: pd.DataFrame, settings: MapSettings) ->
     points = np.asarray(map_among(source, shown, settings).coordinates)
     first, second = (points[[names.index(name) for name in table[side]]] for side in ("first", "second"))
     return table.assign(on_map=compare(first, second)[1])
+
+
+def frame(source: Source) -> pd.DataFrame:
+    """All embeddings with what is known of their rows, indexed by name."""
+    values = source.vectors.values.float().numpy()
+    numbers = pd.DataFrame(values, columns=[f"embedding_{i}" for i in range(values.shape[1])])
+    return source.table.join(numbers).set_index(pd.Index(source.names, name="name"))
+
+
+def export(source: Source, path: Path) -> Path:
+    """`frame` as a file.
+
+    Raises:
+        UserError: neither .csv nor .parquet; a folder that cannot be written.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"Expected export= to be a .csv or a .parquet file, got {path}.")
+    table = frame(source)
+    write_file(path, table.to_csv() if path.suffix == ".csv" else table.to_parquet())
+    return path
 
 
 class Answer(NamedTuple):
@@ -215,14 +237,18 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     asked, source = asked_source(Options, arguments, "embeddings/explore")
-    if all(value is None for value in (asked.query, asked.pairs, asked.classes, asked.heatmap, asked.graph)):
-        raise UserError("Expected query=, pairs=, classes=, heatmap= or graph=, got none: --help tells of each.")
+    if all(value is None for value in (asked.query, asked.pairs, asked.classes, asked.heatmap, asked.graph,
+                                     asked.export)):  # fmt: skip
+        raise UserError("Expected query=, pairs=, classes=, heatmap=, graph= or export=, got none: --help tells of "
+                        "each.")  # fmt: skip
     answer = Answer({}, [], [])
     with aside(asked.json):
         if asked.query is not None:
             answer_query(source, asked, answer)
         answer_tables(source, asked, answer)
         answer_maps(source, asked, answer)
+        if asked.export is not None:
+            answer.files.append(export(source, Path(asked.export).expanduser()))
     if asked.json:
         files = {"files": [str(file) for file in answer.files]} if answer.files else {}
         print(json.dumps(jsonable(answer.content | files)))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation.explore import main, map_distances, nearest, pairs, sub_cluster
+from evaluation.explore import export, main, map_distances, nearest, pairs, sub_cluster
 from evaluation.selection import MapSettings
 from evaluation.similarity import class_similarity, heatmap, neighbour_graph, similarity_matrix
 from evaluation.sources import Source, source
@@ -38,6 +38,16 @@ def test_the_command_of_the_issue(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_word_that_is_not_there_and_others_that_are_spelled_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"one of the 1203 names, got 'kiten'.*Did you mean kitten"):
         main(["data=vectors", *LVIS, "query=kiten"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_all_embeddings_as_a_table(compass: Source, tmp_path: Path, kind: str) -> None:
+    file = export(compass, tmp_path / f"rows.{kind}")
+    table = pd.read_csv(file, index_col="name") if kind == "csv" else pd.read_parquet(file)
+    assert table.columns.tolist()[-2:] == ["embedding_0", "embedding_1"] and len(table) == 36
+    assert table.loc["at0", ["embedding_0", "embedding_1"]].tolist() == pytest.approx([1, 0])
+    with pytest.raises(UserError, match=r"Expected export= to be a .csv or a .parquet file, got .*rows.txt"):
+        export(compass, tmp_path / "rows.txt")
 
 
 def test_nearest_and_farthest_on_a_circle(compass: Source) -> None:
@@ -189,7 +199,7 @@ def test_sub_cluster_and_graph_are_drawn_and_open(tmp_path: Path, capsys: pytest
 
 def test_what_cannot_be_answered(tmp_path: Path, compass: Source) -> None:
     data = circle(tmp_path)
-    with pytest.raises(UserError, match="Expected query=, pairs=, classes=, heatmap= or graph=, got none"):
+    with pytest.raises(UserError, match="Expected query=, pairs=, classes=, heatmap=, graph= or export=, got none"):
         main(data)
     with pytest.raises(UserError, match="names, got 'at5', and vectors come without an encoder.*Did you mean at5"):
         main([*data, "query=at5"])
