@@ -10,6 +10,10 @@ a ratio saw the machine in the same state; medians over the rounds:
 what=extraction, how fast features are computed (architecture=ViT-B-32 images=256 batch=32 rounds=5): images from a
 memory map through preprocessing and CLIP (random weights) into the cache, against nothing but CLIP's forward pass on
 images that are ready.
+
+what=search, how fast the nearest rows of a query are found (rows=1000000): exactly, in a matrix of 512 columns on disk,
+against nothing but its product with the query. what=splice, how fast texts are found that rows are made of (rows=1000):
+SpLiCE's solver against scikit-learn's Lasso on the same rows, 512 numbers wide, and 5,000 texts.
 """
 
 import json
@@ -26,16 +30,19 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from datamodules.faces import FACTORS, render, sample_parameters
 from datamodules.factors import FactorTable
 from datamodules.features import Latents, Shards, fill
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.command import command, options
+from evaluation.nearest import Index
 from models import check_choice
 from models.backbones import half_precision
 from models.clip import CLIP
 from models.iin import IIN
+from models.splice import nonnegative_lasso
 from models.vae import VAE
 
 
@@ -48,6 +55,7 @@ class Options:
     rounds: int = 15
     size: int = 64
     images: int = 2048
+    rows: int | None = None
     json: bool = False
 
 
@@ -137,6 +145,68 @@ def extraction(asked: Options, device: str) -> dict[str, str | float]:
     }
 
 
+def search(asked: Options, device: str) -> dict[str, str | float]:
+    """Milliseconds of a query, and of nothing but the product with every row; memory that is not the file's."""
+    n, width, generator = asked.rows or 1_000_000, 512, np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.npy"
+        values = np.lib.format.open_memmap(file, "w+", np.float32, (n, width))
+        for start in range(0, n, 20_000):
+            part = values[start : start + 20_000]
+            part[:] = generator.standard_normal(part.shape, np.float32)
+        values.flush()
+        values = np.load(file, mmap_mode="r")
+        query, before = generator.standard_normal((1, width), np.float32), own_memory()
+        index = Index(values)
+        found, alone = rounds({
+            "search": lambda: index.ends(query, 10),
+            "product": lambda: values @ query[0],
+        }, asked.rounds)  # fmt: skip
+        held = own_memory() - before
+    return {
+        "ms_per_query/search": 1000 * float(found.median()),
+        "ms_per_query/product": 1000 * float(alone.median()),
+        "product_over_search": float((alone / found).median()),
+        "mib_held": held,
+        "mib_of_matrix": n * width * 4 / 2**20,
+    }
+
+
+def own_memory() -> float:
+    """MiB of this process that are no mapped file's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+
+def splice(asked: Options, device: str) -> dict[str, str | float]:
+    """Rows per second of both solvers at two penalties, and how far their weights differ at most."""
+    from sklearn.linear_model import Lasso
+
+    n, width, vocabulary = asked.rows or 1000, 512, 5000
+    torch.manual_seed(0)
+    groups = torch.randn(300, width)[torch.randint(300, (vocabulary,))]  # texts that are alike, as words are
+    texts = normalize(groups + 0.7 * torch.randn(vocabulary, width), dim=1)
+    weights = torch.relu(torch.randn(n, vocabulary)) * (torch.rand(n, vocabulary) < 0.003)
+    rows = normalize(weights @ texts + 0.02 * torch.randn(n, width), dim=1)
+    result: dict[str, str | float] = {}
+    for penalty in (0.1, 0.03):
+        lasso = Lasso(alpha=penalty / width, positive=True, fit_intercept=False, tol=1e-6, max_iter=10_000)
+        own = nonnegative_lasso(rows[:32], texts, penalty)  # warms up
+        started = time.perf_counter()
+        own = nonnegative_lasso(rows, texts, penalty)
+        middle = time.perf_counter()
+        theirs = lasso.fit(np.asfortranarray(texts.T.numpy()), rows.T.numpy()).coef_
+        ended = time.perf_counter()
+        result |= {
+            f"rows_per_s/splice_{penalty}": n / (middle - started),
+            f"rows_per_s/lasso_{penalty}": n / (ended - middle),
+            f"splice_over_lasso_{penalty}": (ended - middle) / (middle - started),
+            f"texts_per_row_{penalty}": float((own.values > 0).sum(1).float().mean()),
+            f"largest_difference_{penalty}": float(np.abs(own.dense(vocabulary).numpy() - theirs).max()),
+        }
+    return result
+
+
 def flow(asked: Options, device: str) -> dict[str, str | float]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
@@ -169,14 +239,15 @@ def flow(asked: Options, device: str) -> dict[str, str | float]:
 
 def main(arguments: Sequence[str]) -> None:
     asked = options(Options, arguments)
-    check_choice("what", asked.what, ("flow", "extraction"))
+    each = {"flow": flow, "extraction": extraction, "search": search, "splice": splice}
+    check_choice("what", asked.what, tuple(each))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = {"device": device, **(flow if asked.what == "flow" else extraction)(asked, device)}
+    result = {"device": device, **each[asked.what](asked, device)}
     if asked.json:
         print(json.dumps(result))
         return
     for name, value in result.items():
-        print(f"{name:24} {value if isinstance(value, str) else f'{value:,.2f}'}")
+        print(f"{name:24} {value if isinstance(value, str) else f'{value:,.2f}' if value > 0.01 else f'{value:.1e}'}")
 
 
 if __name__ == "__main__":

@@ -83,6 +83,20 @@ def test_extraction_is_timed_against_the_network_alone(capsys: pytest.CaptureFix
     assert result["extraction_over_network"] == pytest.approx(ratio, rel=1e-4) and 0.1 < ratio < 1.5
 
 
+def test_search_and_splice_are_timed_against_what_they_are_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["what=search", "rows=3000", "rounds=1", "json=true"])
+    result = json.loads(capsys.readouterr().out)
+    ratio = result["ms_per_query/product"] / result["ms_per_query/search"]
+    assert result["product_over_search"] == pytest.approx(ratio, rel=1e-4)
+    assert result["mib_of_matrix"] == pytest.approx(3000 * 512 * 4 / 2**20)
+    benchmark.main(["what=splice", "rows=6", "json=true"])
+    result = json.loads(capsys.readouterr().out)
+    for penalty in (0.1, 0.03):
+        assert result[f"largest_difference_{penalty}"] < 1e-4 and result[f"texts_per_row_{penalty}"] > 1
+        ratio = result[f"rows_per_s/splice_{penalty}"] / result[f"rows_per_s/lasso_{penalty}"]
+        assert result[f"splice_over_lasso_{penalty}"] == pytest.approx(ratio, rel=1e-4)
+
+
 def test_unknown_options_are_one_line() -> None:
     with pytest.raises(UserError, match=r"Expected one value for an option among what, .*, got 'step=3'"):
         benchmark.main(["step=3"])
