@@ -1,7 +1,7 @@
 """Features of a data set into the cache, on several devices or hosts: python -m evaluation.extract data=... encoder=...
 
-Takes train.py's settings. trainer.devices=4 starts a process for each device of this machine; under torchrun, SLURM or
-whatever else Lightning knows, every process that was started takes its part:
+Takes train.py's settings, and json=true to print one JSON object. trainer.devices=4 starts a process for each device of
+this machine; under torchrun, SLURM or whatever else Lightning knows, every process that was started takes its part:
 
     torchrun --nnodes 2 --nproc-per-node 4 ... -m evaluation.extract data=cifar10 encoder=clip cache_dir=/shared/cache \
         trainer.num_nodes=2 trainer.devices=4
@@ -11,6 +11,7 @@ there; data that comes as arrays, such as CIFAR-10, is loaded whole by every pro
 features and writes its rows into the one file. What train.py reads later is the same whatever their number.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from datamodules.factors import ImageData
 from datamodules.features import FeatureEncoder, Shards, fill, opened
-from evaluation.command import command
+from evaluation.command import aside, command
 from evaluation.fitting import device_of
 from evaluation.record import made
 from evaluation.settings import Settings
@@ -80,7 +81,7 @@ def extract_distributed(config: Settings, fabric: Fabric) -> Shards:
 def main(arguments: Sequence[str]) -> None:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", ["+batch=256", *arguments])
+            config = compose("train", ["+batch=256", "+json=false", *arguments])
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
     accelerator, wanted = device_of(config).type, config.trainer
@@ -93,8 +94,11 @@ def main(arguments: Sequence[str]) -> None:
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"Expected trainer.devices and num_nodes that there are, got: {error}") from error
-    shards = extract_distributed(config, fabric)
-    fabric.print(f"Features {shards.shape[0]} x {shards.shape[1]}: {shards.file}")
+    with aside(config.json):
+        shards = extract_distributed(config, fabric)
+    (rows, features), file = shards.shape, str(shards.file)
+    answer = json.dumps({"rows": rows, "features": features, "file": file})
+    fabric.print(answer if config.json else f"Features {rows} x {features}: {file}")
 
 
 if __name__ == "__main__":

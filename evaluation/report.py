@@ -1,9 +1,11 @@
-"""Writes a run's report.html again from the files in its folder: python -m evaluation.report run=RUN.
+"""Writes a run's report.html again from the files in its folder: python -m evaluation.report run=RUN
+[json=true].
 
 One self-contained page: no network, no scripts, images inside. No model and no data are needed.
 """
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -344,10 +346,13 @@ def write_report(run: str | Path) -> Path:
 @dataclass
 class Options:
     run: str = MISSING
+    json: bool = False
 
 
 def main(arguments: Sequence[str]) -> None:
-    print(f"Open: {write_report(options(Options, arguments).run)}")
+    asked = options(Options, arguments)
+    file = write_report(asked.run)
+    print(json.dumps({"files": [str(file)]}) if asked.json else f"Open: {file}")
 
 
 if __name__ == "__main__":

@@ -163,6 +163,8 @@ def test_rebuilt_by_the_command(full: Path, capsys: pytest.CaptureFixture[str]) 
     report.main([f"run={full}"])
     assert capsys.readouterr().out == f"Open: {full / 'report.html'}\n"
     assert (full / "figures" / "leakage_matrix.png").is_file()
+    report.main([f"run={full}", "json=true"])
+    assert json.loads(capsys.readouterr().out) == {"files": [str(full / "report.html")]}
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json", "measurements.json"])
