@@ -10,7 +10,7 @@ import pandas as pd
 
 from datamodules.factors import near_names
 from datamodules.tables import ID_COLUMNS
-from datamodules.texts import USUAL
+from datamodules.texts import USUAL, check_cells, read_lines
 from datamodules.vector_files import readable
 from models import UserError
 
@@ -49,7 +49,7 @@ def usual_column(path: Path, table: pd.DataFrame, asked: str | None, setting: st
 
 def caption_table(path: Path, image_column: str | None, text_column: str | None, split: str | None) -> pd.DataFrame:
     """Of a table with a header, separated by whatever its header has most of; or Flickr's own name.jpg#0, tab, text."""
-    lines = path.read_text("utf-8-sig").splitlines()
+    lines = read_lines(path)
     if lines and re.match(r"\S+#\d\t", lines[0]):
         cells = [line.partition("\t") for line in lines if line.strip()]
         table = pd.DataFrame([(name.rpartition("#")[0], text) for name, _, text in cells], columns=["image", "text"])
@@ -58,6 +58,7 @@ def caption_table(path: Path, image_column: str | None, text_column: str | None,
         quoting: Any = 3 if separator in "\t|" else 0  # Flickr30k's captions have single quotation marks
         table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, quoting=quoting, engine="python"
                             if separator == "|" else "c", encoding="utf-8-sig")  # fmt: skip
+        check_cells(table)
         table.columns = [str(name).strip() for name in table.columns]
     image = usual_column(path, table, image_column, "image_column", IMAGES)
     text = usual_column(path, table, text_column, "text_column", TEXTS)

@@ -229,7 +229,7 @@ def split_numbers(column: pd.Series) -> Float[Tensor, " n"]:
         UserError: another word or number.
     """
     known = plain(column)
-    words = known.map(lambda v: f"{v:g}" if isinstance(v, float) else v.lower(), na_action="ignore")
+    words = known.map(lambda v: v.lower() if isinstance(v, str) else f"{v:g}", na_action="ignore")
     wrong = sorted(set(words.dropna()) - SPLITS.keys())
     if wrong:
         raise UserError(

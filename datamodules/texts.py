@@ -23,7 +23,7 @@ from datamodules.vector_files import readable
 from datamodules.vector_labels import label_table
 from models import UserError
 
-__all__ = ["TextData", "TextEncoder", "extract_texts", "read_texts", "texts"]
+__all__ = ["TextData", "TextEncoder", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
 
 VERSION = 1  # of what text encoders say of a text
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -57,6 +57,17 @@ class TextData:
         return torch.nonzero(self.split == split).flatten()
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file; of what str.splitlines knows besides, texts may have some within them."""
+    return path.read_text("utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
+
+
+def check_cells(table: pd.DataFrame) -> None:
+    """Raises ValueError where rows are longer than the header: pandas takes their first cells for names of rows."""
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("rows have more cells than the header; quote texts that have the separator in them")
+
+
 def read_texts(path: Path) -> pd.DataFrame:
     """The table in a file, all cells as text; of a .txt file the column `text`.
 
@@ -72,13 +83,13 @@ def read_texts(path: Path) -> pd.DataFrame:
         if suffix == ".parquet":
             table = pd.read_parquet(path)
         elif suffix == ".jsonl":
-            lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-            table = pd.DataFrame([json.loads(line) for line in lines])
+            table = pd.DataFrame([json.loads(line) for line in read_lines(path) if line.strip()])
         elif suffix == ".txt":
-            table = pd.DataFrame({"text": path.read_text("utf-8-sig").splitlines()}, dtype=object)
+            table = pd.DataFrame({"text": read_lines(path)}, dtype=object)
         else:
             content = io.StringIO(path.read_text("utf-8-sig"))
             table = pd.read_csv(content, sep=TABLES[suffix], dtype=str, keep_default_na=False)
+            check_cells(table)
     if not len(table):
         raise UserError(f"Expected texts in {path}, got no row: give a file with some.")
     return table.set_axis([str(name) for name in table.columns], axis=1)
@@ -103,7 +114,7 @@ def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
 
 
 def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
-          labels: str | Sequence[str] | None = None, split: str | Sequence[str] | None = None,
+          labels: str | Sequence[str] | None = None, split: str | Sequence[str | int] | None = None,
           most: int | None = None) -> TextData:  # fmt: skip
     """The texts in a file, or in several one after the other, each once per row.
 
@@ -116,6 +127,8 @@ def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
     paths = [Path(p).expanduser() for p in ([path] if isinstance(path, str | Path) else path)]
     if not paths:
         raise UserError("Expected a file of texts, got an empty list: set data.path.")
+    if most is not None and most < 1:
+        raise UserError(f"Expected data.most of at least 1, got {most}: choose more, or null for all.")
     tables = [read_texts(p)[:most] for p in paths]
     columns = [text_column(p, table, column) for p, table in zip(paths, tables, strict=True)]
     wanted = [labels] if isinstance(labels, str) else list(labels or ())
@@ -123,7 +136,7 @@ def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
         if lacking := [p for p, table in zip(paths, tables, strict=True) if name not in table]:
             near = near_names(name, tables[0].columns)
             raise UserError(f"Expected data.labels to be columns of {lacking[0]}, got {name!r}.{near}")
-    words = [split] * len(paths) if isinstance(split, str) else list(split or ())
+    words = [split] * len(paths) if isinstance(split, str) else [str(word) for word in split or ()]
     if words and (len(words) != len(paths) or not all(w.lower() in SPLITS or w in tables[0] for w in words)):
         raise UserError(f"Expected data.split to be train, valid or test for each of {len(paths)} files, or a column, "
                         f"got {split}.")  # fmt: skip

@@ -58,16 +58,22 @@ class Options:
 
 
 def check_rows(data: FeatureData) -> None:
-    """Raises UserError where a row has no direction."""
+    """Raises UserError where a row has no direction, or all are for testing."""
     bad = torch.cat([~(part.any(1) & part.isfinite().all(1)) for part in data.values.split(CHUNK)])
     if bad.any():
         row = int(bad.nonzero()[0])
         raise UserError(f"Expected finite rows with a direction, got {int(bad.sum())} that are all zeros or not finite,"
                         f" the first row {row} ({data.ids[row]}): leave these rows out.")  # fmt: skip
+    if bool((data.split == TEST).all()):
+        raise UserError(f"Expected rows that are not for testing, got none of {len(data.ids)}: change data.split.")
 
 
 def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tensor, "m d"]] | None:
-    """Texts and their embeddings: from files, or the rows themselves where these are texts."""
+    """Texts and their embeddings: from files, or the rows themselves where these are texts.
+
+    Raises:
+        UserError: a file without texts; embeddings of another width than the rows', or without a direction.
+    """
     data = found.vectors
     if asked.vocabulary is None:
         named = data.texts is not None or found.config.data.get("names") is not None
@@ -79,11 +85,15 @@ def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tenso
     else:
         table = read_texts(path)
         words = table[text_column(path, table, None)].dropna().astype(str).str.strip()
-        names = list(dict.fromkeys(word for word in words if word))
+        if not (names := list(dict.fromkeys(word for word in words if word))):
+            raise UserError(f"Expected texts in {path}, got {len(words)} empty ones: give a file with some.")
         values = torch.cat([found.embed_text(names[i : i + 256]) for i in range(0, len(names), 256)])
     if values.shape[1] != data.values.shape[1]:
         raise UserError(f"Expected a vocabulary of {data.values.shape[1]} numbers a text, as the rows have, got "
                         f"{values.shape[1]} in {path}: embed both by one encoder.")  # fmt: skip
+    if len(zero := torch.nonzero(~values.any(1))):
+        raise UserError(f"Expected texts with a direction in {path}, got all zeros for {len(zero)}, the first "
+                        f"{names[int(zero[0])]!r}: leave them out.")  # fmt: skip
     return names, values
 
 
@@ -102,6 +112,8 @@ def decomposition(found: Source, asked: Options) -> Decomposition:
         raise UserError("Expected vocabulary=FILE, the texts that rows are made of, got none: give a .txt with some.")
     if method == "sae" and asked.penalty is not None:
         raise UserError("Expected penalty= with method=splice, got it with method=sae: choose active= instead.")
+    if asked.penalty is not None and asked.active is not None:
+        raise UserError("Expected active= or penalty=, either of which says how many texts a row has, got both.")
     check_rows(found.vectors)
     vocabulary = vocabulary_of(found, asked)
     if method == "splice":
@@ -176,7 +188,8 @@ def answer(found: Source, asked: Options) -> tuple[dict[str, Any], pd.DataFrame]
     codes = parts.encode(found.vectors.values)
     numbers = parts.numbers(found.vectors, codes)
     table = write_results(folder, found.vectors, found.names, parts, codes, asked.k)
-    if found.run and not asked.out and asked.active is None:  # of other settings they are not the run's
+    own = found.run is not None and (parts.kind == "sae" or found.run.config.model.name != "sae")
+    if own and not asked.out and asked.active is None:  # of other settings they are not the run's
         write_json(folder / "metrics.json", read_json(folder / "metrics.json") | numbers)
     if parts.kind == "splice":
         numbers["splice/penalty"] = parts.model.penalty

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.factors import TEST, TRAIN, VALIDATION, hash_split
-from datamodules.features import Batches
+from datamodules.factors import TEST, TRAIN, VALIDATION, ImageData, hash_split
+from datamodules.features import Batches, FeatureData
 from datamodules.texts import TextData
 from evaluation.files import write_file
 from evaluation.fitting import finish, fit, stage_steps
@@ -83,15 +83,19 @@ def validation_rows(data: TextData, known: Int64[Tensor, " n"]) -> Int64[Tensor,
     return split
 
 
-def learn_embedding(config: Settings, data: TextData, run: Run, device: torch.device) -> None:
+def learn_embedding(config: Settings, data: ImageData | TextData | FeatureData, run: Run,
+                    device: torch.device) -> None:  # fmt: skip
     """Train, measure, and write the matrix with its words.
 
     Raises:
-        UserError: see `labels_of`; too few labelled texts.
+        UserError: data that are no texts; see `labels_of`; too few labelled texts.
     """
+    if not isinstance(data, TextData):
+        raise UserError("Expected texts for model=embedding, got other data: set data=texts data.path=FILE.")
     labels = labels_of(config, data)
     known = torch.nonzero(~labels.isnan()).flatten()
     split = validation_rows(data, known)
+    run.manifest(data, None, config.seed, str(device))
     parts = {part: known[split[known] == part] for part in (TRAIN, VALIDATION, TEST)}
     words = common_words([data.texts[row] for row in parts[TRAIN].tolist()], config.words)
     rows, classes = numbered(data.texts, words, config.length).to(device), labels.nan_to_num().long().to(device)

@@ -27,8 +27,9 @@ warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=Use
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 # Stages that are not gone on with at another rate, without the number of their seed, and whose rate that is.
-CLUSTERINGS = {"layer": "autoencoder", "autoencoder": "autoencoder", "dec": "dec", "idec": "idec", "turtle": "turtle",
-               "temi": "temi"}  # fmt: skip
+STARTED_AGAIN = {"layer": "autoencoder", "isometric": "mds", "isotonic": "mds"} | {
+    stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
+}
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
 
 
@@ -72,10 +73,10 @@ class Watch(pl.Callback):
     def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
         """What to do about it: a lower rate, from the last good checkpoint where a run may go on with another one."""
         model = re.sub(r"(_\d+)+$", "", self.stage)  # of any seed
-        folder, rate = self.run.path / "checkpoints", f"{CLUSTERINGS.get(model, model)}.learning_rate"
+        folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, model)}.learning_rate"
         kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
         advice = f"lower {rate} and start again with another run_dir="
-        if kept and model not in CLUSTERINGS:
+        if kept and model not in STARTED_AGAIN:
             advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {rate}"
         return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
 

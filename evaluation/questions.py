@@ -84,16 +84,16 @@ def row_questions(data: FeatureData, config: Settings, device: torch.device) -> 
     """Which rows that were fitted on are the nearest, and what these say of each label that has classes.
 
     Raises:
-        UserError: an unknown label, or one without classes; too few rows.
+        UserError: an unknown label, or one without classes; too few rows, or too few of that label.
     """
     known, asked = rows_of(data.split, config.fit_on)
     check_enough(len(known), len(known), len(asked))
-    if config.label is not None and data.factors.factors[data.factors.index(config.label)].kind == "continuous":
-        raise UserError(f"Expected label= to have classes, got {config.label}, a quantity: choose another or null.")
     values, labels = data.values.to(device), {}
     rows = {"neighbours": (known, asked)}
     for factor in scored(config, data.factors):
         name, there = f"label/{data.factors.factors[factor].name}", ~data.factors.values[:, factor].isnan()
+        if config.label is not None:
+            check_enough(int(there[known].sum()), int(there[known].sum()), int(there[asked].sum()))
         if there[known].sum() > MOST and there[asked].any():
             rows[name] = (known[there[known]], asked[there[asked]])
             labels[name] = data.factors.values[:, factor].nan_to_num().long().to(device)

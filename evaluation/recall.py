@@ -59,15 +59,17 @@ def votes(labels: Int64[Tensor, "n k"], truth: Int64[Tensor, " n"], ks: tuple[in
     return torch.stack(found, 1).float()
 
 
-def mcnemar(one: Bool[np.ndarray, " n"], other: Bool[np.ndarray, " n"]) -> float:
+def mcnemar(one: Bool[np.ndarray, " n"], other: Bool[np.ndarray, " n"], groups: Int64[np.ndarray, " n"]) -> float:
     """The exact two-sided p-value of McNemar's test: whether two methods are right on equally many of the same queries.
 
     Of the queries on which one of the two is right, under the null either is with probability ½ (McNemar 1947,
-    https://doi.org/10.1007/BF02295996). 1 where they never differ.
+    https://doi.org/10.1007/BF02295996). 1 where they never differ. Captions of one image, no independent ones, are one
+    query together, for the method that is right on more of them.
     """
     from scipy.stats import binomtest
 
-    first, second = int((one & ~other).sum()), int((other & ~one).sum())
+    ahead = np.bincount(np.unique(groups, return_inverse=True)[1], one.astype(float) - other)
+    first, second = int((ahead > 0).sum()), int((ahead < 0).sum())
     return float(binomtest(first, first + second).pvalue) if first + second else 1.0
 
 

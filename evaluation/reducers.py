@@ -188,6 +188,8 @@ class Fits:
         for method in methods:
             if method not in CLOSED_FORM:
                 self.untrained(method, self.dims[0])
+            if method == "matryoshka" and (self.run.path / "checkpoints" / "matryoshka.ckpt").is_file():
+                reducer(self.run.path, method, self.dims[-1])  # which may be wider than the one that was trained
 
     def tensors(self, method: str) -> dict[str, Tensor]:
         """What batches are drawn from; for the auto-encoder rows of both kinds, each around its mean."""

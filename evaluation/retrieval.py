@@ -9,7 +9,9 @@ fit_on=all every row is fitted on and asked about. retrieval.csv has for every m
   r1, r5, r10, correct, n     shares, and those right at 1 of the n that were asked
   r1_low, r1_high             95 % of 1,000 bootstrap draws of the images (of the rows) that were asked
   against, p                  McNemar's exact test against another method at the same width
-  difference_low, _high       95 % of the same draws of the difference in r1; captions of one image are drawn together
+  difference_low, _high       95 % of the same draws of the difference in r1
+
+Captions of one image are drawn together, and are one query of the test.
 
 `full` are the embeddings as they are.
 """
@@ -58,7 +60,8 @@ def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mappin
     for direction in groups:
         each = [found[key][direction].cpu().numpy() for key in keys]
         top = np.stack([one[:, 0] for one in each], 1)
-        drawn = bootstrap(top, groups[direction].numpy(), DRAWS, seed)
+        group = groups[direction].numpy()
+        drawn = bootstrap(top, group, DRAWS, seed)
         for column, (method, dim) in enumerate(keys):
             low, high = np.percentile(drawn[:, column], BAND)
             row = {"method": method, "dim": dim, "direction": direction,
@@ -67,7 +70,7 @@ def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mappin
             if (against, dim) in found and method not in (against, "full"):
                 other = keys.index((against, dim))
                 ends = np.percentile(drawn[:, column] - drawn[:, other], BAND)
-                row |= {"against": against, "p": mcnemar(top[:, column] > 0, top[:, other] > 0),
+                row |= {"against": against, "p": mcnemar(top[:, column] > 0, top[:, other] > 0, group),
                         "difference_low": ends[0], "difference_high": ends[1]}  # fmt: skip
             rows.append(row)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)

@@ -30,13 +30,18 @@ STAGES = {
     "guide": ("guide.learning_rate", "trainer.guide", "trainer.scale"),
     "last": ("iin.learning_rate", "trainer.iin", "trainer.scale"),
 }
+PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
 LEAST = {  # whole numbers
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
     "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
     "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
     "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,
     "trainer.turtle.steps": 1, "trainer.turtle.batch_size": 1, "trainer.temi.steps": 1, "trainer.temi.batch_size": 1,
-    "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1,
+    "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1, "trainer.mds.epochs": 1,
+    "trainer.mds.steps": 1, "trainer.mds.batch_size": 2, "trainer.matryoshka.epochs": 1, "trainer.matryoshka.steps": 1,
+    "trainer.matryoshka.batch_size": 2, "trainer.sae.steps": 1, "trainer.sae.batch_size": 1, "sae.expansion": 1,
+    "sae.dead_after": 1, "trainer.embedding.epochs": 1, "trainer.embedding.patience": 1,
+    "trainer.embedding.batch_size": 1, "words": 1, "length": 1,
 }  # fmt: skip
 
 
@@ -186,3 +191,6 @@ def check_numbers(settings: Settings) -> None:
     bf16 = OmegaConf.select(settings, "trainer.bf16")
     if bf16 not in (None, True, False):
         raise UserError(f"Expected trainer.bf16 to be true, false or null, got {bf16!r}.")
+    model = OmegaConf.select(settings, "model.name")
+    if OmegaConf.select(settings, "data._target_") == PAIRS and model != "mds":
+        raise UserError(f"Expected model=mds for data=pairs, got model={model}: give it the images or the texts alone.")

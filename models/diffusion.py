@@ -68,12 +68,17 @@ def load_pipeline(name: str, dtype: torch.dtype) -> Any:
         raise UserError(f"Expected the package diffusers for diffusion=, got none ({error}): {INSTALL}") from error
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bar()  # of loading weights, and of the hub's downloads
     folder = Path(name).expanduser()
     try:
         if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "model_index.json"), str):
             print(f"diffusion: downloading {name}, some GB, to {HF_HUB_CACHE}", flush=True)
+            enable_progress_bars()
         return StableDiffusionPipeline.from_pretrained(str(folder) if folder.is_dir() else name, dtype=dtype)
     except Exception as error:  # diffusers, transformers, the hub's client and the disk each raise their own kind
         raise UserError(

@@ -91,7 +91,8 @@ def named_rows(path: str | Path, vocabulary: str | Path | None = None, tensor: s
     out, padding for instance; the vocabulary may have words for them or not.
 
     Raises:
-        UserError: what `read_words` and `read_tensors` refuse; no vocabulary; no matrix with as many rows, or several.
+        UserError: what `read_words` and `read_tensors` refuse; no vocabulary; no matrix with as many rows, or several;
+            more rows to skip than there are.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -109,6 +110,8 @@ def named_rows(path: str | Path, vocabulary: str | Path | None = None, tensor: s
         raise UserError(f"Expected one matrix of {len(words)} rows, as {vocabulary} has words, in {place}, got {got}: "
                         "name it by tensor=, or leave out rows that have no word by skip=.")  # fmt: skip
     matrix = found[fitting[0]]
+    if not 0 <= skip < len(matrix):
+        raise UserError(f"Expected skip= from 0 to {len(matrix) - 1}, rows of {fitting[0]}, got {skip}: choose fewer.")
     words = words[skip:] if len(words) == len(matrix) else words
     return matrix[skip:].float().clone(), words, fitting[0]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, normalize
 
 from models import UserError, check_choice
-from models.reduction import METRICS, half_cosine, squared_distances
+from models.reduction import METRICS, half_cosine, mean_of, moment, squared_distances
 
 __all__ = ["Matryoshka", "info_nce", "neighbour_divergence"]
 
@@ -96,10 +96,11 @@ class Matryoshka(pl.LightningModule):
         From those of both kinds training would hardly find what is small and shared, as its gradient there is 0.
         """
         sides = [x] if y is None else [x, y]
-        self.mean.copy_(torch.stack([rows.double().mean(0) for rows in sides]))
-        centred = [rows.double() - mean for rows, mean in zip(sides, self.mean, strict=True)]
-        self.deviation.copy_(torch.cat(centred).square().sum(1).mean().sqrt())
-        u, _, vh = torch.linalg.svd(centred[0].T @ centred[-1])
+        means = [mean_of(rows) for rows in sides]
+        self.mean.copy_(torch.stack(means))
+        squares = [moment(rows, rows, mean, mean).trace() / len(rows) for rows, mean in zip(sides, means, strict=True)]
+        self.deviation.copy_(torch.stack(squares).mean().sqrt())
+        u, _, vh = torch.linalg.svd(moment(sides[0], sides[-1], means[0], means[-1]))
         for linear, axes in zip(self.linear, (u.T, vh), strict=False):
             linear.weight.copy_(axes[: self.widths[-1]])  # type: ignore[operator]  # a Linear
 

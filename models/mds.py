@@ -75,7 +75,8 @@ class NeuralMDS(pl.LightningModule):
         learning_rate: of Adam, falling to 0 by a half cosine.
 
     Raises:
-        UserError: an unknown choice; a width that the rows do not have; cross pairs of one kind.
+        UserError: an unknown choice; a width that the rows do not have; cross pairs of one kind; no quadruplet or
+            neighbour.
     """
 
     mean: Tensor
@@ -105,6 +106,9 @@ class NeuralMDS(pl.LightningModule):
             raise UserError(f"Expected from 1 to {features} dimensions, as the rows have, got {width}: choose fewer.")
         if pairs == "cross" and kinds < 2:
             raise UserError("Expected pairs of texts and images for mds.pairs=cross, got one kind: choose all or knn.")
+        if quadruplets < 1 or neighbours < 1:
+            raise UserError("Expected mds.quadruplets and mds.neighbours of at least 1, got "
+                            f"{quadruplets} and {neighbours}: choose more.")  # fmt: skip
         hidden = list(hidden)
         self.save_hyperparameters()
         self.metric = metric

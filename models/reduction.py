@@ -23,12 +23,13 @@ from torch.nn.functional import normalize
 from models import UserError, check_choice
 
 __all__ = [
-    "CLOSED_FORM", "METRICS", "Metric", "Reduction", "fit_reduction", "half_cosine", "pca", "similarity",
-    "squared_distances",
+    "CLOSED_FORM", "METRICS", "Metric", "Reduction", "fit_reduction", "half_cosine", "mean_of", "moment", "pca",
+    "similarity", "squared_distances",
 ]  # fmt: skip
 
 Metric: TypeAlias = Literal["cosine", "euclidean", "dot"]
 METRICS = ("cosine", "euclidean")
+CHUNK = 16_384  # rows that are held in float64
 
 
 def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
@@ -41,6 +42,20 @@ def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric)
     if metric == "euclidean":
         return -squared_distances(x, y)
     return x @ y.T if metric == "dot" else normalize(x, dim=1) @ normalize(y, dim=1).T
+
+
+def mean_of(rows: Float[Tensor, "n d"]) -> Float64[Tensor, " d"]:
+    """The mean row, in float64."""
+    return torch.stack([part.double().sum(0) for part in rows.split(CHUNK)]).sum(0) / len(rows)
+
+
+def moment(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], mean_x: Float64[Tensor, " d"],
+           mean_y: Float64[Tensor, " e"]) -> Float64[Tensor, "d e"]:  # fmt: skip
+    """(X − mean)ᵀ (Y − mean), in float64."""
+    total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+    for a, b in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+        total += (a.double() - mean_x).T @ (b.double() - mean_y)
+    return total
 
 
 def half_cosine(parameters: Iterable[nn.Parameter], rate: float, steps: int) -> OptimizerLRScheduler:
@@ -79,24 +94,23 @@ class Reduction(pl.LightningModule):
 Fitted: TypeAlias = tuple[Float[Tensor, "#kinds d"], Float[Tensor, "#kinds d d"]]  # means and weights
 
 
-def principal_axes(rows: Float64[Tensor, "n d"]) -> Float64[Tensor, "d d"]:
+def principal_axes(kinds: list[Float[Tensor, "n d"]], means: Float64[Tensor, "kinds d"]) -> Float64[Tensor, "d d"]:
     """Eigenvectors of the second moment in columns, the largest first; of their two signs that of a positive sum."""
-    axes = torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)
+    moments = [moment(rows, rows, mean, mean) for rows, mean in zip(kinds, means, strict=True)]
+    axes = torch.linalg.eigh(torch.stack(moments).sum(0)).eigenvectors.flip(1)
     return torch.where(axes.sum(0) < 0, -axes, axes)
 
 
-def common_axes(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+def common_axes(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
     """Principal components of all rows around their common mean; one map for both kinds."""
-    rows = torch.cat(kinds)
-    mean = rows.mean(0)
-    return mean[None], principal_axes(rows - mean)[None]
+    mean = torch.stack([mean_of(rows) for rows in kinds]).mean(0, keepdim=True)  # of as many rows each
+    return mean, principal_axes(kinds, mean.expand(len(kinds), -1))[None]
 
 
-def centred_axes(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+def centred_axes(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
     """Principal components around a mean of each kind: the offset between texts and images is no component of it."""
-    means = torch.stack([rows.mean(0) for rows in kinds])
-    axes = principal_axes(torch.cat([rows - mean for rows, mean in zip(kinds, means, strict=True)]))
-    return means, axes[None]
+    means = torch.stack([mean_of(rows) for rows in kinds])
+    return means, principal_axes(kinds, means)[None]
 
 
 def powers(moment: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, "d d"], Float64[Tensor, "d d"]]:
@@ -107,28 +121,31 @@ def powers(moment: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, "d d"], Floa
     return axes * roots @ axes.T, axes * inverse @ axes.T
 
 
-def cross_modal_maps(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+def cross_modal_maps(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
     """The maps whose scores of rank k are nearest to the full ones, see above."""
-    (root_x, inverse_x), (root_y, inverse_y) = (powers(rows.T @ rows) for rows in (kinds[0], kinds[-1]))
+    zero = torch.zeros_like(kinds[0][0], dtype=torch.float64)
+    (root_x, inverse_x), (root_y, inverse_y) = (
+        powers(moment(rows, rows, zero, zero)) for rows in (kinds[0], kinds[-1])
+    )
     u, s, vh = torch.linalg.svd(root_x @ root_y)
     weight = torch.stack([inverse_x @ u * s.sqrt(), inverse_y @ vh.T * s.sqrt()])
     return weight.new_zeros(1, len(u)), weight
 
 
-def random_directions(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+def random_directions(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
     """Directions drawn from N(0, 1): what a reduction has to beat (Johnson and Lindenstrauss 1984)."""
     d = kinds[0].shape[1]
     return torch.zeros(1, d), torch.randn(1, d, d, generator=torch.Generator().manual_seed(seed))
 
 
-def random_coordinates(kinds: list[Float64[Tensor, "n d"]], seed: int) -> Fitted:
+def random_coordinates(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
     """Some of the embedding's own numbers, in an order drawn at random."""
     d = kinds[0].shape[1]
     order = torch.randperm(d, generator=torch.Generator().manual_seed(seed))
     return torch.zeros(1, d), torch.eye(d)[:, order][None]
 
 
-CLOSED_FORM: dict[str, Callable[[list[Float64[Tensor, "n d"]], int], Fitted]] = {
+CLOSED_FORM: dict[str, Callable[[list[Float[Tensor, "n d"]], int], Fitted]] = {
     "pca": common_axes, "centred_pca": centred_axes, "cross_modal_svd": cross_modal_maps,
     "gaussian_projection": random_directions, "coordinates": random_coordinates,
 }  # fmt: skip
@@ -144,8 +161,8 @@ def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] 
     check_choice("method", method, tuple(CLOSED_FORM))
     if y is not None and x.shape != y.shape:
         raise UserError(f"Expected pairs, row by row, got {tuple(x.shape)} and {tuple(y.shape)}: give both sides.")
-    kinds = [rows.double() for rows in ([x] if y is None else [x, y])]
-    if not all(bool(rows.isfinite().all()) for rows in kinds):
+    kinds = [x] if y is None else [x, y]
+    if not all(bool(mean_of(rows).isfinite().all()) for rows in kinds):  # which every single number is in
         raise UserError("Expected finite embeddings, got NaN or infinities: leave those rows out.")
     reduction = Reduction(x.shape[1], len(kinds), "dot" if method == "cross_modal_svd" else metric)
     means, weights = CLOSED_FORM[method](kinds, seed)

@@ -66,11 +66,15 @@ def load_model(name: str) -> nn.Module:
         ) from error
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
 
     folder = Path(name).expanduser()
+    logging.disable_progress_bar()  # of loading weights, and of the hub's downloads
     try:
         if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
             print(f"encoder=sentence: downloading {name} to {HF_HUB_CACHE}", flush=True)
+            enable_progress_bars()
         return SentenceTransformer(str(folder) if folder.is_dir() else name, device="cpu")
     except Exception as error:  # transformers, the hub's client and the disk each raise their own kind
         raise UserError(

@@ -178,6 +178,7 @@ def test_both_sides_are_embedded(tmp_path: Path) -> None:
             {"path": "sides.csv"},
             "Expected an image and a caption in every pair, got 3 of 4 that lack one, the",
         ),
+        ({"path": "commas.csv"}, "Expected captions in .*commas.csv.*rows have more cells than the header"),
         ({"path": "list.json"}, "Expected COCO's captions in .*list.json, got json without images and annotations"),
         ({"path": "own.csv", "captions": 0}, "Expected data.captions of at least 1, got 0"),
         ({"path": "own.csv", "split": "part"}, "Expected data.split among image, text of .*own.csv, got 'part'"),
@@ -196,6 +197,7 @@ def test_what_cannot_be_read_is_one_line(
     (tmp_path / "empty.csv").write_text("image,text\n")
     (tmp_path / "other.csv").write_text("image,words\n1.png,one\n")
     (tmp_path / "sides.csv").write_text("image,text\n1.png,one\n2.png,\n,three\n,\n")
+    (tmp_path / "commas.csv").write_text("image,text\n1.png,red, and blue\n")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError, match=line) as error:
         pairs(cache_dir="cache", **settings)

@@ -119,6 +119,7 @@ def test_too_many_classes_are_no_factor() -> None:
 def test_split_words_and_numbers() -> None:
     assert equal(split_numbers(pd.Series(["train", "Valid", "validation", "test", None])), [0.0, 1.0, 1.0, 2.0, nan])
     assert equal(split_numbers(pd.Series([0, 1, 2])), [0.0, 1.0, 2.0])
+    assert equal(split_numbers(pd.Series([0, 1, "test"], dtype=object)), [0.0, 1.0, 2.0])
     with pytest.raises(UserError, match="column 'part', got 'holdout'"):
         split_numbers(pd.Series(["train", "holdout"], name="part"))
     with pytest.raises(UserError, match="got '3'"):

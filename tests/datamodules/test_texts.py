@@ -80,6 +80,15 @@ def test_empty_and_repeated_rows_are_told(tmp_path: Path) -> None:
         ("words.csv", "text,kind\n1,2\n", {"labels": "kinds"}, r"Expected data.labels to be columns of .*kind"),
         ("words.csv", "text,kind\n1,2\n", {"split": "part"}, "Expected data.split to be train, valid or test"),
         ("words.csv", "text,part\n1,train\n2,other\n", {"split": "part"}, "Expected train.*got 'other'"),
+        ("words.csv", "text,part\none,train\n", {"split": [3]}, "Expected data.split to be train, valid or test"),
+        (
+            "words.csv",
+            "text\nred, and blue\ngreen\n",
+            {},
+            "Expected a .csv file .*rows have more cells than the",
+        ),
+        ("words.csv", "text\ngreen\nred, and blue\n", {}, "Expected a .csv file .*Expected 1 fields in line 3, saw 2"),
+        ("words.txt", "cat\ndog\n", {"most": 0}, "Expected data.most of at least 1, got 0"),
         ("words.jsonl", '{"text": "a"}\n{"tex', {}, "words.jsonl"),
         ("words.parquet", "not one", {}, "words.parquet"),
     ],
@@ -98,6 +107,14 @@ def test_cells_stay_texts(tmp_path: Path) -> None:
     path.write_text("word\n007\nnan\nNone\n1.50\n")
     assert texts(path).texts == ["007", "nan", "None", "1.50"]
     assert read_texts(path)["word"].tolist() == ["007", "nan", "None", "1.50"]
+
+
+@pytest.mark.parametrize("name", ["words.txt", "words.jsonl"])
+def test_only_line_feeds_end_a_line(tmp_path: Path, name: str) -> None:
+    own = ["one\u2028and a half", "two\x85", "three\x0bfour"]
+    lines = own if name == "words.txt" else [json.dumps({"text": text}, ensure_ascii=False) for text in own]
+    (tmp_path / name).write_bytes("\r\n".join(lines).encode())
+    assert texts(tmp_path / name).texts == [text.strip() for text in own]
 
 
 class Lengths:

@@ -1,6 +1,7 @@
 """The stage of model=sae and the command, on planted concepts in real files."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ def test_errors(finished: Path, files: Path, tmp_path: Path) -> None:
     refused("Expected run=RUN of model=sae", *arguments(files), *vocabulary(files), "method=sae")
     refused("Expected method to be one of", *arguments(files), "method=pca")
     refused("Expected penalty= with method=splice", f"run={finished}", "penalty=0.1")
+    refused("Expected active= or penalty=", *arguments(files), *vocabulary(files), "penalty=0.1", "active=3")
     refused("Expected active= from 1 to 24", f"run={finished}", "active=25")
     refused("Expected k of at least 1", f"run={finished}", "k=0")
     refused("Expected a file of texts at", *arguments(files), "vocabulary=none.txt")
@@ -160,11 +162,37 @@ def test_errors(finished: Path, files: Path, tmp_path: Path) -> None:
     refused("vectors come without an encoder", *arguments(files), f"vocabulary={tmp_path / 'words.txt'}")
     np.save(tmp_path / "narrow.npy", np.random.default_rng(0).normal(size=(5, 3)))
     refused("Expected a vocabulary of 24 numbers", *arguments(files), f"vocabulary={tmp_path / 'narrow.npy'}")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    refused(
+        "Expected texts in .*blank.txt, got 2 empty ones", *arguments(files), f"vocabulary={tmp_path / 'blank.txt'}"
+    )
+    words = np.load(files / "words.npy")
+    words[1] = 0
+    np.save(tmp_path / "lost.npy", words)
+    refused("Expected texts with a direction in .*lost.npy, got all zeros for 1, the first 'dog'", *arguments(files),
+            f"vocabulary={tmp_path / 'lost.npy'}", f"vocabulary_names={files / 'words.csv'}")  # fmt: skip
     rows = np.load(files / "rows.npy")
     rows[7] = 0
     np.save(tmp_path / "zero.npy", rows)
     refused("all zeros or not finite, the first row 7", "data=vectors", f"data.path={tmp_path / 'zero.npy'}",
             *vocabulary(files))  # fmt: skip
+
+
+def test_rows_that_are_all_for_testing_are_one_line(files: Path) -> None:
+    rows = planted(20)[0]
+    data = FeatureData("made", rows, [f"{i}" for i in range(20)], FactorTable((), torch.empty(20, 0)),
+                       torch.full((20,), 2, dtype=torch.uint8), "made")  # fmt: skip
+    with pytest.raises(UserError, match="Expected rows that are not for testing, got none of 20"):
+        concepts.check_rows(data)
+
+
+def test_the_texts_of_a_run_of_sae_do_not_change_its_numbers(finished: Path, files: Path, tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    found = printed(capsys, f"run={copy}", "method=splice", *vocabulary(files))
+    assert found["splice/l0"] > 2
+    assert (copy / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
 
 
 def test_an_error_is_one_line(files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from datamodules.features import Batches
 from datamodules.tokens import tokens
+from datamodules.vectors import vectors
 from evaluation.embedding import KeepBest, learn_embedding
 from evaluation.record import Run, made
 from evaluation.run import load_module
@@ -59,6 +61,8 @@ def test_it_learns_the_classes(finished: Path) -> None:
     assert numbers["classifier/accuracy"] > 0.95
     assert numbers["heldout/classifier/accuracy"] > 0.95
     assert 0.3 < numbers["heldout/classifier/commonest_class"] < 0.7
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["data"]["splits"]["train"] > 250 and manifest["encoder"] is None
 
 
 def test_its_words_are_rows_with_names(finished: Path) -> None:
@@ -111,6 +115,9 @@ def test_errors(tmp_path: Path) -> None:
         trained(tmp_path, file, "label=sentimnt")
     with pytest.raises(UserError, match="to train on and to validate with"):
         trained(tmp_path, file, "data.split=test")
+    np.save(tmp_path / "rows.npy", np.eye(3))
+    with pytest.raises(UserError, match="Expected texts for model=embedding, got other data"):
+        learn_embedding({}, vectors(tmp_path / "rows.npy"), Run(tmp_path / "other", {}), torch.device("cpu"))
     numbers = tmp_path / "numbers.csv"
     numbers.write_text("text,score\n" + "\n".join(f"text {i},{i / 7}" for i in range(40)))
     with pytest.raises(UserError, match="Expected classes to learn, got the numbers of score"):

@@ -41,8 +41,17 @@ def test_mcnemar_by_hand() -> None:
     """One is right alone once, the other five times: 2 (C(6,0) + C(6,1)) / 2⁶."""
     one = np.array([True] * 4 + [True] + [False] * 5 + [False] * 3)
     other = np.array([True] * 4 + [False] + [True] * 5 + [False] * 3)
-    assert mcnemar(one, other) == mcnemar(other, one) == pytest.approx(14 / 64)
-    assert mcnemar(one, one) == 1
+    alone = np.arange(13)
+    assert mcnemar(one, other, alone) == mcnemar(other, one, alone) == pytest.approx(14 / 64)
+    assert mcnemar(one, one, alone) == 1
+
+
+def test_captions_of_an_image_are_one_query_of_mcnemars_test() -> None:
+    """Five captions each of six images: one image is for the first method, four for the other, one for neither."""
+    one = np.array([[1, 1, 1, 1, 0], *[[0, 0, 0, 1, 0]] * 4, [1, 0, 0, 0, 0]], bool).ravel()
+    other = np.array([[0, 0, 0, 1, 1], *[[1, 1, 1, 0, 1]] * 4, [0, 1, 0, 0, 0]], bool).ravel()
+    assert mcnemar(one, other, np.repeat(np.arange(6), 5)) == pytest.approx(12 / 32)
+    assert mcnemar(one, other, np.arange(30)) < 0.1
 
 
 def test_captions_of_an_image_are_drawn_together() -> None:

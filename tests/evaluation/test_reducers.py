@@ -117,5 +117,7 @@ def test_what_cannot_be_applied_is_one_line(runs: dict[bool, Path], tmp_path: Pa
         reducer(runs[False], "isometric", 3)
     with pytest.raises(UserError, match=r"Expected dim= from 1 to 4, as .*matryoshka.ckpt has them, got 5"):
         reducer(runs[False], "matryoshka", 5)
+    with pytest.raises(UserError, match=r"Expected dim= from 1 to 4, as .*matryoshka.ckpt has them, got 6"):
+        fits(runs[False], False, (2, 6)).check(["pca", "matryoshka"])
     with pytest.raises(UserError, match="Expected metric to be one of cosine, euclidean, got manhattan"):
         fits(tmp_path, False, (2,), "metric=manhattan")("pca", 2)

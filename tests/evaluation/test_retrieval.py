@@ -182,6 +182,11 @@ def test_data_that_cannot_be_asked_are_one_line(tmp_path: Path) -> None:
         compared(tmp_path / "few", planted_pairs(10))
     with pytest.raises(UserError, match="Expected rows to fit on, to ask about, .* got 150, 0 and 150"):
         compared(tmp_path / "none", replace(data, split=torch.zeros(150, dtype=torch.uint8)))
+    values = data.factors.values.clone()
+    values[8:] = float("nan")
+    few = replace(data, factors=replace(data.factors, values=values))
+    with pytest.raises(UserError, match="Expected rows to fit on, .* got 4, 1 and 4"):
+        compared(tmp_path / "label", few, "label=group")
     data.values[7, 3] = float("nan")
     with pytest.raises(UserError, match="Expected finite features, got NaN or infinities in row 7"):
         compared(tmp_path / "nan", data)

@@ -136,3 +136,17 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
 def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"Expected {message}"):
         asked(composed(tmp_path, "model=dec", override))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model=mds", "trainer.mds.batch_size=1"], "trainer.mds.batch_size to be a whole number of at least 2, got 1"),
+        (["model=sae", "trainer.sae.steps=0"], "trainer.sae.steps to be a whole number of at least 1, got 0"),
+        (["model=embedding", "words=0"], "words to be a whole number of at least 1, got 0"),
+        (["model=dec", "data=pairs"], "model=mds for data=pairs, got model=dec: give it the images or the texts alone"),
+    ],
+)
+def test_settings_of_embeddings_are_refused_at_once(tmp_path: Path, settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=f"Expected {message}"):
+        asked(composed(tmp_path, *settings))

@@ -102,6 +102,9 @@ def test_errors(weights: Path) -> None:
     refused("Expected one matrix of 2 rows", weights / "model.pt", weights / "short.txt")
     torch.save({"a": MATRIX, "b": MATRIX}, weights / "two.pt")
     refused("got 2 of them, a, b: name it by tensor=", weights / "two.pt", vocabulary)
+    refused(
+        "Expected skip= from 0 to 4, rows of embeddings.word.weight, got -1", weights / "model.pt", vocabulary, skip=-1
+    )
     (weights / "twice.txt").write_text("a\nb\na\nc\nd\n")
     refused("got 'a' more than once", weights / "model.pt", weights / "twice.txt")
     (weights / "gaps.json").write_text('{"a": 0, "b": 2}')

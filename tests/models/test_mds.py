@@ -139,3 +139,5 @@ def test_settings_that_do_not_fit_are_one_line() -> None:
         NeuralMDS(4, 5)
     with pytest.raises(UserError, match="Expected pairs of texts and images for mds.pairs=cross, got one kind"):
         NeuralMDS(4, 2, pairs="cross")
+    with pytest.raises(UserError, match="Expected mds.quadruplets and mds.neighbours of at least 1, got 9 and 0"):
+        NeuralMDS(4, 2, quadruplets=9, neighbours=0)

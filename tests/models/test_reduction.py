@@ -83,6 +83,16 @@ def test_directions_that_no_row_has_are_left_out() -> None:
     torch.testing.assert_close(found(x) @ found(y, 1).T, x @ y.T, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["pca", "centred_pca", "cross_modal_svd"])
+def test_rows_are_taken_a_few_at_a_time(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = paired()
+    whole = fit_reduction(method, x, y)
+    monkeypatch.setattr("models.reduction.CHUNK", 7)
+    found = fit_reduction(method, x, y)
+    torch.testing.assert_close(found.weight, whole.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.mean, whole.mean)
+
+
 def test_what_cannot_be_fitted_is_one_line() -> None:
     x = rows()
     with pytest.raises(UserError, match=r"Expected method to be one of pca, .*, got ica"):

