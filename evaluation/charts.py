@@ -34,7 +34,7 @@ def measurements(measured: Mapping[str, Measurement]) -> dict[str, Any]:
     content: dict[str, Any] = {"factors": list(dict.fromkeys(names)), "leakage": {}, "curves": {}}
     for key, result in measured.items():
         editor = editor_title(key)
-        content["leakage"][editor] = result.matrix
+        content["leakage"][editor] = result.matrix.tolist()
         content["curves"][editor] = {
             factor.name: dict(zip(("strength", "success", "leakage"), zip(*one.curve, strict=True), strict=True))
             for factor, one in zip(result.factors, result.results, strict=True)

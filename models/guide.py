@@ -22,6 +22,7 @@ narrower.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -136,7 +137,7 @@ class Guide(pl.LightningModule):
     def __init__(
         self,
         features: int,
-        factors: list[tuple[str, str, list[str]]],
+        factors: Sequence[Sequence[Any]],
         nuisance: int = 16,
         width: int = 256,
         depth: int = 3,

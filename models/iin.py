@@ -12,9 +12,9 @@ Objectives:
         (Wołczyk et al. 2022, https://arxiv.org/abs/2109.09011; `head="label"`). Without factors: plain likelihood.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -97,7 +97,7 @@ class IIN(pl.LightningModule):
 
     Arguments:
         features: number of latents.
-        factors: name, kind and values of each factor (plain lists, so that a checkpoint holds nothing else).
+        factors: (name, kind, values) of each factor (plain lists, so that a checkpoint holds nothing else).
         objective, head: see the file's head.
         block_sizes: code dimensions of each factor; by default what its labels need: 1 for a binary or continuous
             factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
@@ -130,7 +130,7 @@ class IIN(pl.LightningModule):
     def __init__(
         self,
         features: int,
-        factors: list[tuple[str, str, list[str]]],
+        factors: Sequence[Sequence[Any]],
         objective: Literal["faithful", "likelihood"] = "faithful",
         head: Literal["pairs", "label"] = "pairs",
         block_sizes: list[int] | None = None,
@@ -145,7 +145,7 @@ class IIN(pl.LightningModule):
         reach: float = 1.0,
         optimizer: Literal["muon", "adam"] | None = None,
         learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: Sequence[float] = (0.9, 0.99),
     ) -> None:
         super().__init__()
         check_choice("iin.objective", objective, ("faithful", "likelihood"))

@@ -1,7 +1,8 @@
 """Labels as numbers that a network can be conditioned on."""
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -39,7 +40,7 @@ class LabelEmbedding(nn.Module):
     Binary: −1 or 1. Categorical: a corner of the regular simplex. Continuous: standardised. Unknown: zeros, the mean.
 
     Arguments:
-        factors: name, kind and values of each factor; plain lists do, so that a checkpoint holds nothing else.
+        factors: (name, kind, values) of each factor; plain lists do, so that a checkpoint holds nothing else.
     """
 
     mean: Tensor
@@ -47,9 +48,9 @@ class LabelEmbedding(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, factors: list[tuple[str, str, list[str]]]) -> None:
+    def __init__(self, factors: Sequence[Sequence[Any]]) -> None:
         super().__init__()
-        self.factors = tuple(Factor(name, kind, tuple(values)) for name, kind, values in factors)  # type: ignore[arg-type]
+        self.factors = tuple(Factor(name, kind, tuple(values)) for name, kind, values in factors)
         self.blocks: list[slice] = []
         start = 0
         for i, factor in enumerate(self.factors):

@@ -13,17 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command import ROOT, train, weights
+from tests.command import ROOT, ask_here, train, train_here, weights
 
 SMALL = [
     "autoencoder.hidden=[64]", "autoencoder.code=5", "trainer.autoencoder.epochs=30", "trainer.dec.steps=60",
-    "trainer.dec.interval=20", "dec.tolerance=0", "trainer.accelerator=cpu", "trainer.bf16=false",
+    "trainer.dec.interval=20", "dec.tolerance=0.0", "trainer.accelerator=cpu", "trainer.bf16=false",
 ]  # fmt: skip
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,7 @@ def test_a_run_killed_in_dec_and_resumed_equals_an_uninterrupted_one(folder: Pat
         [sys.executable, "-c", code, "model=dec", *SMALL, *places], cwd=folder, env=environment, capture_output=True
     )
     assert killed.returncode == 9 and (stopped / "checkpoints/dec.partial.ckpt").exists()
-    train(folder, f"ckpt={stopped / 'checkpoints/dec.partial.ckpt'}")
+    train_here(folder, f"ckpt={stopped / 'checkpoints/dec.partial.ckpt'}")
     for name in ("autoencoder", "last"):
         expected, found = (weights(path / f"checkpoints/{name}.ckpt") for path in (run, stopped))
         assert all(torch.equal(expected[key], found[key]) for key in expected), name
@@ -90,7 +85,7 @@ def test_new_images_are_asked_about(folder: Path, run: Path) -> None:
     for i in range(20):
         Image.fromarray((digits[i] * 255 / 16).round().astype(np.uint8)).save(folder / f"new{i:02d}.png")
     names = [str(folder / f"new{i:02d}.png") for i in range(20)]
-    result = command("evaluation.clustering", f"run={run}", f"images=[{','.join(names)}]", "json=true")
+    result = ask_here("evaluation.clustering", f"run={run}", f"images=[{','.join(names)}]", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout)
     table = pd.read_parquet(run / "assignments.parquet").set_index("id")
@@ -99,7 +94,7 @@ def test_new_images_are_asked_about(folder: Path, run: Path) -> None:
 
 def test_more_seeds_and_methods_of_a_finished_run(run: Path) -> None:
     before = json.loads((run / "metrics.json").read_text())
-    result = command("evaluation.clustering", f"run={run}", "seeds=2", "methods=[kmeans]", "json=true")
+    result = ask_here("evaluation.clustering", f"run={run}", "seeds=2", "methods=[kmeans]", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout)
     assert found["kmeans/ari_mean"] == pytest.approx(before["kmeans/ari"], abs=0.1) and "kmeans/ari_sd" in found
@@ -107,7 +102,7 @@ def test_more_seeds_and_methods_of_a_finished_run(run: Path) -> None:
 
 
 def test_maps_of_a_finished_run(run: Path) -> None:
-    result = command("evaluation.tsne", f"run={run}", "n=300", "perplexity=10", "json=true")
+    result = ask_here("evaluation.tsne", f"run={run}", "n=300", "perplexity=10", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout)
     for space in ("features", "autoencoder", "dec"):
@@ -117,7 +112,7 @@ def test_maps_of_a_finished_run(run: Path) -> None:
     assert len(points) == 300 and {"projection_x", "digit", "dec cluster", "image", "neighbors"} <= set(points)
     assert Path(found["figure"]).stat().st_size > 10_000 and "Plotly" in Path(found["page"]).read_text()
     assert (run / "tensorboard/projector").is_dir() and "<h2>Maps</h2>" in (run / "report.html").read_text()
-    wrong = command("evaluation.tsne", f"run={run}", "spaces=[code]")
+    wrong = ask_here("evaluation.tsne", f"run={run}", "spaces=[code]")
     assert wrong.returncode == 2 and wrong.stderr.startswith("Expected spaces= among features, autoencoder, dec")
 
 
@@ -129,7 +124,7 @@ def own(folder: Path) -> Path:
     vectors = (5 * generator.normal(size=(4, 6)))[labels] + generator.normal(size=(200, 6))
     np.savez(folder / "own.npz", x=vectors.astype(np.float32), y=labels)
     settings = ["data=vectors", f"data.path={folder / 'own.npz'}", "data.labels=y", "methods=[kmeans,dec]"]
-    train(folder, "model=dec", *SMALL, *settings, f"run_dir={folder / 'own'}")
+    train_here(folder, "model=dec", *SMALL, *settings, f"run_dir={folder / 'own'}")
     return folder / "own"
 
 
@@ -139,7 +134,7 @@ def test_vectors_of_the_users_own(own: Path) -> None:
 
 
 def test_a_suggestion_for_k_is_the_number_of_planted_groups(own: Path) -> None:
-    result = command("evaluation.clustering", f"run={own}", "ks=[2,4,6,10]", "json=true")
+    result = ask_here("evaluation.clustering", f"run={own}", "ks=[2,4,6,10]", "json=true")
     found = json.loads(result.stdout)
     assert found["suggested"] == 4 and set(found["prediction_strength"]) == {"2", "4", "6", "10"}
     assert found["prediction_strength"]["4"] > 0.95 and found["prediction_strength"]["6"] < 0.8
@@ -176,7 +171,7 @@ def test_the_decks_table_with_a_small_random_clip(folder: Path) -> None:
     open_clip.add_model_config(folder / "tiny-deck.json")
     torch.save(open_clip.create_model("tiny-deck").state_dict(), small / "open_clip_pytorch_model.bin")
     run = folder / "deck"
-    train(
+    train_here(
         folder, "experiment=deck_clustering", f"encoder.weights={small}", f"data.root={folder / 'data'}", *SMALL,
         "seeds=2", f"run_dir={run}",
     )  # fmt: skip
@@ -204,6 +199,6 @@ def test_the_decks_table_with_a_small_random_clip(folder: Path) -> None:
 def test_settings_that_do_not_fit_are_one_line(folder: Path, arguments: list[str], line: str) -> None:
     np.save(folder / "some.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
     filled = [argument.format(path=folder / "some.npy") for argument in arguments]
-    result = train(folder, *filled, f"run_dir={folder / 'refused'}", check=False)
+    result = train_here(folder, *filled, f"run_dir={folder / 'refused'}", check=False)
     assert result.returncode == 2 and result.stderr.startswith(line) and result.stderr.count("\n") == 1
     assert not (folder / "refused").exists(), "it would be in the corrected command's way"

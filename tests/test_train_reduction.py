@@ -1,9 +1,6 @@
 """`python train.py model=mds` as a user types it, and what can be asked of the finished run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command import ROOT, train
+from tests.command import ask_here, train, train_here
 
 SMALL = [
     "trainer.mds.steps=40", "trainer.autoencoder.steps=40", "trainer.matryoshka.steps=40", "mds.hidden=[32]",
     "autoencoder.hidden=[32]", "mds.quadruplets=2000", "trainer.accelerator=cpu",
 ]  # fmt: skip
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +42,12 @@ def test_the_run_folder_is_the_contracts(run: Path) -> None:
 
 
 def test_more_of_a_finished_run_and_its_reduction_of_new_rows(folder: Path, run: Path) -> None:
-    result = command("evaluation.retrieval", f"run={run}", "dims=[4]", "methods=[pca]", "json=true")
+    result = ask_here("evaluation.retrieval", f"run={run}", "dims=[4]", "methods=[pca]", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
     assert {(entry["method"], entry["dim"]) for entry in json.loads(result.stdout)} >= {("pca", 4), ("isometric", 8)}
     np.save(folder / "new.npy", np.random.default_rng(0).random((5, 64), np.float32))
     place = folder / "codes.npy"
-    result = command(
+    result = ask_here(
         "evaluation.reducers", f"run={run}", "method=isometric", "dim=8", f"rows={folder / 'new.npy'}", f"out={place}"
     )
     assert result.returncode == 0, result.stderr[-2000:]
@@ -69,10 +61,10 @@ def test_brought_pairs(folder: Path) -> None:
     np.save(folder / "txt.npy", images + 0.1 * generator.normal(size=images.shape).astype(np.float32))
     arrays = [f"data.images={folder / 'img.npy'}", f"data.texts={folder / 'txt.npy'}"]
     path = folder / "brought"
-    train(folder, "model=mds", "data=pairs", *arrays, "dims=[4]", *SMALL, f"run_dir={path}")
+    train_here(folder, "model=mds", "data=pairs", *arrays, "dims=[4]", *SMALL, f"run_dir={path}")
     table = pd.read_csv(path / "retrieval.csv").set_index(["method", "dim", "direction"])
     assert table["r1"]["full", 16, "text_to_image"] == 1 and len(table) == 2 * 10
-    result = command("evaluation.retrieval", f"run={path}", "dims=[8]", "methods=[cross_modal_svd]", "json=true")
+    result = ask_here("evaluation.retrieval", f"run={path}", "dims=[8]", "methods=[cross_modal_svd]", "json=true")
     assert result.returncode == 0, result.stderr[-2000:]
 
 
@@ -102,7 +94,7 @@ def test_the_decks_curve_with_a_small_random_clip(folder: Path) -> None:
     open_clip.add_model_config(folder / "tiny-pairs.json")
     torch.save(open_clip.create_model("tiny-pairs").state_dict(), small / "open_clip_pytorch_model.bin")
     path = folder / "deck"
-    train(
+    train_here(
         folder, "experiment=deck_reduction", f"encoder.weights={small}", f"data.path={folder / 'captions.json'}",
         f"data.images={folder / 'val2017'}", "dims=[2,16]", *SMALL, f"run_dir={path}",
     )  # fmt: skip
@@ -124,5 +116,5 @@ def test_the_decks_curve_with_a_small_random_clip(folder: Path) -> None:
 def test_settings_that_do_not_fit_are_one_line(folder: Path, arguments: list[str], line: str) -> None:
     (folder / "words.txt").write_text("cat\ndog\n")
     filled = [argument.format(folder=folder) for argument in arguments]
-    result = train(folder, "model=mds", *filled, check=False)
+    result = train_here(folder, "model=mds", *filled, check=False)
     assert result.returncode == 2 and result.stderr.startswith(line) and result.stderr.count("\n") == 1

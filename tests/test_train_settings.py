@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command import TINY, train
+from tests.command import TINY, train, train_here
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vae(folder: Path) -> str:
-    train(
+    train_here(
         folder, "model=vae", *TINY[:4], "trainer.vae.steps=100", "trainer.accelerator=cpu", f"run_dir={folder / 'vae'}"
     )
     return f"encoder.checkpoint={folder / 'vae/checkpoints/vae.ckpt'}"
@@ -38,7 +38,7 @@ LIKELIHOOD = "iin.objective=likelihood"
 )
 def test_the_other_objectives(folder: Path, vae: str, name: str, arguments: list[str]) -> None:
     run = folder / name
-    result = train(folder, *TINY, vae, *arguments, "trainer.iin.steps=20", f"run_dir={run}")
+    result = train_here(folder, *TINY, vae, *arguments, "trainer.iin.steps=20", f"run_dir={run}")
     metrics = json.loads((run / "metrics.json").read_text())
     assert "edit/hat/counterfactual" in metrics and metrics["time/iin_s"] > 0 and "time/guide_s" not in metrics
     flow = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
@@ -68,7 +68,7 @@ def test_a_folder_of_images_without_labels(folder: Path) -> None:
     for i in range(60):
         pixels = torch.randint(256, (20, 24, 3), dtype=torch.uint8, generator=generator).numpy()
         Image.fromarray(pixels).save(images / f"{i}.png")
-    train(
+    train_here(
         folder, "data=folder", f"data.root={images}", *TINY[1:], "trainer.scale=0.1", f"run_dir={folder / 'unlabelled'}"
     )
     metrics = json.loads((folder / "unlabelled/metrics.json").read_text())
@@ -83,7 +83,7 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
     tiny = diffusers.AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, **blocks)
     tiny.save_pretrained(folder / "sd_vae")
     arguments = [item for item in TINY if not item.startswith("vae.")]
-    train(
+    train_here(
         folder,
         "encoder=sd_vae",
         f"encoder.weights={folder / 'sd_vae'}",
@@ -112,7 +112,7 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], message: str) -> None:
-    result = train(folder, "trainer.scale=0.02", *arguments, "run_dir=bad", check=False)
+    result = train_here(folder, "trainer.scale=0.02", *arguments, "run_dir=bad", check=False)
     assert not (folder / "bad").exists() and "vae started" not in result.stdout
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
@@ -122,14 +122,15 @@ def test_what_a_user_can_mend_is_one_line_and_exit_code_2(folder: Path, argument
 
 def test_latents_of_a_given_vae_are_counted_before_anything_is_trained(folder: Path, vae: str) -> None:
     sizes = "iin.block_sizes=[3,3,3,1,1,1]"  # the VAE has 12 latents
-    result = train(folder, *TINY, vae, LIKELIHOOD, sizes, "vae.latent=64", f"run_dir={folder / 'few'}", check=False)
+    settings = [*TINY, vae, LIKELIHOOD, sizes, "vae.latent=64", f"run_dir={folder / 'few'}"]
+    result = train_here(folder, *settings, check=False)
     assert result.returncode == 2 and "fewer factor dimensions than the 12 latents, got 12" in result.stderr
     assert "encode started" not in result.stdout
 
 
 def test_the_runs_of_a_sweep_do_not_lose_each_other(folder: Path) -> None:
     vae_alone = ["model=vae", *TINY[:4], "trainer.vae.steps=10", "trainer.accelerator=cpu", "runs_dir=swept"]
-    result = train(folder, *vae_alone, "encoder.checkpoint=nothing.ckpt,null", "-m", check=False)
+    result = train_here(folder, *vae_alone, "encoder.checkpoint=nothing.ckpt,null", "-m", check=False)
     assert result.returncode == 2 and "no such file" in result.stderr
     (run,) = (folder / "swept/faces/vae").iterdir()
     assert (run / "report.html").exists()
@@ -142,6 +143,6 @@ def test_a_misspelt_setting_ends_with_code_2(folder: Path) -> None:
 
 
 def test_nan_stops_the_training_and_keeps_the_last_good_checkpoint(folder: Path) -> None:
-    result = train(folder, *TINY, "vae.learning_rate=1e18", "seed=3", f"run_dir={folder / 'nan'}", check=False)
+    result = train_here(folder, *TINY, "vae.learning_rate=1e18", "seed=3", f"run_dir={folder / 'nan'}", check=False)
     assert result.returncode == 2, result.stdout[-500:]
     assert "Expected a finite loss" in result.stderr and "stage vae" in result.stderr

@@ -51,7 +51,7 @@ def test_measurements() -> None:
     assert content["curves"] == {
         "flow": {"glasses": {"strength": (0.0, 1.0), "success": (0.0, 0.95), "leakage": (0.0, 0.25)}}
     }
-    assert content["leakage"]["flow"][0, 1] == 0.25
+    assert content["leakage"]["flow"][0][1] == 0.25
 
 
 def test_editors_are_named_as_people_read_them() -> None:
