@@ -1,7 +1,4 @@
-"""Train and measure: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value].
-
-Compose the configuration, then stage by stage: data → encoder → latents → model → evaluation → report.
-"""
+"""Train and measure, stage by stage: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value]."""
 
 import sys
 from typing import TYPE_CHECKING

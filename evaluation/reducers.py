@@ -1,11 +1,13 @@
 """Every reduction of embeddings fitted on the same rows, kept in a run's checkpoints, and applied to new rows:
-python -m evaluation.reducers run=RUN method=isometric dim=32 rows=new.npy out=codes.npy [kind=text].
+python -m evaluation.reducers run=RUN method=isometric dim=32 rows=new.npy out=codes.npy [kind=text]
+[json=true].
 
 Closed-form reductions and the Matryoshka map are fitted once and cut; neural MDS and the auto-encoder are trained for
 every width. Of pairs, rows are texts (kind 0) and images (kind 1). From Python:
 `reducer(load("runs/digits/mds").path, "pca", 8)(rows)`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from datamodules.factors import near_names
 from datamodules.features import Batches
 from datamodules.images import write_whole
 from datamodules.vectors import vectors
-from evaluation.command import command, options
+from evaluation.command import aside, command, options
 from evaluation.fitting import STEPS_PER_EPOCH, finish, fit, stage_steps
 from evaluation.record import Run, made
 from evaluation.run import load, load_module
@@ -221,15 +223,20 @@ class Options:
     rows: str = MISSING
     out: str = MISSING
     kind: str = "text"
+    json: bool = False
 
 
 def main(arguments: Sequence[str]) -> None:
     asked = options(Options, arguments)
     check_choice("kind", asked.kind, KINDS)
-    found = reducer(load(asked.run).path, asked.method, asked.dim)
+    with aside(asked.json):
+        found = reducer(load(asked.run).path, asked.method, asked.dim)
     codes = found(vectors(asked.rows).values, KINDS.index(asked.kind)).numpy()
     with write_whole(Path(asked.out).expanduser()) as temporary, temporary.open("wb") as file:
         np.save(file, codes)
+    if asked.json:
+        print(json.dumps({"rows": len(codes), "columns": codes.shape[1], "file": asked.out}))
+        return
     print(f"{len(codes)} rows of {codes.shape[1]} numbers in {asked.out}")
 
 

@@ -1,5 +1,6 @@
 """Every reduction fitted on the same rows, kept in a run folder, read back, and applied to new rows."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,12 @@ def test_the_same_seed_fits_the_same(runs: dict[bool, Path], tmp_path: Path) -> 
         assert torch.equal(fits(tmp_path, True)(method, 2)(new), reducer(runs[True], method, 2)(new))
 
 
-def test_the_command_applies_a_reduction_to_a_file(runs: dict[bool, Path], tmp_path: Path) -> None:
+def test_the_command_applies_a_reduction_to_a_file(runs: dict[bool, Path], tmp_path: Path,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     np.save(tmp_path / "new.npy", rows(7, seed=3).numpy())
     arguments = [f"run={runs[True]}", "dim=2", f"rows={tmp_path / 'new.npy'}", f"out={tmp_path / 'codes.npy'}"]
-    reducers.main([*arguments, "method=isometric", "kind=image"])
+    reducers.main([*arguments, "method=isometric", "kind=image", "json=true"])
+    assert json.loads(capsys.readouterr().out) == {"rows": 7, "columns": 2, "file": str(tmp_path / "codes.npy")}
     expected = reducer(runs[True], "isometric", 2)(rows(7, seed=3), 1)
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), expected.numpy())
     with pytest.raises(UserError, match="Expected kind to be one of text, image, got sound"):
