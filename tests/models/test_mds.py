@@ -1,46 +1,21 @@
 """Neural MDS: its losses by hand, and the linear map's optimum, which is known."""
 
-import math
 from itertools import product
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from datamodules.features import Batches
+from evaluation.planted import largest_angle, symmetric, train
 from models import UserError
 from models.mds import NeuralMDS, distances, order_loss, stress
 from models.reduction import pca
 
 
-def trained(module: NeuralMDS, steps: int, batch: int, **tensors: Tensor) -> NeuralMDS:
-    n = len(tensors["x"])
-    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    trainer.fit(module, Batches(tensors, batch, 0, torch.arange(n), steps))
-    return module.eval()
-
-
 def weight_of(module: NeuralMDS) -> Any:
     """Of the linear part of its last map."""
     return module.linear[-1].weight
-
-
-def symmetric() -> Tensor:
-    """Rows that any reflection along an axis maps to rows, with axes of different lengths, rotated at random."""
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(1000, 5, generator=generator) * torch.tensor([3.0, 2.0, 0.8, 0.6, 0.5])
-    signs = torch.tensor(list(product((-1.0, 1.0), repeat=5)))
-    rotation = torch.linalg.qr(torch.randn(5, 5, generator=generator)).Q
-    return (points[:, None] * signs).flatten(0, 1) @ rotation.T
-
-
-def largest_angle(a: Tensor, b: Tensor) -> float:
-    """Between two subspaces given by columns, in degrees."""
-    cosines = torch.linalg.svdvals(torch.linalg.qr(a.double()).Q.T @ torch.linalg.qr(b.double()).Q)
-    return math.degrees(math.acos(min(1.0, float(cosines.min()))))
 
 
 def curved(n: int = 400) -> Tensor:
@@ -68,7 +43,7 @@ def test_a_linear_map_converges_to_the_principal_subspace() -> None:
     module.start(x)
     axes = pca(x).weight[0, :, :2]
     assert largest_angle(weight_of(module).detach().T, axes) > 10
-    trained(module, 400, 200, x=x)
+    train(module, x, 400, 200)
     assert largest_angle(weight_of(module).detach().T, axes) < 1
 
 
@@ -84,7 +59,7 @@ def test_it_starts_as_pca_and_keeps_more_of_a_curved_surface() -> None:
         return float(stress(distances(x, x), distances(module(x), module(x))))
 
     before = lost()
-    trained(module, 200, 128, x=x)
+    train(module, x, 200, 128)
     assert lost() < 0.8 * before
 
 
@@ -101,7 +76,7 @@ def test_isotonic_training_puts_more_distances_into_order(pairs: Any) -> None:
             return float(module.terms({"x": x}))
 
     before = wrong()
-    trained(module, 200, 128, x=x)
+    train(module, x, 200, 128)
     assert wrong() < 0.8 * before
 
 

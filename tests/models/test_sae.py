@@ -5,41 +5,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from datamodules.features import Batches
+from evaluation.planted import atoms, matched, support_f1, train
 from models import UserError
-from models.sae import SAE, Codes, auxiliary_loss, combination, matryoshka_loss, top_units
-
-
-def planted(n: int = 4000, d: int = 32, atoms: int = 48, k: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows that are sums of k atoms each, around a mean; the atoms, and which of them each row has."""
-    generator = torch.Generator().manual_seed(0)
-    directions = normalize(torch.randn(atoms, d, generator=generator), dim=1)
-    support = torch.rand(n, atoms, generator=generator).argsort(1)[:, :k]
-    values = 1 + torch.rand(n, k, generator=generator)
-    noise = 0.01 * torch.randn(n, d, generator=generator)
-    return combination(Codes(values, support), directions) + noise + 3, directions, support
-
-
-def support_f1(codes: Codes, found: Tensor, directions: Tensor, support: Tensor) -> float:
-    """Of which atoms a row has, units being matched to atoms one to one by the cosine of their directions."""
-    atoms, units = linear_sum_assignment(-(directions @ found.T).numpy())
-    atom_of = torch.full((len(found),), -1)
-    atom_of[torch.from_numpy(units)] = torch.from_numpy(atoms)
-    guessed = torch.where(codes.values > 0, atom_of[codes.units], -1)
-    right = int((guessed[:, :, None] == support[:, None, :]).sum())
-    return 2 * right / (int((codes.values > 0).sum()) + support.numel())
-
-
-def train(sae: SAE, rows: Tensor, steps: int) -> None:
-    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    sae.start(rows)
-    trainer.fit(sae, Batches({"features": rows}, 256, 0, torch.arange(len(rows)), 50))
-    sae.eval()
+from models.sae import SAE, auxiliary_loss, combination, matryoshka_loss, top_units
 
 
 def test_top_units_by_hand() -> None:
@@ -85,7 +54,7 @@ def test_auxiliary_loss_by_hand() -> None:
 
 
 def test_dead_units_are_counted_and_taught_by_what_is_unexplained() -> None:
-    rows = planted(256)[0]
+    rows = atoms(n=256)[0]
     sae = SAE(32, expansion=1, active=2, dead_after=512)
     sae.start(rows)
     with torch.no_grad():
@@ -104,14 +73,14 @@ def test_dead_units_are_counted_and_taught_by_what_is_unexplained() -> None:
 
 
 def test_directions_keep_their_length_and_codes_are_in_the_rows_units() -> None:
-    rows = planted(500)[0]
+    rows = atoms(n=500)[0]
     torch.manual_seed(0)
     sae = SAE(32, expansion=2, active=4)
-    train(sae, rows, 20)
+    train(sae, rows, 20, 256)
     torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(64))
     torch.manual_seed(0)
     larger = SAE(32, expansion=2, active=4)
-    train(larger, 10 * rows - 7, 20)
+    train(larger, 10 * rows - 7, 20, 256)
     torch.testing.assert_close(larger.encode(10 * rows - 7).values, 10 * sae.encode(rows).values, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(larger.decode(larger.encode(10 * rows - 7)), 10 * sae.decode(sae.encode(rows)) - 7,
                                rtol=1e-3, atol=1e-2)  # fmt: skip
@@ -119,19 +88,19 @@ def test_directions_keep_their_length_and_codes_are_in_the_rows_units() -> None:
 
 @pytest.mark.parametrize("active", [3, [1, 3]])
 def test_planted_codes_are_recovered(active: Any) -> None:
-    rows, directions, support = planted()
+    rows, directions, support = atoms()
     torch.manual_seed(0)
     sae = SAE(32, expansion=2, active=active, learning_rate=0.01)
-    train(sae, rows, 700)
+    train(sae, rows, 700, 256)
     codes = sae.encode(rows)
     assert codes.values.shape == (4000, 3)
-    assert support_f1(codes, sae.directions.detach(), directions, support) >= 0.95
+    assert support_f1(matched(codes, sae.directions.detach(), directions), support) >= 0.95
     error = (sae.decode(codes) - rows).square().sum() / (rows - rows.mean(0)).square().sum()
     assert float(error) < 0.05
 
 
 def test_a_checkpoint_gives_the_same_codes(tmp_path: Any) -> None:
-    rows, sae = planted(64)[0], SAE(32, expansion=1, active=[1, 2])
+    rows, sae = atoms(n=64)[0], SAE(32, expansion=1, active=[1, 2])
     sae.start(rows)
     content = {"state_dict": sae.state_dict(), "hyper_parameters": dict(sae.hparams)}
     torch.save(content | {"pytorch-lightning_version": pl.__version__}, tmp_path / "sae.ckpt")
