@@ -78,7 +78,7 @@ def concept_table(codes: Codes, titles: Sequence[str], names: Sequence[str], k: 
     lines["value"] = groups.mean().reindex(numbers)
     tops = table.groupby("concept").head(k).groupby("concept")["row"].agg(list)
     lines["rows"] = [[names[row] for row in tops.get(number, [])] for number in numbers]
-    return lines.sort_values(["share", "concept"], ascending=[False, True], ignore_index=True)
+    return lines.sort_values(["share", "value", "concept"], ascending=[False, False, True], ignore_index=True)
 
 
 def row_table(codes: Codes, ids: Sequence[str], titles: Sequence[str]) -> pd.DataFrame:

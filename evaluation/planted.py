@@ -13,7 +13,6 @@ Data are made so that the answer is known, then given to the methods as they are
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from torch.nn.functional import normalize
 from datamodules.features import Batches
 from evaluation.command import aside, command, options
 from evaluation.files import jsonable
-from evaluation.neighbours import nearest_rows
+from evaluation.fitting import STEPS_PER_EPOCH
 from models import UserError
 from models.mds import NeuralMDS
 from models.reduction import fit_reduction, pca
@@ -62,7 +61,7 @@ def train(module: Any, rows: Tensor, steps: int, batch: int, seed: int = 0) -> A
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     module.start(rows)
     trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, enable_model_summary=False, **quiet)
-    trainer.fit(module, Batches({key: rows}, batch, seed, torch.arange(len(rows)), min(steps, 50)))
+    trainer.fit(module, Batches({key: rows}, batch, seed, torch.arange(len(rows)), min(steps, STEPS_PER_EPOCH)))
     return module.eval()
 
 
@@ -103,8 +102,9 @@ def bent(seed: int = 0, n: int = 2000) -> tuple[Float[Tensor, "n 2"], Float[Tens
 
 def kept(places: Float[Tensor, "n k"], codes: Float[Tensor, "n d"]) -> float:
     """The share of the nearest rows by place that are nearest by code."""
-    near, found = (nearest_rows(rows.numpy(), NEAREST).rows for rows in (places, codes))
-    return float((near[:, :, None] == found[:, None, :]).any(2).mean())
+    near, found = (torch.cdist(x, x).fill_diagonal_(torch.inf).topk(NEAREST, largest=False).indices
+                   for x in (places, codes))  # fmt: skip
+    return float((near[:, :, None] == found[:, None, :]).any(2).float().mean())
 
 
 def atoms(seed: int = 0, n: int = 4000, d: int = 32, count: int = 48,
@@ -228,7 +228,6 @@ def main(arguments: Sequence[str]) -> None:
     asked = options(Options, arguments)
     if asked.seeds < 1:
         raise UserError(f"Expected seeds= from 1, got {asked.seeds}.")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it would tell of devices at every training
     with aside(asked.json):
         table = recovered(asked.seeds)
     print(json.dumps(jsonable(table.to_dict("index"))) if asked.json else table.to_string(float_format="{:.4g}".format))
