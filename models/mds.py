@@ -110,6 +110,8 @@ class NeuralMDS(pl.LightningModule):
             raise UserError("Expected mds.quadruplets and mds.neighbours of at least 1, got "
                             f"{quadruplets} and {neighbours}: choose more.")  # fmt: skip
         hidden = list(hidden)
+        if min(hidden, default=1) < 1:
+            raise UserError(f"Expected mds.hidden to be widths of at least 1, got {hidden}: [] is none.")
         self.save_hyperparameters()
         self.metric = metric
         maps = 1 if shared else kinds

