@@ -7,7 +7,7 @@ import pandas as pd
 from jaxtyping import Float, Float64, Int64
 
 from datamodules.factors import FactorTable
-from evaluation.ideal_words import unit
+from evaluation.ideal_words import mean_cosine, unit
 from models import UserError, check_choice
 
 __all__ = ["MEASURES", "attributes", "chance_level", "correlations", "cosine_table", "modality_gap", "top_components"]
@@ -127,12 +127,6 @@ def chance_level(rows: int, cells: int, share: float = 0.05) -> float:
 
     quantile = float(t.ppf(1 - share / cells / 2, rows - 2))
     return quantile / np.sqrt(rows - 2 + quantile**2)
-
-
-def mean_cosine(rows: Float64[np.ndarray, "n d"]) -> float:
-    """Of unit rows with each other, none with itself: (|Σ x|² − n) / (n (n − 1))."""
-    n = len(rows)
-    return float((np.square(rows.sum(0)).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
 
 
 def modality_gap(

@@ -10,14 +10,16 @@ what, one or several of them; a name is that of a row, an image file, or a text 
   export=FILE.parquet          or .csv: all rows with their name, split, labels and embedding_0, embedding_1, ...
 how:
   metric=cosine                or euclidean: what is near
-  map=tsne                     or umap, pca, of what is shown and others up to n=2000 rows; perplexity=30; dimensions=
-  colour=COLUMN                split, or a label of the rows
+  map=tsne                     or umap, pca, of what is shown and others up to n=2000 rows; dimensions=2 or 3;
+                               perplexity=30 of t-SNE, neighbours=15 of UMAP
+  colour=COLUMN                split, or a label of the rows (default: the side of a sub-cluster, the first label, or
+                               of a net without labels the edges at a row)
   seed=0; out=embeddings/explore, a folder for what is drawn (of a run: its figures); json=true prints one JSON object
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +30,18 @@ from evaluation.command import aside, command
 from evaluation.figures import write_figure
 from evaluation.files import jsonable, write_file
 from evaluation.nearest import compare
-from evaluation.selection import MapSettings, Selection, column, draw_map, map_among, some_rows
+from evaluation.selection import (
+    MOST_NAMES,
+    SOME_NAMES,
+    MapSettings,
+    Selection,
+    class_column,
+    column,
+    draw_map,
+    map_among,
+    some_rows,
+    telling_column,
+)
 from evaluation.similarity import class_matrix, class_similarity, heatmap, neighbour_graph, similarity_matrix
 from evaluation.sources import Source, asked_source
 from models import UserError
@@ -53,6 +66,7 @@ class Options:
     map: str | None = None
     n: int = 2000
     perplexity: float = 30.0
+    neighbours: int = 15
     dimensions: int | None = None
     colour: str | None = None
     seed: int = 0
@@ -88,13 +102,14 @@ def nearest(source: Source, queries: str | Sequence[str], k: int = 10, metric: s
     return pd.concat(parts, ignore_index=True)
 
 
-def pairs(source: Source, chosen: Sequence[Any]) -> pd.DataFrame:
+def pairs(source: Source, chosen: Any) -> pd.DataFrame:
     """How near the two of each pair are: first, second, cosine, euclidean.
 
     Raises:
         UserError: what is no pair; an unknown name that cannot be embedded.
     """
-    couples = [chosen] if len(chosen) == 2 and not isinstance(chosen[0], list | tuple) else list(chosen)
+    several = isinstance(chosen, list | tuple) and any(isinstance(each, list | tuple) for each in chosen)
+    couples = list(chosen) if several else [chosen]
     for couple in couples:
         if not isinstance(couple, list | tuple) or len(couple) != 2:
             raise UserError(f"Expected pairs=[a,b] or pairs=[[a,b],[c,d]], got {couple!r} for a pair.")
@@ -109,10 +124,12 @@ def sub_cluster(source: Source, query: str, n: int = 30, metric: str = "cosine")
     """A query, its n nearest and its n farthest rows: id, side, cosine, euclidean, and what is known of the rows.
 
     Raises:
-        UserError: as `nearest`.
+        UserError: as `nearest`; so many that a row would be among both.
     """
-    found = nearest(source, query, n, metric)
     vectors, own = source.embed([query])
+    if n > (most := (len(source.names) - len(own[0])) // 2):
+        raise UserError(f"Expected cluster= up to {most}, half of the other rows, got {n}: choose fewer.")
+    found = nearest(source, query, n, metric)
     rows = found["row"].tolist()
     table = pd.DataFrame({
         "id": [query, *found["name"]], "side": ["query", *found["side"]],
@@ -162,8 +179,9 @@ class Answer(NamedTuple):
 
 
 def map_settings(asked: Options, dimensions: int) -> MapSettings:
+    dimensions = dimensions if asked.dimensions is None else asked.dimensions
     return MapSettings(
-        asked.map or "tsne", asked.dimensions or dimensions, asked.metric, asked.perplexity, asked.n, asked.seed
+        asked.map or "tsne", dimensions, asked.metric, asked.perplexity, asked.neighbours, asked.n, asked.seed
     )
 
 
@@ -187,16 +205,17 @@ def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
         answer.content["pairs"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
     if asked.classes is not None:
-        labels = column(source.table, asked.classes, "classes")
+        labels = class_column(source.table, asked.classes, "classes")
         table = class_similarity(source.index.values, labels, asked.metric, asked.sample, asked.seed)
         answer.content["classes"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
         write_file(folder / "classes.csv", table.to_csv(index=False))
-        write_figure(folder / "classes.png", heatmap(class_matrix(table), f"mean {asked.metric} by {asked.classes}"))
+        title = f"mean {asked.metric} by {asked.classes}"
+        write_figure(folder / "classes.png", heatmap(class_matrix(table), title, asked.metric))
         answer.files.extend([folder / "classes.csv", folder / "classes.png"])
     if asked.heatmap is not None:
-        if isinstance(asked.heatmap, int):
-            if asked.heatmap < 2:
+        if isinstance(asked.heatmap, int | float):
+            if type(asked.heatmap) is not int or asked.heatmap < 2:
                 raise UserError(f"Expected heatmap= to be a list of names or a number from 2, got {asked.heatmap}.")
             shown = some_rows(source, asked.heatmap, asked.seed)
             names, values = shown.names, shown.values
@@ -216,6 +235,8 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
     queries = texts(asked.query) if asked.query is not None else []
     if asked.cluster is not None and len(queries) != 1:
         raise UserError(f"Expected cluster= with one query=, got {len(queries)}: add query=cat, for instance.")
+    if asked.colour not in (None, "side", "edges"):
+        column(source.table, str(asked.colour))  # before a long search for a map
     shown = sub_cluster(source, queries[0], asked.cluster, asked.metric) if asked.cluster is not None else None
     if shown is not None:
         one, name = map_among(source, shown, map_settings(asked, 3)), f"cluster {queries[0]}"
@@ -226,9 +247,17 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
     if asked.graph is not None:
         drawn = shown or some_rows(source, asked.n, asked.seed)
         edges = neighbour_graph(drawn.values, drawn.names, asked.graph, asked.metric)
+        degree = np.bincount(np.concatenate(edges["rows"]), minlength=len(drawn.values))
+        table = pd.DataFrame({"edges": degree.astype(float), **drawn.table})
+        if asked.colour is None and shown is None:
+            asked = replace(asked, colour=telling_column(drawn.table) or "edges")
         one = map_among(source, drawn, map_settings(asked, 2))._replace(lines=edges["rows"].tolist())
-        colour = asked.colour or ("side" if shown else "split")
-        answer.files.extend(draw_map(source.folder, "graph", one, drawn.table, colour))
+        if shown is None:  # those that are joined to most are named first, and of many rows no others
+            most = SOME_NAMES if len(degree) > MOST_NAMES else len(degree)
+            named = set(np.argsort(-degree, kind="stable")[:most].tolist())
+            names = [name if row in named else "" for row, name in enumerate(drawn.names)]
+            one = one._replace(names=names, weights=degree.tolist())
+        answer.files.extend(draw_map(source.folder, "graph", one, table, asked.colour or "side"))
         table = edges.drop(columns="rows")
         write_file(source.folder / "edges.csv", table.to_csv(index=False))
         answer.files.append(source.folder / "edges.csv")

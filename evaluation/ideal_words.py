@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
 
-from evaluation.nearest import compare
 from models import UserError
 
 __all__ = ["Grid", "IdealWords", "change_matrix", "compositionality", "consistency", "differences", "ideal_words",
-           "unit"]  # fmt: skip
+           "mean_cosine", "unit"]  # fmt: skip
 
 
 class Grid(NamedTuple):
@@ -50,6 +49,12 @@ def unit(rows: Float[np.ndarray, "*n features"]) -> Float64[np.ndarray, "*n feat
     return rows.astype(np.float64) / lengths
 
 
+def mean_cosine(rows: Float64[np.ndarray, "n d"]) -> float:
+    """Of unit rows with each other, none with itself: (|Σ x|² − n) / (n (n − 1))."""
+    n = len(rows)
+    return float((np.square(rows.sum(0)).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
+
+
 def differences(grid: Grid, name: str) -> dict[tuple[str, str], Float64[np.ndarray, "objects features"]]:
     """For each two values of a property, what is added to every other combination by the change."""
     moved = np.moveaxis(grid.u, grid.axis(name), 0)
@@ -67,11 +72,10 @@ def consistency(grid: Grid, name: str) -> pd.DataFrame:
     found = []
     for (a, b), changes in differences(grid, name).items():
         lengths = np.linalg.norm(changes, axis=1)
-        first, second = np.triu_indices(len(changes), 1)
-        cosines = compare(changes[first], changes[second])[0]
+        alike = mean_cosine(unit(changes)) if lengths.all() else np.nan
         shared = np.square(changes.mean(0)).sum() / np.square(lengths).mean() if lengths.any() else np.nan
         found.append({"property": name, "change": f"{a} → {b}", "objects": len(changes), "length": lengths.mean(),
-                      "consistency": cosines.mean(), "shared": shared})  # fmt: skip
+                      "consistency": alike, "shared": shared})  # fmt: skip
     return pd.DataFrame(found)
 
 
@@ -112,8 +116,7 @@ def compositionality(grid: Grid) -> dict[str, float]:
     leverage = (1 + sum(count - 1 for count in counts)) / n  # of one combination on its own approximation
     apart = residual / (1 - leverage)  # what is left of it where it took no part
     total = np.square(grid.rows - ideal.centre).sum()
-    guesses = grid.rows - apart
-    nearest = np.array([np.square(grid.rows - guess).sum(1).argmin() for guess in guesses])
+    nearest = (np.square(grid.rows).sum(1) - 2 * (grid.rows - apart) @ grid.rows.T).argmin(1)  # but for |guess|²
     scores = {"ideal": np.square(residual).sum(1).mean()}
     if grid.single is not None:
         real = IdealWords(np.zeros(grid.u.shape[-1]), grid.single).compose() / len(counts)

@@ -9,7 +9,8 @@ what:
                           ends being texts: the states of their tokens are gone between, from the noise of one seed=;
                           denoising=30 steps, guidance=7.5
 how:
-  map=pca                 or umap, tsne: fitted on up to rows=2000 rows, the ways placed on it and drawn; null: none
+  map=pca                 or umap, tsne: fitted on up to rows=2000 rows, the ways placed on it and drawn; null: none;
+                          perplexity=30 of t-SNE, neighbours=15 of UMAP
   seed=0; out=embeddings/interpolate, a folder for what is drawn (of a run: its figures)
   json=true               prints one JSON object
 
@@ -66,6 +67,7 @@ class Options:
     guidance: float = 7.5
     rows: int = 2000
     perplexity: float = 30.0
+    neighbours: int = 15
     seed: int = 0
     out: str | None = None
     json: bool = False
@@ -115,8 +117,10 @@ def way(source: Source, a: str, b: str, n: int = 48, ways: Sequence[str] = WAYS)
     """n points between two names, texts or image files, and the two.
 
     Raises:
-        UserError: an unknown way; fewer than one point; ends that cannot be embedded or that are equal.
+        UserError: an unknown way, or none; fewer than one point; ends that cannot be embedded or that are equal.
     """
+    if not ways:
+        raise UserError(f"Expected ways= among {', '.join(WAYS)}, got none: leave it out for both.")
     for name in ways:
         check_choice("ways", name, WAYS)
     if n < 1:
@@ -155,7 +159,7 @@ def interpolate(source: Source, found: Way, k: int = 3, metric: str = "cosine") 
 
 
 def map_ways(source: Source, found: Way, method: str = "pca", metric: str = "cosine", rows: int = 2000,
-             perplexity: float = 30.0, seed: int = 0) -> tuple[pd.DataFrame, Map]:  # fmt: skip
+             perplexity: float = 30.0, neighbours: int = 15, seed: int = 0) -> tuple[pd.DataFrame, Map]:  # fmt: skip
     """The ways on a map that was fitted on rows of the data: a table of the points, and where they are.
 
     Raises:
@@ -164,7 +168,7 @@ def map_ways(source: Source, found: Way, method: str = "pca", metric: str = "cos
     check_placing(method)
     chosen = np.union1d(draw_rows(len(source.names), rows, seed), np.array(found.own, np.int64))
     values = source.index.values[chosen].astype(np.float32)
-    made = project(values, method, 2, seed, perplexity, metric, len(values))
+    made = project(values, method, 2, seed, perplexity, metric, len(values), neighbours)
     names = [source.names[row] for row in chosen]
     reducer = fitted(values, made, names)
     coordinates, ids, kinds, t, labels, lines = [made.coordinates], list(names), ["row"] * len(names), [], [], []
@@ -230,7 +234,8 @@ def main(arguments: Sequence[str]) -> None:
         files.append(source.folder / "steps.csv")
         write_file(files[0], table.to_csv(index=False))
         if asked.map is not None:
-            places, one = map_ways(source, found, asked.map, asked.metric, asked.rows, asked.perplexity, asked.seed)
+            places, one = map_ways(source, found, asked.map, asked.metric, asked.rows, asked.perplexity,
+                                   asked.neighbours, asked.seed)  # fmt: skip
             files.extend(draw_map(source.folder, "between", one, places, "t"))
         if source.can_decode:
             files.append(source.folder / "images.png")

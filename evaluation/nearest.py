@@ -132,7 +132,7 @@ class Index:
         if not np.isfinite(queries).all():
             raise UserError("Expected finite queries, got NaN or infinity: check what made them.")
         if not 1 <= k <= n - left_out:
-            raise UserError(f"Expected k from 1 to {n - left_out}, the other rows, got {k}: choose a smaller k.")
+            raise UserError(f"Expected k from 1 to {n - left_out}, the other rows, got {k}: choose another k.")
         zero = np.flatnonzero(self.squares == 0)
         if metric == "cosine" and (len(zero) or not queries.any(1).all()):
             told = f"{len(zero)} rows of length 0 (the first is row {zero[0]})" if len(zero) else "a query of length 0"

@@ -59,7 +59,13 @@ def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
 
 
 def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"]:
-    """All of n rows, or `most` of them at random, ascending."""
+    """All of n rows, or `most` of them at random, ascending.
+
+    Raises:
+        UserError: fewer than one.
+    """
+    if most is not None and most < 1:
+        raise UserError(f"Expected at least 1 of the {n} rows, got {most}: choose more.")
     if most is None or n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
@@ -88,7 +94,7 @@ def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Ne
     values = centred(vectors, metric)
     n = len(values)
     if not 1 <= k < n:
-        raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose a smaller k.")
+        raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose another k.")
     each = max(1, CHUNK // n)
     chunks = torch.arange(n).split(each)
     found = [

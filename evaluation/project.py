@@ -8,7 +8,7 @@ what is new:
   prompts=[a dog,"a, cat"]     texts or image files, placed on the map of the others
   reducer=FILE                 no new map: the data's rows are placed on the one that was saved in reducer.npz
 what for:
-  colour=COLUMN                split, or a label of the rows
+  colour=COLUMN                split, or a label of the rows (default: what is new, or the first label)
   out=embeddings/project       a folder for the page, the picture, points.parquet, the projector and reducer.npz
   json=true                    prints one JSON object: files, places of what is new, how far the map can be trusted
 """
@@ -27,13 +27,13 @@ from torch import Tensor
 
 from evaluation.command import aside, command
 from evaluation.files import jsonable
-from evaluation.neighbours import Neighbours, nearest_rows
+from evaluation.neighbours import Neighbours, draw_rows, nearest_rows
 from evaluation.placement import Reducer, check_placing, fitted, load_reducer
-from evaluation.points import atlas_command, write_points, write_projector
+from evaluation.points import atlas_command, check_columns, write_points, write_projector
 from evaluation.projection import project
 from evaluation.scatter import Map, draw_scatter
 from evaluation.scatter_page import write_page
-from evaluation.selection import MOST_NAMES, Selection, column, some_rows
+from evaluation.selection import MOST_NAMES, SOME_NAMES, Selection, column, some_rows, telling_column
 from evaluation.sources import Source, asked_source
 from evaluation.tsne import NEIGHBOURS, measured
 from models import UserError
@@ -78,18 +78,31 @@ class Placed(NamedTuple):
         return pd.DataFrame({"name": self.table["id"].tolist()[len(self.table) - self.new :], **axes})
 
 
-def named(names: Sequence[str], new: int) -> Sequence[str]:
-    """The names that stand on the map: all of a few, of many those that are new."""
+def named(table: pd.DataFrame, new: int) -> Sequence[str]:
+    """The names that stand on the map: all of a few; of many those that are new, or some where there are no labels."""
+    names = table["id"].tolist()
+    first = len(names) - new
     if len(names) <= MOST_NAMES:
         return names
-    return [*[""] * (len(names) - new), *names[len(names) - new :]] if 0 < new <= MOST_NAMES else ()
+    if 0 < new <= MOST_NAMES:
+        return [*[""] * first, *names[first:]]
+    if new or telling_column(table):
+        return ()
+    chosen = set(draw_rows(len(names), SOME_NAMES, 0).tolist())
+    return [name if row in chosen else "" for row, name in enumerate(names)]
 
 
 def described(old: Sequence[str] | pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """One table of both, with a column that tells them apart where there are both."""
+    """One table of both, with a column that tells them apart where there are both.
+
+    Raises:
+        UserError: a label of that column's name.
+    """
     first = old if isinstance(old, pd.DataFrame) else pd.DataFrame({"id": list(old)})
     if not len(new):
         return first
+    if "kind" in {*first, *new}:
+        raise UserError("Expected no label 'kind' beside the map's own, got one: rename it in the table.")
     kinds = ["reference"] * len(first) + ["new"] * len(new)
     columns = {name: pd.Series([*first.get(name, [None] * len(first)), *new.get(name, [None] * len(new))])
                for name in dict.fromkeys([*first, *new])}  # fmt: skip
@@ -110,8 +123,8 @@ def fit_map(source: Source, asked: Options) -> Placed:
     Raises:
         UserError: whatever `project` refuses; prompts that cannot be embedded or placed.
     """
-    prompts = [] if asked.prompts is None else [str(prompt) for prompt in
-               (asked.prompts if isinstance(asked.prompts, list) else [asked.prompts])]  # fmt: skip
+    given = asked.prompts if isinstance(asked.prompts, list) else [asked.prompts]
+    prompts = list(dict.fromkeys(str(prompt) for prompt in given if prompt is not None))
     if prompts:
         check_placing(asked.method)
     values = source.index.values
@@ -125,7 +138,7 @@ def fit_map(source: Source, asked: Options) -> Placed:
     table = described(known, pd.DataFrame({"id": prompts}))
     places = np.concatenate([made.coordinates, reducer.transform(vectors)]) if prompts else made.coordinates
     told = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"
-    one = Map(places, f"{told}; {made.caption}", named(table["id"].tolist(), len(prompts)))
+    one = Map(places, f"{told}; {made.caption}", named(table, len(prompts)))
     shown = np.concatenate([values[rows].astype(np.float32), vectors])
     images = with_blanks(source.vectors.images, rows, len(prompts))
     return Placed(table, one, reducer, len(prompts), shown, images, quality)
@@ -140,29 +153,28 @@ def place_rows(reducer: Reducer, shown: Selection) -> Placed:
     places = np.concatenate([reducer.coordinates, reducer.transform(shown.values)])
     table = described(reducer.names, shown.table)
     caption = f"a saved map: {reducer.settings['method']}, {reducer.settings['metric']} distances"
-    one = Map(places, caption, named(table["id"].tolist(), len(shown.values)))
+    one = Map(places, caption, named(table, len(shown.values)))
     return Placed(table, one, reducer, len(shown.values), None, None, {})
 
 
-def colour_of(table: pd.DataFrame, asked: Options) -> str:
-    """The column that is asked for, or else what tells new from old, or the first label that has classes."""
+def colour_of(placed: Placed, asked: Options) -> str | None:
+    """The column that is asked for, or else what tells new from old, or a label."""
     if asked.colour is not None:
-        column(table, asked.colour)
+        column(placed.table, asked.colour)
         return asked.colour
-    labels = [str(name) for name in table
-              if name not in ("id", "split", "kind") and not pd.api.types.is_numeric_dtype(table[name])]  # fmt: skip
-    return "kind" if "kind" in table else [*labels, "split"][0]
+    return "kind" if placed.new else telling_column(placed.table)
 
 
-def write_map(folder: Path, placed: Placed, colour: str, title: str) -> dict[str, str]:
+def write_map(folder: Path, placed: Placed, colour: str | None, title: str) -> dict[str, str]:
     """The page, the picture, the table and what other programs open; their names."""
     made = placed.reducer.settings
     dimensions = placed.reducer.coordinates.shape[1]
     name = f"map_{str(made['method']).lower().replace('-', '')}{'' if dimensions == 2 else '_3d'}"
     page, picture, points = folder / f"{name}.html", folder / f"{name}.png", folder / "points.parquet"
-    table = placed.table[list(dict.fromkeys(["id", colour, *placed.table.columns]))]
-    write_page(page, {str(made["method"]): placed.map}, table, placed.images, title=title)
-    draw_scatter(picture, {str(made["method"]): placed.map}, {colour: table[colour]})
+    table = placed.table[list(dict.fromkeys(["id", *([] if colour is None else [colour]), *placed.table.columns]))]
+    maps = {str(made["method"]): placed.map}
+    write_page(page, maps, table, placed.images, title=title, coloured=colour is not None)
+    draw_scatter(picture, maps, {} if colour is None else {colour: table[colour]})
     near: Neighbours | None = None
     files = {"page": page, "figure": picture, "points": points}
     if placed.values is not None:
@@ -180,14 +192,15 @@ def main(arguments: Sequence[str]) -> None:
     if asked.reducer is not None and asked.prompts is not None:
         raise UserError("Expected reducer= or prompts=, got both: give the prompts as data=texts to place them.")
     with aside(asked.json):
+        check_columns(source.table)  # before a long search for a map
         if asked.colour not in (None, "kind"):
-            column(source.table, str(asked.colour))  # before a long search for a map
+            column(source.table, str(asked.colour))
         if asked.reducer is not None:
             reducer = load_reducer(asked.reducer)
-            placed = place_rows(reducer, some_rows(source, asked.n or len(source.names), asked.seed))
+            placed = place_rows(reducer, some_rows(source, asked.n, asked.seed))
         else:
             placed = fit_map(source, asked)
-        files = write_map(source.folder, placed, colour_of(placed.table, asked), source.vectors.name)
+        files = write_map(source.folder, placed, colour_of(placed, asked), source.vectors.name)
     if asked.json:
         places = {"placed": placed.places.to_dict("records")} if placed.new else {}
         print(json.dumps(jsonable(files | placed.quality | places)))

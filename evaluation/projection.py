@@ -206,10 +206,10 @@ def project(
     check_choice("method", method, METHODS)
     if dimensions not in (2, 3):
         raise UserError(f"Expected dimensions to be 2 or 3, got {dimensions}.")
-    values = checked(vectors, metric)
+    n = len(vectors)
     limit, reason = tsne_limit(dimensions) if method == "tsne" and most is None else (most, "as many as were asked for")
-    rows = draw_rows(len(values), limit, seed)
-    shown = values[rows] if len(rows) < len(values) else values
+    rows = draw_rows(n, limit, seed)
+    shown = checked(vectors[rows] if len(rows) < n else vectors, metric)
     check_map(shown, method, dimensions, perplexity, neighbours)
     if method == "tsne":
         coordinates, made, first = tsne(shown, dimensions, perplexity, seed)
@@ -218,7 +218,7 @@ def project(
     else:
         coordinates, first = principal(shown, dimensions, seed)
         made = {"method": "PCA", "library": f"scikit-learn {version('scikit-learn')}"}
-    made |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": len(values)}
-    if len(rows) < len(values):
-        made["sample"] = f"{len(rows):,} of {len(values):,} rows, drawn at random: {reason}"
+    made |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": n}
+    if len(rows) < n:
+        made["sample"] = f"{len(rows):,} of {n:,} rows, drawn at random: {reason}"
     return Projection(np.asarray(coordinates, np.float32), rows, made, first)

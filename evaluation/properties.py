@@ -30,7 +30,7 @@ from evaluation.files import jsonable, write_file
 from evaluation.ideal_words import Grid, change_matrix, compositionality, consistency, unit
 from evaluation.projection import FEWEST_ROWS, project
 from evaluation.scatter import Map
-from evaluation.selection import column, draw_map
+from evaluation.selection import class_column, draw_map
 from evaluation.similarity import heatmap
 from evaluation.sources import Source, asked_source
 from models import UserError
@@ -59,8 +59,9 @@ def check_values(values: Mapping[str, Sequence[str]]) -> None:
     if len(values) < 2:
         raise UserError(f"Expected two or more properties, got {', '.join(values) or 'none'}: name another.")
     for name, each in values.items():
-        if len(each) < 2 or len(set(each)) < len(each):
-            raise UserError(f"Expected two or more different values of {name}, got {', '.join(map(str, each))}.")
+        if len(each) < 2 or len(set(each)) < len(each) or not all(str(value).strip() for value in each):
+            got = ", ".join(map(str, each)) or "none"
+            raise UserError(f"Expected two or more different values of {name}, none of them empty, got {got}.")
 
 
 def from_texts(source: Source, template: str, values: Mapping[str, Sequence[str]],
@@ -73,13 +74,13 @@ def from_texts(source: Source, template: str, values: Mapping[str, Sequence[str]
     chosen = {str(name): [str(value) for value in each] for name, each in values.items()}
     check_values(chosen)
     try:
-        named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise UserError(f"Expected template='a {{colour}} {{object}}', got {template!r}: {error}.") from error
-    if named != set(chosen):
+    if {name for name, *_ in parts} != set(chosen) or any(form or kind for _, form, kind in parts):
         raise UserError(
             f"Expected a template with {', '.join('{' + name + '}' for name in chosen)}, got {template!r}: name each "
-            "property of values= once."
+            "property of values= and nothing else."
         )
     told = list(words) if words is not None else ["{}"] * len(chosen)
     if len(told) != len(chosen) or not all("{}" in word for word in told):
@@ -99,16 +100,16 @@ def from_rows(source: Source, factors: Sequence[str]) -> Grid:
         UserError: no such label; a combination that no row has.
     """
     table = source.table
-    labels = pd.DataFrame({name: column(table, name, "factors") for name in factors}).dropna().astype(str)
+    labels = pd.DataFrame({name: class_column(table, name, "factors") for name in factors}).dropna().astype(str)
     values = {name: sorted(labels[name].unique()) for name in factors}
     check_values(values)
+    rows = labels.groupby(list(values)).groups
     means, names = [], []
     for each in itertools.product(*values.values()):
-        own = labels.index[(labels[list(factors)] == list(each)).all(axis="columns")]
-        if not len(own):
+        if each not in rows:
             told = ", ".join(f"{name}={value}" for name, value in zip(factors, each, strict=True))
             raise UserError(f"Expected rows of every combination, got none with {told}: choose other factors.")
-        means.append(unit(source.index.values[own.to_numpy()]).mean(0))
+        means.append(unit(source.index.values[rows[each].to_numpy()]).mean(0))
         names.append(" ".join(each))
     return Grid(values, unit(np.stack(means)).reshape(*map(len, values.values()), -1), names)
 

@@ -4,6 +4,7 @@ A table has a row per point: `id`, and columns to colour by or to read. Text, bo
 are whole numbers of few values (cluster numbers); other numbers are a scale.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
-from evaluation.figures import INK, MUTED, figure, write_figure
+from evaluation.figures import FAINT, INK, MUTED, figure, write_figure
 from evaluation.neighbours import Coordinates, checked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["PALETTE", "Classes", "Map", "Scale", "colouring", "draw_scatter", "scatter"]
+__all__ = ["PALETTE", "Classes", "Map", "Scale", "colouring", "draw_scatter", "scatter", "shortened"]
 
 # Each next colour the one furthest from those before it in OKLab, for normal sight and as simulated for missing
 # green, red and blue cones (Machado et al. 2009), of middling lightness and chroma: it shows on white and on black.
@@ -33,6 +34,8 @@ UNKNOWN = "#c9ccd3"
 MOST_NUMBERS = 32  # whole numbers of more values are a scale
 PANEL, HEAD, LEGEND, MARGIN = 7.0, 0.85, 2.6, 0.25  # inches: of a panel, above it, right of the last, between
 LEGEND_ROWS = 26  # names in a column
+AZIMUTH, ELEVATION = np.deg2rad([-60, 30])  # from where three dimensions are looked at
+LETTER, LINE = 0.055, 0.2  # inches: half the width of a name for each of its letters, and its height
 
 
 class Map(NamedTuple):
@@ -40,6 +43,7 @@ class Map(NamedTuple):
     caption: str = ""  # how it was made and what it keeps
     names: Sequence[str] = ()  # to stand beside the points, as far as there is room; empty for those without
     lines: Sequence[Sequence[int]] = ()  # rows to be joined, one after the other
+    weights: Sequence[float] = ()  # the names of the greatest find room first; by default those of the first rows
 
 
 class Classes(NamedTuple):
@@ -52,7 +56,7 @@ class Scale(NamedTuple):
 
 
 Colouring: TypeAlias = Classes | Scale
-Axes: TypeAlias = Any  # matplotlib's, of two or of three dimensions
+Axes: TypeAlias = Any  # matplotlib's
 Box: TypeAlias = tuple[float, float, float, float]  # left, bottom, width, height in shares of a picture
 
 
@@ -80,120 +84,176 @@ def class_colours(codes: Int64[np.ndarray, " n"]) -> list[str]:
     return [PALETTE[code % len(PALETTE)] if code >= 0 else UNKNOWN for code in codes.tolist()]
 
 
+def looked_at(points: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
+    """Three dimensions from above one corner, all at one scale, and how near each point is to the eye."""
+    sine, cosine = np.sin(ELEVATION), np.cos(ELEVATION)
+    ahead, aside = np.array([np.cos(AZIMUTH), np.sin(AZIMUTH)]), np.array([-np.sin(AZIMUTH), np.cos(AZIMUTH)])
+    right, up, towards = [*aside, 0], [*(-sine * ahead), cosine], [*(cosine * ahead), sine]
+    return points @ np.array([right, up]).T, points @ np.array(towards)
+
+
+def draw_box(axes: Axes, points: Float[np.ndarray, "n 3"]) -> None:
+    """The edges of the box that three dimensions lie in."""
+    from matplotlib.collections import LineCollection
+
+    corners = np.array(list(itertools.product(*zip(points.min(0), points.max(0), strict=True))))
+    flat = looked_at(corners)[0]
+    edges = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1]
+    axes.add_collection(LineCollection(flat[np.array(edges)], colors=FAINT, linewidths=0.8, zorder=0.2))
+
+
 def place_names(
-    middles: Float[np.ndarray, "classes 2"], names: list[str], counts: Int64[np.ndarray, " classes"]
+    middles: Float[np.ndarray, "names 2"], names: Sequence[str], weights: Shaped[np.ndarray, " names"]
 ) -> list[int]:
-    """The classes whose names fit on the panel, in inches, without running into those of larger classes."""
+    """The names that fit on the panel, in inches, without running into those of greater weight."""
     placed: list[int] = []
-    for code in np.argsort(-counts, kind="stable").tolist():
-        apart = [np.abs(middles[code] - middles[other]) for other in placed]
-        widths = [0.055 * (len(names[code]) + len(names[other])) for other in placed]
-        if all(x > width or y > 0.2 for (x, y), width in zip(apart, widths, strict=True)):
-            placed.append(code)
+    for one in np.argsort(-weights, kind="stable").tolist():
+        apart = [np.abs(middles[one] - middles[other]) for other in placed]
+        widths = [LETTER * (len(names[one]) + len(names[other])) for other in placed]
+        if all(x > width or y > LINE for (x, y), width in zip(apart, widths, strict=True)):
+            placed.append(one)
     return placed
 
 
-def draw_names(axes: Axes, points: np.ndarray, classes: Classes) -> None:
+def draw_class_names(axes: Axes, flat: Float[np.ndarray, "n 2"], classes: Classes) -> None:
     """Each class's name on its member nearest to the middle of the class, as far as there is room."""
-    if not classes.names:
-        return
+    used, counts = np.unique(classes.codes[classes.codes >= 0], return_counts=True)
     middles = []
-    for code in range(len(classes.names)):
-        members = points[classes.codes == code]
+    for code in used:
+        members = flat[classes.codes == code]
         middles.append(members[np.abs(members - np.median(members, axis=0)).sum(1).argmin()])
-    counts = np.bincount(classes.codes[classes.codes >= 0], minlength=len(middles))
-    write_names(axes, np.array(middles), classes.names, counts, size=12, weight="bold", va="center")
+    if middles:
+        names = [classes.names[code] for code in used]
+        write_names(axes, np.array(middles), names, counts, size=12, weight="bold", va="center")
+
+
+def draw_names(axes: Axes, flat: Float[np.ndarray, "n 2"], one: Map) -> None:
+    """The names of single points above them."""
+    rows = [row for row, name in enumerate(one.names) if name]
+    if rows:
+        weights = np.asarray(one.weights)[rows] if len(one.weights) else -np.arange(len(rows))
+        names, above = [str(one.names[row]) for row in rows], {"xytext": (0, 4), "textcoords": "offset points"}
+        write_names(axes, flat[rows], names, weights, size=10, va="bottom", **above)
 
 
 def write_names(
-    axes: Axes, points: np.ndarray, names: Sequence[str], weights: Int64[np.ndarray, " names"], **style: Any
+    axes: Axes,
+    flat: Float[np.ndarray, "names 2"],
+    names: Sequence[str],
+    weights: Shaped[np.ndarray, " names"],
+    **style: Any,
 ) -> None:
-    """Names at their points, those of the greatest weight first, as far as there is room."""
+    """Names at their points, moved as far as the panel's edge asks for, those of the greatest weight first."""
     from matplotlib.patheffects import withStroke
-    from mpl_toolkits.mplot3d import proj3d
 
     short = [shortened(name, 18) for name in names]
-    flat = points
-    if points.shape[1] > 2:
-        flat = np.stack(proj3d.proj_transform(*points.T, axes.get_proj())[:2], 1)
-    inches = axes.transData.transform(flat) / axes.get_figure(root=True).dpi
+    dpi = axes.get_figure(root=True).dpi
+    low, high = axes.get_window_extent().get_points() / dpi
+    room = np.array([[LETTER * len(name), LINE] for name in short])
+    inches = np.clip(axes.transData.transform(flat) / dpi, low + room * [1, 0], high - room)
+    places = axes.transData.inverted().transform(inches * dpi)
     for i in place_names(inches, short, weights):
         axes.annotate(
-            short[i], flat[i], ha="center", color=INK, zorder=5,
+            short[i], places[i], ha="center", color=INK, zorder=5, parse_math=False,
             path_effects=[withStroke(linewidth=3.5, foreground="white")], **style,
         )  # fmt: skip
 
 
-def draw_lines(axes: Axes, points: np.ndarray, one: Map) -> None:
-    """What joins points, and the names beside them."""
-    width, alpha, order = (1.4, 0.7, 4.0) if len(one.lines) == 1 else (0.6, 0.35, 0.5)  # a path, or a net below
-    for rows in one.lines:
-        axes.plot(*points[list(rows)].T, color=INK, linewidth=width, alpha=alpha, zorder=order)
-    named = [row for row, name in enumerate(one.names) if name]
-    if named:
-        names, first = [str(one.names[row]) for row in named], np.arange(len(named))[::-1]
-        write_names(
-            axes, points[named], names, first.copy(), size=10, va="bottom", xytext=(0, 4), textcoords="offset points"
-        )
+def draw_lines(axes: Axes, flat: Float[np.ndarray, "n 2"], lines: Sequence[Sequence[int]]) -> None:
+    """What joins points: a way above them, a net below."""
+    from matplotlib.collections import LineCollection
+
+    width, alpha, order = (1.4, 0.7, 4.0) if len(lines) == 1 else (0.6, 0.35, 0.5)
+    paths = [flat[list(rows)] for rows in lines]
+    axes.add_collection(LineCollection(paths, colors=INK, linewidths=width, alpha=alpha, zorder=order))
 
 
-def draw_panel(axes: Axes, points: np.ndarray, colours: Colouring) -> Any:
-    """The points of one map, those of unknown colour below, the others in random order so that no class lies on top."""
-    known = colours.codes >= 0 if isinstance(colours, Classes) else np.isfinite(colours.values)
-    order = np.random.default_rng(0).permutation(len(points))
-    above = order[known[order]]
-    shown: Any = {"s": float(np.clip(90_000 / len(points), 2.0, 60.0)), "linewidths": 0}
-    shown["alpha"] = 0.85 if len(points) < 20_000 else 0.6
-    axes.scatter(*points[~known].T, c=UNKNOWN, **shown)
+def draw_panel(axes: Axes, one: Map, points: Float[np.ndarray, "n _"], colours: Colouring | None) -> Any:
+    """One map: points of unknown colour below, those with names of their own on top, of three dimensions the nearer
+    ones larger and before the others, in two in random order so that no class lies on top of another.
+    """  # fmt: skip
+    n = len(points)
+    flat, near = looked_at(points) if points.shape[1] > 2 else (points, np.random.default_rng(0).random(n))
+    size = np.full(n, float(np.clip(90_000 / n, 2.0, 60.0)))
+    if points.shape[1] > 2:
+        draw_box(axes, points)
+        size *= 0.4 + 1.2 * (near - near.min()) / max(np.ptp(near), 1e-30)
+    if isinstance(colours, Classes):
+        known, shades = colours.codes >= 0, np.array(class_colours(colours.codes))
+    else:
+        known = np.ones(n, bool) if colours is None else np.isfinite(colours.values)
+        shades = np.where(known, PALETTE[0], UNKNOWN)
+    above = np.array([bool(name) for name in one.names]) if len(one.names) else np.zeros(n, bool)
+    order = np.lexsort((near, above, known))
+    shown: Any = {"linewidths": 0, "alpha": 0.85 if n < 20_000 else 0.6}
     if isinstance(colours, Scale):
-        return axes.scatter(*points[above].T, c=colours.values[above], cmap="viridis", **shown)
-    axes.scatter(*points[above].T, c=class_colours(colours.codes[above]), **shown)
-    return None
+        below, order = order[~known[order]], order[known[order]]
+        axes.scatter(*flat[below].T, s=size[below], c=UNKNOWN, **shown)
+        drawn = axes.scatter(*flat[order].T, s=size[order], c=colours.values[order], cmap="viridis", **shown)
+    else:
+        drawn = axes.scatter(*flat[order].T, s=size[order], c=shades[order], **shown)
+    axes.autoscale_view()
+    axes.apply_aspect()
+    draw_lines(axes, flat, one.lines)
+    if len(one.names):
+        draw_names(axes, flat, one)
+    elif isinstance(colours, Classes):
+        draw_class_names(axes, flat, colours)
+    return drawn
 
 
-def make_axes(drawing: "Figure", place: Box, dimensions: int) -> Axes:
+def make_axes(drawing: "Figure", place: Box) -> Axes:
     """A panel without ticks: the axes of such a map say nothing."""
-    if dimensions < 3:
-        flat = drawing.add_axes(place)
-        flat.set_aspect("equal", adjustable="datalim")
-        flat.set(xticks=[], yticks=[])
-        flat.spines[:].set_visible(False)
-        flat.margins(0.03)
-        return flat
-    axes: Axes = drawing.add_axes(place, projection="3d")
-    axes.set_box_aspect(None, zoom=1.4)
-    axes.set_axis_off()
+    axes = drawing.add_axes(place)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.margins(0.03)
     return axes
 
 
 def shortened(text: str, most: int) -> str:
+    """On one line."""
+    text = " ".join(str(text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def draw_legend(axes: Axes, name: str, colours: Colouring, drawn: Any) -> None:
-    """In axes of its own at the right of a row; of more classes than are told apart, their number."""
+    """In axes of its own at the right of a row, as large as fits; of more classes than are told apart, their number."""
     from matplotlib.lines import Line2D
 
     axes.set_axis_off()
-    bold: Any = {"size": 14, "weight": "bold"}
+    room = axes.get_window_extent().width
     if isinstance(colours, Scale):
         bar = axes.get_figure(root=True).colorbar(drawn, cax=axes.inset_axes((0.0, 0.28, 0.11, 0.44)))
         bar.solids.set_alpha(1)
         bar.outline.set_visible(False)
         bar.ax.grid(False)
         bar.ax.tick_params(labelsize=12, length=0)
-        axes.text(0.0, 0.75, name, transform=axes.transAxes, **bold)
+        head = axes.text(0.0, 0.75, shortened(name, 24), transform=axes.transAxes, parse_math=False, weight="bold")
+        head.set_size(14 * min(1, room * head.get_size() / (head.get_window_extent().width * 14)))
         return
     listed = len(colours.names) <= 2 * LEGEND_ROWS
     shown = list(zip(colours.names, class_colours(np.arange(len(colours.names))), strict=True)) if listed else []
     shown += [("unlabelled", UNKNOWN)] if (colours.codes < 0).any() else []
-    title = name if listed else f"{name}: {len(colours.names)} classes,\ncolours repeat"
-    axes.legend(
-        [Line2D([], [], marker="o", linestyle="", markersize=9, color=colour) for _, colour in shown],
-        [shortened(text, 24 if len(shown) <= LEGEND_ROWS else 11) for text, _ in shown],
-        title=title, ncols=1 + (len(shown) > LEGEND_ROWS), fontsize=12.5, title_fontproperties=bold, alignment="left",
-        loc="center left", handletextpad=0.2, columnspacing=0.6, borderaxespad=0, borderpad=0,
-    )  # fmt: skip
+    title = shortened(name, 24)
+    title = title if listed else f"{title}: {len(colours.names)} classes,\ncolours repeat"
+    points = [Line2D([], [], marker="o", linestyle="", markersize=9, color=colour) for _, colour in shown]
+    words = [shortened(text, 28 if len(shown) <= LEGEND_ROWS else 16) for text, _ in shown]
+
+    def write(scale: float) -> float:
+        """The width, in pixels."""
+        box = axes.legend(
+            points, words, title=title, ncols=1 + (len(shown) > LEGEND_ROWS), fontsize=12.5 * scale,
+            title_fontproperties={"size": 14 * scale, "weight": "bold"}, alignment="left", loc="center left",
+            handletextpad=0.2, columnspacing=0.6, borderaxespad=0, borderpad=0,
+        )  # fmt: skip
+        for text in (box.get_title(), *box.get_texts()):
+            text.set_parse_math(False)
+        return float(box.get_window_extent().width)
+
+    if (width := write(1.0)) > room:
+        write(room / width)
 
 
 def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> None:
@@ -202,9 +262,14 @@ def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.S
 
 
 def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> "Figure":
-    """A row of panels per column of colours, a panel per map, the row's legend at its right."""
-    width, top = MARGIN + (PANEL + MARGIN) * len(maps) + LEGEND, 0.7 if title else 0.2
-    height = top + (HEAD + PANEL) * len(colours) + MARGIN
+    """A row of panels per column of colours, a panel per map, the row's legend at its right; without colours one row,
+    all points alike.
+    """  # fmt: skip
+    rows: list[tuple[str, Colouring | None]] = [(name, colouring(values)) for name, values in colours.items()]
+    rows = rows or [("", None)]
+    width = MARGIN + (PANEL + MARGIN) * len(maps) + (LEGEND if colours else 0)
+    top = 0.7 if title else 0.2
+    height = top + (HEAD + PANEL) * len(rows) + MARGIN
     points = {name: checked(one.coordinates, "euclidean") for name, one in maps.items()}
 
     def box(left: float, above: float, wide: float, high: float) -> Box:
@@ -213,22 +278,18 @@ def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: st
 
     with figure(None, width, height) as drawing:
         if title:
-            drawing.text(MARGIN / width, 1 - 0.3 / height, title, va="top", size=20, weight="bold")
-        for row, (name, values) in enumerate(colours.items()):
-            read, drawn = colouring(values), None
-            above = top + (HEAD + PANEL) * row
+            drawing.text(MARGIN / width, 1 - 0.3 / height, title, va="top", size=20, weight="bold", parse_math=False)
+        for row, (name, read) in enumerate(rows):
+            drawn, above = None, top + (HEAD + PANEL) * row
             for i, (map_name, one) in enumerate(maps.items()):
-                left = MARGIN + (PANEL + MARGIN) * i
-                head = 1 - (above + 0.12) / height
+                left, head = MARGIN + (PANEL + MARGIN) * i, 1 - (above + 0.12) / height
+                words = shortened(f"{map_name} by {name}" if name else map_name, 60)
                 caption = "\n".join(wrap(one.caption, 92, max_lines=2, placeholder=" …"))
-                drawing.text(left / width, head, f"{map_name} by {name}", va="top", size=16, weight="bold")
+                drawing.text(left / width, head, words, va="top", size=16, weight="bold", parse_math=False)
                 drawing.text(left / width, head - 0.3 / height, caption, va="top", size=10, color=MUTED)
-                axes = make_axes(drawing, box(left, above + HEAD, PANEL, PANEL), points[map_name].shape[1])
-                drawn = draw_panel(axes, points[map_name], read)
-                axes.apply_aspect()
-                draw_lines(axes, points[map_name], one)
-                if isinstance(read, Classes) and not one.names:
-                    draw_names(axes, points[map_name], read)
-            place = box(width - LEGEND, above + HEAD, LEGEND - MARGIN, PANEL)
-            draw_legend(drawing.add_axes(place), name, read, drawn)
+                axes = make_axes(drawing, box(left, above + HEAD, PANEL, PANEL))
+                drawn = draw_panel(axes, one, points[map_name], read)
+            if read is not None:
+                place = box(width - LEGEND, above + HEAD, LEGEND - MARGIN, PANEL)
+                draw_legend(drawing.add_axes(place), name, read, drawn)
     return drawing

@@ -75,9 +75,10 @@ def write_page(
     images: UInt8[Tensor, "n channels size size"] | None = None,
     title: str = "Map",
     notes: Iterable[str] = (),
+    coloured: bool = True,
 ) -> None:
     """One HTML file that needs no network: maps side by side, colours by any column of the table, search, selection,
-    thumbnails of up to 10,000 points.
+    thumbnails of up to 10,000 points. The first column colours at the start, or, where it is not `coloured`, none does.
 
     Points are in random order, so that no class is drawn over another and the first 10,000 are of all kinds.
 
@@ -96,12 +97,13 @@ def write_page(
         names = [printable(one.names[row]) for row in order] if len(one.names) else None
         lines = [places[list(rows)].tolist() for rows in one.lines]
         shown.append({"name": name, "caption": one.caption, "axes": axes, "names": names, "lines": lines})
+    alike = [] if coloured else [page_column("no colour", pd.Series([""] * len(table)))]
     content = {
         "title": title,
         "notes": list(notes),
         "ids": [printable(name) for name in shuffled["id"]],
         "maps": shown,
-        "columns": [page_column(str(name), shuffled[name]) for name in table.columns if name != "id"],
+        "columns": [*alike, *(page_column(str(name), shuffled[name]) for name in table.columns if name != "id")],
         "thumbnails": None if images is None else sheets(images, torch.from_numpy(order[:MOST_IMAGES])),
         "palette": PALETTE,
     }

@@ -195,10 +195,11 @@ def answer_correlation(source: Source, reader: Source, asked: Options, answer: A
     shown = sorted(set(top["component"]))[:200]
     title = f"{asked.measure.replace('_', ' ')} with components"
     answer.picture(source.folder, f"correlation_{asked.measure}", heatmap(table.loc[shown].T, title, asked.measure))
-    chance = chance_level(len(rows), table.size)
-    answer.content.update(components=top.to_dict("records"), chance=chance, rows=len(rows))
+    known = int(scores.notna().sum().min())  # of the label that fewest rows have
+    chance = chance_level(known, table.size)
+    answer.content.update(components=top.to_dict("records"), chance=chance, rows=known)
     answer.printed.append(top.round(3).to_string(index=False))
-    answer.printed.append(f"{len(rows)} rows; by chance 1 of 20 such tables has an |r| above {chance:.3f} anywhere")
+    answer.printed.append(f"{known} rows; by chance 1 of 20 such tables has an |r| above {chance:.3f} anywhere")
 
 
 def answer_gap(reader: Source, asked: Options, answer: Answer) -> None:
@@ -221,6 +222,8 @@ def answer_gap(reader: Source, asked: Options, answer: Answer) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     asked, source = asked_source(Options, arguments, "embeddings/semantics")
+    if asked.most < 1:
+        raise UserError(f"Expected most=, the images to edit, from 1, got {asked.most}: choose more.")
     if asked.prompts is None and source.run and source.run.config.get("prompts"):
         asked.prompts = OmegaConf.to_container(source.run.config.prompts)  # type: ignore[assignment]  # of texts
     if asked.images is None and asked.prompts is None and asked.correlate is None and not asked.gap:

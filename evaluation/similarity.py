@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from evaluation.figures import INK, figure
 from evaluation.nearest import compare
 from evaluation.neighbours import METRICS, Vectors, checked, nearest_rows
+from evaluation.scatter import shortened
 from models import UserError, check_choice
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["class_matrix", "class_similarity", "heatmap", "neighbour_graph", "similarity_matrix"]
 
 CELL, NAMED_CELLS = 0.42, 30  # inches of a heatmap's cell; so many to a side have their number in them
-MOST_CELLS = 200
+MOST_CELLS, MOST_LETTERS = 200, 40  # to a side of a heatmap, and of a name beside it
 
 
 def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cosine") -> pd.DataFrame:
@@ -58,7 +59,7 @@ def class_similarity(
     Columns: first, second, mean, sd, pairs. Rows without a label are left out.
 
     Raises:
-        UserError: fewer than one pair to draw; no class at all; vectors that have no distance.
+        UserError: fewer than one pair to draw; no class at all, or too many to look at; vectors that have no distance.
     """
     check_choice("metric", metric, METRICS)
     if pairs < 1:
@@ -68,12 +69,14 @@ def class_similarity(
     classes = {name: known.index[known == name].to_numpy() for name in sorted(known.unique())}
     if not classes:
         raise UserError(f"Expected labels to compare classes by, got none in {labels.name}.")
+    if len(classes) > MOST_CELLS:
+        raise UserError(f"Expected at most {MOST_CELLS} classes, got {len(classes)} in {labels.name}: choose others.")
     found = []
     names = list(classes)
     for i, a in enumerate(names):
         for b in names[i:]:
-            rows = drawn_pairs(classes[a], classes[b], pairs, rng)
-            numbers = compare(values[rows[0]], values[rows[1]])[metric == "euclidean"]
+            x, y = (values[rows] for rows in drawn_pairs(classes[a], classes[b], pairs, rng))
+            numbers = np.linalg.norm(x - y, axis=1) if metric == "euclidean" else np.einsum("nd,nd->n", x, y)
             mean = float(numbers.mean()) if len(numbers) else np.nan
             deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else np.nan
             found.append({"first": a, "second": b, "mean": mean, "sd": deviation, "pairs": len(numbers)})
@@ -91,6 +94,8 @@ def class_matrix(table: pd.DataFrame) -> pd.DataFrame:
 def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Figure":
     """A matrix as colours, its numbers in the cells where there is room.
 
+    White is 0 where there are numbers on both sides of it; numbers of one sign go from light to dark.
+
     Raises:
         UserError: more rows or columns than can be seen.
     """
@@ -98,39 +103,44 @@ def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Fig
     if max(rows, columns) > MOST_CELLS:
         raise UserError(f"Expected at most {MOST_CELLS} rows for a heatmap, got {max(rows, columns)}: name fewer.")
     cell = max(0.12, min(CELL, 14 / max(rows, columns)))
-    words = [[str(name)[:40] for name in axis] for axis in (table.index, table.columns)]
+    words = [[shortened(str(name), MOST_LETTERS) for name in axis] for axis in (table.index, table.columns)]
     left, foot = (0.25 + 0.085 * max(len(word) for word in axis) for axis in words)
     head = 0.5 if title else 0.15
     width, height = left + cell * columns + 1.1, foot + cell * rows + head
     values = table.to_numpy(dtype=float)
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 1.0)
+    signed = low < 0 < high
+    limits = (-max(-low, high), max(-low, high)) if signed else (low, high)
     with figure(None, width, height) as drawing:
         place = (left / width, foot / height, cell * columns / width, cell * rows / height)
         axes: Any = drawing.add_axes(place)
-        shown = axes.imshow(values, cmap="coolwarm", aspect="auto")
-        axes.set_xticks(range(columns), words[1], rotation=90)
-        axes.set_yticks(range(rows), words[0])
+        kind = "coolwarm" if signed else "Blues" if high > 0 else "Blues_r"
+        shown = axes.imshow(values, cmap=kind, vmin=limits[0], vmax=limits[1], aspect="auto")
+        axes.set_xticks(range(columns), words[1], rotation=90, parse_math=False)
+        axes.set_yticks(range(rows), words[0], parse_math=False)
         axes.tick_params(length=0, labelsize=9 if cell > 0.2 else 6, labelcolor=INK)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         if max(rows, columns) <= NAMED_CELLS:
-            write_cells(axes, values, 7.5)
+            write_cells(axes, values, shown.to_rgba(values)[..., :3], 7.5)
         thin = 0.15 / (cell * columns)
         bar = drawing.colorbar(shown, cax=axes.inset_axes((1 + thin, 0, thin, 1)))
         bar.outline.set_visible(False)
         bar.set_label(label)
         bar.ax.grid(False)
         if title:
-            drawing.text(0.1 / width, 1 - 0.12 / height, title, va="top", size=11, weight="bold")
+            drawing.text(0.1 / width, 1 - 0.12 / height, title, va="top", size=11, weight="bold", parse_math=False)
     return drawing
 
 
-def write_cells(axes: Any, values: Float[np.ndarray, "rows columns"], size: float) -> None:
-    low, high = np.nanmin(values), np.nanmax(values)
-    for (i, j), value in np.ndenumerate(values):
-        share = (value - low) / (high - low) if high > low else 0.5
-        colour = "white" if share < 0.12 or share > 0.88 else INK
-        number = re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}")
-        axes.text(j, i, number, ha="center", va="center", size=size, color=colour)
+def write_cells(
+    axes: Any, values: Float[np.ndarray, "rows columns"], colours: Float[np.ndarray, "rows columns 3"], size: float
+) -> None:
+    """The numbers that there are, white on what is dark."""
+    light = colours @ [0.299, 0.587, 0.114] > 0.5
+    for i, j in np.argwhere(np.isfinite(values)):
+        number = re.sub(r"^(-?)0\.", r"\1.", f"{round(values[i, j], 2) + 0.0:.2f}")  # no −.00
+        axes.text(j, i, number, ha="center", va="center", size=size, color=INK if light[i, j] else "white")
 
 
 def neighbour_graph(vectors: Vectors, names: Sequence[str], k: int = 3, metric: str = "cosine") -> pd.DataFrame:

@@ -41,6 +41,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SETTINGS = ("data", "encoder", "cache_dir", "image_size", "trainer")  # of train.py; the rest are the command's own
 
 IMAGE_SIDE = 224  # pixels that an image file is read at where neither the data nor the encoder says it
+IMAGES = 64  # files that are read at a time
 
 T = TypeVar("T")
 
@@ -123,35 +124,26 @@ class Source:
         """What finds the nearest rows."""
         return Index(self.vectors.values)
 
-    def rows(self, name: str) -> list[int]:
-        """The rows that are called so: none, one, or several where a text is there more than once."""
-        return [row for row, each in enumerate(self.names) if each == name]
-
-    def row(self, name: str) -> int:
-        """The (first) row of that name.
-
-        Raises:
-            UserError: there is none; near spellings are suggested.
-        """
-        if not (found := self.rows(name)):
-            raise UserError(f"Expected one of the {len(self.names)} names, got {name!r}.{near_names(name, self.names)}")
-        return found[0]
-
     def embed(self, queries: Sequence[str]) -> tuple[Float[Tensor, "n features"], list[list[int]]]:
-        """Names of rows, image files and texts in the space of the rows, and which rows each of them names.
+        """Names of rows, image files and texts in the space of the rows, and which rows each of them names: none, one,
+        or several where a text is there more than once.
 
         Raises:
             UserError: a query that is no name and that the encoder cannot embed.
-        """
-        found, parts = [self.rows(query) for query in queries], []
-        for query, rows in zip(queries, found, strict=True):
-            if rows:
-                parts.append(self.vectors.values[rows[:1]].float())
-            elif Path(query).suffix.lower() in IMAGE_SUFFIXES:
-                parts.append(self.embed_images([query]))
-            else:
-                parts.append(self.embed_text([query]))
-        return torch.cat(parts), found
+        """  # fmt: skip
+        rows: dict[str, list[int]] = {query: [] for query in queries}
+        for row, name in enumerate(self.names):
+            if name in rows:
+                rows[name].append(row)
+        new = [query for query, found in rows.items() if not found]
+        files = [query for query in new if Path(query).suffix.lower() in IMAGE_SUFFIXES]
+        texts = [query for query in new if query not in files]
+        made: dict[str, Tensor] = {}
+        for names, embed in ((files, self.embed_images), (texts, self.embed_text)):
+            if names:
+                made |= zip(names, embed(names), strict=True)
+        known = {query: self.vectors.values[found[0]].float() for query, found in rows.items() if found}
+        return torch.stack([(known | made)[query] for query in queries]), [rows[query] for query in queries]
 
     def checked_width(self, found: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
         """Raises UserError where new embeddings cannot be compared with the rows."""
@@ -176,8 +168,10 @@ class Source:
         """New texts in the space of the rows.
 
         Raises:
-            UserError: the encoder reads no texts, or gives other features than the rows have.
+            UserError: an empty text; the encoder reads no texts, or gives other features than the rows have.
         """
+        if not all(text.strip() for text in texts):
+            raise UserError("Expected texts, got an empty one: leave it out.")
         self.check_encoder(texts[0])
         if not isinstance(self.encoder, TextEncoder):
             near = near_names(texts[0], self.names) if self.has_rows else ""
@@ -204,10 +198,13 @@ class Source:
         side = self.data.size if images else getattr(encoder, "size", getattr(prepare, "resize", IMAGE_SIDE))
         crop = float(self.config.data.get("crop", 1.0)) if images else 1.0
         share = crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
-        pixels = torch.stack([read_image(file, side, share) for file in files])
-        pixels = pixels.to(self.device)
-        found = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
-        return self.checked_width(found.float().cpu())
+        parts = []
+        for start in range(0, len(files), IMAGES):
+            pixels = torch.stack([read_image(file, side, share) for file in files[start : start + IMAGES]])
+            pixels = pixels.to(self.device)
+            found = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
+            parts.append(found.float().cpu())
+        return self.checked_width(torch.cat(parts))
 
 
 def source(*settings: str) -> Source:
@@ -235,9 +232,14 @@ def asked_source(schema: type[T], arguments: Sequence[str], folder: str = "") ->
     """A command's own options, and the source that the other arguments name.
 
     Files go to `out=` where the options have that, else to a run's figures, else to `folder`, where one is given.
+
+    Raises:
+        UserError: options or settings that there are not; a seed that scikit-learn does not take.
     """
     own = [a for a in arguments if a.split("=")[0].split(".")[0] not in (*SETTINGS, "run")]
     asked = options(schema, own)
+    if not 0 <= (seed := getattr(asked, "seed", 0)) < 2**32:
+        raise UserError(f"Expected seed= from 0 to {2**32 - 1}, got {seed}: choose another.")
     found = source(*(a for a in arguments if a not in own))
     if out := getattr(asked, "out", None):
         found.folder = Path(out).expanduser()

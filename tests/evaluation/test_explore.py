@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation import explore
 from evaluation.explore import export, main, map_distances, nearest, pairs, sub_cluster
+from evaluation.scatter import Map
 from evaluation.selection import MapSettings
 from evaluation.similarity import class_similarity, heatmap, neighbour_graph, similarity_matrix
 from evaluation.sources import Source, source
@@ -145,6 +147,63 @@ def test_a_heatmap_shows_the_matrix() -> None:
         heatmap(pd.DataFrame(np.zeros((201, 201))))
 
 
+def test_a_heatmap_of_both_signs_is_white_at_zero() -> None:
+    """A correlation of .1 beside one of −.9 is no strong positive one."""
+    both = heatmap(pd.DataFrame([[-0.9, 0.1], [0.0, 0.05]])).axes[0].images[0]
+    assert both.get_clim() == (-0.9, 0.9) and both.get_cmap().name == "coolwarm"
+    one = heatmap(pd.DataFrame([[0.6, 1.0], [np.nan, 0.7]])).axes[0]
+    assert one.images[0].get_clim() == (0.6, 1.0) and one.images[0].get_cmap().name == "Blues"
+    assert [text.get_text() for text in one.texts] == [".60", "1.00", ".70"], "unknown ones are left out"
+    assert heatmap(pd.DataFrame([[np.nan]])).axes[0].images
+    words = [f"costs ${i} or $\\frac" for i in range(2)]
+    heatmap(pd.DataFrame(np.eye(2), words, words), words[0]).draw_without_rendering()
+
+
+def test_classes_that_are_a_scale_or_too_many(tmp_path: Path) -> None:
+    data = circle(tmp_path)
+    with pytest.raises(UserError, match="classes= to be labels with classes, got 'turn', which has numbers of a scale"):
+        main([*data, "classes=turn", f"out={tmp_path}"])
+    with pytest.raises(UserError, match="classes= to be one of split, half, turn, got 'id'"):
+        main([*data, "classes=id", f"out={tmp_path}"])
+    values, labels = np.eye(201, dtype=np.float32), pd.Series(map(str, range(201)), name="each")
+    with pytest.raises(UserError, match="Expected at most 200 classes, got 201 in each"):
+        class_similarity(values, labels)
+
+
+def test_classes_by_distance_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(explore, "heatmap", lambda table, title, label: told.append((title, label)))
+    monkeypatch.setattr(explore, "write_figure", lambda path, drawing: None)
+    main([*circle(tmp_path), "classes=half", "metric=euclidean", f"out={tmp_path}"])
+    assert told == [("mean euclidean by half", "euclidean")]
+
+
+def test_what_colours_a_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first label with classes; without any, how many edges a row has: the split by a hash says nothing."""
+    data = circle(tmp_path)
+    asked(capsys, *data, "graph=2", "map=pca", f"out={tmp_path / 'labels'}")
+    assert pd.read_csv(tmp_path / "labels" / "graph.csv").columns[1] == "half"
+    found = asked(capsys, *data[:3], "graph=2", "map=pca", f"out={tmp_path / 'bare'}")
+    table = pd.read_csv(tmp_path / "bare" / "graph.csv", index_col="id")
+    assert table.columns[0] == "edges"
+    ends = pd.Series([edge[side] for edge in found["graph"] for side in ("first", "second")]).value_counts()
+    assert table["edges"].astype(int).to_dict() == ends.to_dict()
+
+
+def test_a_net_of_many_rows_names_those_joined_to_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Map] = []
+
+    def keep(folder: Path, name: str, one: Map, *more: object) -> list[Path]:
+        drawn.append(one)
+        return []
+
+    monkeypatch.setattr(explore, "draw_map", keep)
+    main([*circle(tmp_path, 3), "graph=2", "map=pca", f"out={tmp_path}"])
+    named = [weight for weight, name in zip(drawn[0].weights, drawn[0].names, strict=True) if name]
+    assert len(drawn[0].names) == 120 and len(named) == 40
+    assert min(named) >= sorted(drawn[0].weights)[-40]
+
+
 def test_the_graph_joins_each_to_its_nearest() -> None:
     values = np.array([[0.0], [1], [3], [10]], np.float32)
     edges = neighbour_graph(values, list("abcd"), 1, "euclidean")
@@ -217,5 +276,18 @@ def test_what_cannot_be_answered(tmp_path: Path, compass: Source) -> None:
         main([*data, "heatmap=1"])
     with pytest.raises(UserError, match="perplexity from 1 to less than the 36 rows, got 90: choose perplexity=11"):
         main([*data, "query=at0", "cluster=3", "dimensions=2", "perplexity=90"])
+    for wrong in ("5", "[]", "w1"):
+        with pytest.raises(UserError, match=r"Expected pairs=\[a,b\] or .* for a pair"):
+            main([*data, f"pairs={wrong}"])
+    with pytest.raises(UserError, match="Expected seed= from 0 to 4294967295, got -1"):
+        main([*data, "heatmap=3", "seed=-1"])
+    with pytest.raises(UserError, match="Expected dimensions to be 2 or 3, got 0"):
+        main([*data, "pairs=[at0,at90]", "map=pca", "dimensions=0"])
+    with pytest.raises(UserError, match="Expected at least 1 of the 36 rows, got -1"):
+        main([*data, "graph=2", "n=-1"])
+    with pytest.raises(UserError, match="Expected cluster= up to 17, half of the other rows, got 18"):
+        sub_cluster(compass, "at0", 18)
+    with pytest.raises(UserError, match="neighbours from 2 to less than the 7 rows, got 9"):
+        main([*data, "query=at0", "cluster=3", "map=umap", "dimensions=2", "n=7", "neighbours=9"])
     with pytest.raises(UserError, match="Expected an encoder of images for photo.jpg, got compass"):
         nearest(compass, "photo.jpg")

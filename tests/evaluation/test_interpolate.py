@@ -136,6 +136,8 @@ def test_ends_that_have_no_way(tmp_path: Path, compass: Source) -> None:
         way(compass, "at0", "at0")
     with pytest.raises(UserError, match="ways to be one of linear, spherical, got round"):
         way(compass, "at0", "at90", ways=["round"])
+    with pytest.raises(UserError, match="Expected ways= among linear, spherical, got none"):
+        way(compass, "at0", "at90", ways=[])
     with pytest.raises(UserError, match="n, the points between, to be at least 1, got 0"):
         way(compass, "at0", "at90", n=0)
     with pytest.raises(UserError, match="direction for ways=\\[spherical\\], got one of length 0"):

@@ -111,9 +111,38 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
         main([*data, f"reducer={tmp_path / 'none.npz'}", out])
     with pytest.raises(UserError, match="names, got 'at1', and vectors come without an encoder"):
         main([*data, "method=pca", "prompts=[at1]", out])
+    with pytest.raises(UserError, match="Expected texts, got an empty one"):
+        main([*data, "method=pca", "prompts=['']", out])
+    with pytest.raises(UserError, match="Expected at least 1 of the 36 rows, got -5"):
+        main([*data, "method=pca", "n=-5", out])
     assert not (tmp_path / "out").exists(), "nothing half-written is left"
     with pytest.raises(UserError, match="Expected run=RUN, or data= and encoder="):
         main(["method=pca"])
+
+
+def test_a_map_without_labels_has_names_and_no_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = circle(tmp_path, 3)[:3]
+    found = asked(capsys, *data, "method=pca", f"out={tmp_path}")
+    with open_browser(tmp_path, WEBGL) as window:
+        opened(window, Path(found["page"]))
+        assert window.run("return [...document.querySelectorAll('#colour option')].map(o => o.value)") == [
+            "no colour", "split",
+        ]  # fmt: skip
+        assert len(list(filter(None, window.run("return maps[0].plot.data[0].text")))) == 40
+        assert len(set(window.run("return maps[0].plot.data[0].marker.color"))) == 1
+        assert window.errors() == []
+
+
+def test_columns_that_the_map_has_itself(tmp_path: Path) -> None:
+    data = circle(tmp_path)
+    table, out = pd.read_csv(tmp_path / "v.csv"), tmp_path / "out"
+    table.rename(columns={"half": "kind"}).to_csv(tmp_path / "v.csv")
+    with pytest.raises(UserError, match="Expected no label 'kind' beside the map's own"):
+        main([*data, "method=pca", "prompts=[at0]", f"out={out}"])
+    table.rename(columns={"half": "image"}).to_csv(tmp_path / "v.csv")
+    with pytest.raises(UserError, match="Expected no column 'image' beside the map's own"):
+        main([*data, "method=pca", f"out={out}"])
+    assert not out.exists(), "a map that was half written"
 
 
 def test_it_prints_what_to_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

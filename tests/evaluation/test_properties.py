@@ -115,7 +115,7 @@ def test_labelled_rows_as_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[s
     made = from_rows(source(*data), ["object", "colour"])
     assert made.values == {"object": sorted(VALUES["object"]), "colour": sorted(VALUES["colour"])}
     expected = planted().u[VALUES["colour"].index("blue"), VALUES["object"].index("cat")]
-    assert made.u[1, 0] == pytest.approx(made.u[1, 0]) and made.u[1, 0].shape == (16,)
+    assert made.u.shape == (4, 3, 16)
     assert made.u[made.values["object"].index("cat"), 0] == pytest.approx(expected, abs=1e-6)
     found = asked_of(main, capsys, *data, "factors=[colour,object]", "property=object", f"out={tmp_path / 'out'}")
     assert found["compositionality"]["explained"] == pytest.approx(1)
@@ -155,8 +155,15 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
         main([*data, "factors=[colour]"])
     with pytest.raises(UserError, match="Expected a template with {colour}, {object}, got 'a {colour}'"):
         from_texts(found, "a {colour}", VALUES)
-    with pytest.raises(UserError, match="two or more different values of colour, got red, red"):
-        from_texts(found, "a {colour} {object}", VALUES | {"colour": ["red", "red"]})
+    for template in ("a {colour!x} {object}", "a {colour:d} {object}"):
+        with pytest.raises(UserError, match="Expected a template with {colour}, {object}, got"):
+            from_texts(found, template, VALUES)
+    for values, got in ((["red", "red"], "red, red"), (["red", " "], "red,  "), ([], "none")):
+        with pytest.raises(UserError, match=f"different values of colour, none of them empty, got {got}"):
+            from_texts(found, "a {colour} {object}", VALUES | {"colour": values})
+    with pytest.raises(UserError, match="factors= to be labels with classes, got 'length', which has numbers"):
+        pd.read_csv(tmp_path / "v.csv").assign(length=np.arange(24) / 7).to_csv(tmp_path / "v.csv", index=False)
+        main([*data, "factors=[colour,length]"])
     with pytest.raises(UserError, match="words= to be a text with {} for each of colour, object"):
         from_texts(found, "a {colour} {object}", VALUES, ["a thing"])
     with pytest.raises(UserError, match="Expected embeddings with a direction, got one of length 0"):

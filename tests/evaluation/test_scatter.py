@@ -1,7 +1,7 @@
 """Pictures of maps: what colours mean, where points and names are, and that colours stay apart for every eye."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,13 @@ from evaluation.scatter import (
     Scale,
     colouring,
     draw_scatter,
+    looked_at,
     place_names,
+    scatter,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Machado, Oliveira and Fernandes 2009, https://doi.org/10.1109/TVCG.2009.113, severity 1.0, on linear RGB.
 MISSING_CONES = {
@@ -184,3 +189,85 @@ def test_three_dimensions_and_nothing_known(tmp_path: Path) -> None:
     assert faded.sum() > 200 and np.ptp(np.nonzero(faded)[0]) > 150, "no points, or all in one place"
     draw_scatter(tmp_path / "none.png", {"m": Map(cube[:, :2])}, {"label": pd.Series([None] * 60, dtype=object)})
     assert near(panel(read(tmp_path / "none.png"), 0, 0), UNKNOWN, 12).sum() > 500
+
+
+def offsets(drawn: Any) -> np.ndarray:
+    return np.asarray(drawn.get_offsets())
+
+
+def cut(drawing: "Figure") -> list[str]:
+    """The names that reach beyond their panel, by as they are drawn."""
+    drawing.draw_without_rendering()
+    axes = drawing.axes[0]
+    panel = axes.get_window_extent()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in axes.texts]
+    assert boxes, "no names"
+    return [name for name, box in boxes if box.x0 < panel.x0 or box.x1 > panel.x1 or box.y1 > panel.y1]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_no_name_and_no_point_is_cut_at_the_edge(dimensions: int) -> None:
+    rng = np.random.default_rng(0)
+    corner = 0.3 * np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, -1]])
+    places = np.concatenate([corner, rng.normal(size=(13, 3)) / 30])[:, :dimensions].astype(np.float32)
+    names = [f"headstall for horse {i}" for i in range(20)]
+    drawing = scatter({"m": Map(places, names=names)}, {"label": pd.Series(["a", "b"] * 10)})
+    assert cut(drawing) == []
+    axes = drawing.axes[0]
+    points = next(found for found in map(offsets, axes.collections) if len(found) == 20)
+    seen, panel = axes.transData.transform(points), axes.get_window_extent()
+    assert panel.x0 + 5 < seen[:, 0].min() and seen[:, 0].max() < panel.x1 - 5
+    assert panel.y0 + 5 < seen[:, 1].min() and seen[:, 1].max() < panel.y1 - 5
+    spread = max(np.ptp(seen[:, 0]) / panel.width, np.ptp(seen[:, 1]) / panel.height)
+    assert spread > 0.5, "a heap in a corner"
+    assert cut(scatter({"m": Map(places)}, {"label": pd.Series(names)})) == [], "a class's name"
+
+
+@pytest.mark.parametrize("classes", [5, 40, 60])
+def test_a_legend_of_long_names_fits(classes: int) -> None:
+    label = pd.Series([f"extra_charge_on_statement_{i % classes}" for i in range(80)])
+    drawing = scatter(
+        {"m": Map(corners())},
+        {"a_rather_long_column_name": label, "and_such_a_scale_as_well": pd.Series(np.arange(80) / 7)},
+    )
+    legend, scale = drawing.axes[1].get_legend(), drawing.axes[3].texts[0]
+    assert legend is not None
+    for drawn in (legend, scale):
+        box = drawn.get_window_extent()
+        assert box.x0 >= drawing.axes[1].get_window_extent().x0 and box.x1 <= drawing.bbox.x1 - 10
+
+
+def test_three_dimensions_are_seen_at_one_scale() -> None:
+    """Orthographic: no axis is stretched, so squared lengths along and across the view add up."""
+    points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 5, 0.1]
+    flat, near = looked_at(points)
+    assert (flat**2).sum(1) + near**2 == pytest.approx((points**2).sum(1))
+    up = looked_at(np.array([[0.0, 0, 1]]))[0][0]
+    assert up[0] == pytest.approx(0) and up[1] > 0
+
+
+def test_the_names_of_the_greatest_weight_find_room() -> None:
+    names, places = [f"hub {i}" for i in range(50)], np.zeros((50, 2), np.float32)
+    places[0] = 1
+    drawing = scatter({"m": Map(places, names=names, weights=[*range(49), 1000])}, {})
+    assert [text.get_text() for text in drawing.axes[0].texts] == ["hub 49", "hub 0"]
+    assert len(drawing.axes) == 1 and [text.get_text() for text in drawing.texts] == ["m", ""], "no colours, no legend"
+
+
+def test_points_with_names_lie_on_top() -> None:
+    names = ["", "new", "", ""]
+    drawing = scatter({"m": Map(corners(1), names=names)}, {"kind": pd.Series(list("rnrr"))})
+    assert offsets(drawing.axes[0].collections[0])[-1] == pytest.approx(corners(1)[1])
+
+
+def test_texts_are_no_formulas(tmp_path: Path) -> None:
+    words = [f"costs ${i} or $\\frac\n" for i in range(4)]
+    columns = {"a $price$ \\x$": pd.Series(words)}
+    draw_scatter(tmp_path / "map.png", {"$m$ \\x$": Map(corners(1), names=words)}, columns, "$a$ \\y$")
+    assert (tmp_path / "map.png").stat().st_size > 1000
+
+
+def test_a_net_of_many_edges_is_one_drawing() -> None:
+    lines = np.random.default_rng(0).integers(0, 80, (3000, 2)).tolist()
+    axes = scatter({"m": Map(corners(), lines=lines)}, {}).axes[0]
+    assert not axes.lines and sum(len(found.get_paths()) == 3000 for found in axes.collections) == 1

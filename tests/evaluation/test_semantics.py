@@ -10,12 +10,13 @@ from hydra import compose, initialize_config_dir
 from matplotlib.patches import Rectangle
 
 from datamodules.features import FeatureData
+from evaluation.correlation import chance_level
 from evaluation.reader import reader_of
 from evaluation.semantics import cosines, main, marked, zero_shot
 from evaluation.sources import CONFIGS, Source, source
 from models import UserError
 from tests.evaluation.colours import Colours, colour_images, write_photographs
-from tests.evaluation.directions import asked_of
+from tests.evaluation.directions import asked_of, circle
 
 PROMPTS = "prompts={warm:[a red thing,a blue thing]}"
 READER = "prompt_encoder={_target_:tests.evaluation.colours.Colours}"
@@ -93,6 +94,15 @@ def test_components_by_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]  # fmt: skip
     table = pd.read_csv(found["files"][0], index_col="component")
     assert table.shape == (3, 2) and table["red"][0] == pytest.approx(1, abs=0.01) and table["red"][2] < -0.99
+
+
+def test_chance_is_that_of_the_label_that_fewest_rows_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = circle(tmp_path)
+    table = pd.read_csv(tmp_path / "v.csv", index_col=0)
+    half = pd.Series(np.where(table.index < 6, "left", "right")).where(table.index < 12)
+    table.assign(half=half).to_csv(tmp_path / "v.csv", index=False)
+    found = asked_of(main, capsys, *data, "correlate=labels", f"out={tmp_path}")
+    assert found["rows"] == 12 and found["chance"] == pytest.approx(chance_level(12, 4))
 
 
 def test_a_run_and_clip(

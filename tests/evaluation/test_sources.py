@@ -45,12 +45,30 @@ def test_names_come_first_and_repeated_texts_are_all_found(tmp_path: Path) -> No
             return torch.tensor([[float(letter in text) for letter in "catdog"] for text in texts])
 
     found.encoder = Letters()
-    assert found.rows("cat") == [0, 2] and found.row("dog") == 1 and found.rows("cow") == []
     vectors, rows = found.embed(["cat", "dot"])
     assert rows == [[0, 2], []] and vectors.tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0]]
     assert found.table["id"].tolist() == ["000000", "000001", "000002"]
-    with pytest.raises(UserError, match="Expected one of the 3 names, got 'cats'. Did you mean cat"):
-        found.row("cats")
+    with pytest.raises(UserError, match="Expected texts, got an empty one"):
+        found.embed(["cat", " "])
+
+
+def test_new_texts_are_embedded_together(tmp_path: Path) -> None:
+    class Counting:
+        identity = {"name": "counting"}
+        calls = 0
+
+        def embed_text(self, texts: list[str]) -> Tensor:
+            self.calls += 1
+            return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    (tmp_path / "words.txt").write_text("cat\ndog\n")
+    found = source("data=texts", f"data.path={tmp_path / 'words.txt'}", "encoder=pixels", f"cache_dir={tmp_path}")
+    found.encoder = Counting()
+    _ = found.vectors
+    found.encoder.calls = 0
+    vectors, rows = found.embed(["horse", "cat", "cow", "horse"])
+    assert vectors[:, 0].tolist() == [5, 3, 3, 5] and rows == [[], [0], [], []]
+    assert found.encoder.calls == 1
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
