@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --no-build-isolation -c constraints.txt
 ARGS ?=
 
-.PHONY: train test check format bench
+.PHONY: train test check format bench planted
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
@@ -15,6 +15,9 @@ test: .venv/.test
 
 bench: .venv/.run
 	$(BIN)/python -m evaluation.benchmark $(ARGS)
+
+planted: .venv/.run
+	$(BIN)/python -m evaluation.planted $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
