@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,7 +170,7 @@ class Mixer(LoadedRun):
     """A run whose latents are mean R, G, B, and whose editor sets R and B to 0 or 1, or does nothing."""
 
     def __init__(self, data: ImageData, works: bool, factors: tuple[Factor, ...]) -> None:
-        super().__init__(Path(), OmegaConf.create({"cache_dir": "unused"}), {}, torch.device("cpu"))
+        super().__init__(Path(), OmegaConf.create({"cache_dir": mkdtemp()}), {}, torch.device("cpu"))
         self.data, self.works = data, works
         self.iin = SimpleNamespace(factors=factors, edit=self.change)
 
