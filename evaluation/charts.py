@@ -1,6 +1,7 @@
 """Curves and matrices of a run as PNG files, drawn from the numbers in its folder."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -137,7 +138,10 @@ def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> No
 
 
 def event_curves(folder: Path) -> dict[str, list[Points]]:
-    """The scalars of all TensorBoard event files below a folder: of a number a curve for each folder that has it."""
+    """The scalars of all TensorBoard event files below a folder: of a number a curve for each folder that has it.
+
+    The widths of a reduction, isotonic/8 and isotonic/16, are curves of one number.
+    """
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
     curves: dict[str, list[Points]] = {}
@@ -146,7 +150,9 @@ def event_curves(folder: Path) -> dict[str, list[Points]]:
         for tag in events.Tags()["scalars"]:
             scalars = events.Scalars(tag)
             known_ones = [(float(scalar.step), scalar.value) for scalar in scalars if known(scalar.value)]
-            curves.setdefault(tag, []).append(([s for s, _ in known_ones], [value for _, value in known_ones]))
+            curves.setdefault(re.sub(r"/\d+$", "", tag), []).append(
+                ([s for s, _ in known_ones], [value for _, value in known_ones])
+            )
     return curves
 
 

@@ -26,7 +26,7 @@ METRICS = {  # heading, and whether higher is better
 }
 TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
 SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
-OTHER = ("time/", "throughput/", "memory/")
+OTHER = ("time/", "throughput/", "memory/", "waiting/")
 CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
     "kmeans": "k-means", "autoencoder": "auto-encoder", "dec": "DEC", "idec": "IDEC", "turtle": "TURTLE",
     "temi": "TEMI",
@@ -90,7 +90,7 @@ def edit_table(metrics: Mapping[str, float]) -> Table:
 
 
 def metric_table(metrics: Mapping[str, float]) -> Table:
-    """For the terminal, of a run without edits: every number but times and memory."""
+    """For the terminal, of a run without edits: every number but times, waiting and memory."""
     table = Table("metric", box=None, pad_edge=False, header_style="bold")
     table.add_column("value", justify="right")
     for key, value in metrics.items():

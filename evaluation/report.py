@@ -30,6 +30,7 @@ from evaluation.comparison import (
     unjudged,
 )
 from evaluation.files import read_json, write_file
+from evaluation.reduction_tables import CAPTION, reduction_tables
 from evaluation.run import find_run
 
 __all__ = ["Options", "main", "write_report"]
@@ -42,6 +43,9 @@ FIGURES = {
     "dashes) visited; 1 is the full edit",
     "samples": "Samples from the prior; each row from the same noise, with one factor at one value",
     "reconstructions": "What the encoder keeps of an image",
+    "retrieval": "Right at 1 against the number of dimensions, in bands of 95 %; dashed are closed forms",
+    "concepts": "The commonest concepts, the share of the rows that have them, and the rows with most of each",
+    "concept_images": "The commonest concepts and the images with most of each",
     "training_curves": "Training: as logged, and smoothed",
 }
 CONTACT = "Each cluster's images: the most certain ones and the least certain ones; its size, and its commonest class"
@@ -301,6 +305,12 @@ def page(files: Files) -> str:
         heading(files),
         section("The flow against the baselines", comparison(files.metrics)),
         section("Clusterings", clusterings(files.metrics)),
+        section(
+            "Reductions",
+            card(picture(files, "retrieval", FIGURES["retrieval"])),
+            *(card(f"{table}<p class=muted>{CAPTION}</p>") for table in reduction_tables(files.path / "retrieval.csv")),
+        ),
+        section("Concepts", *(card(picture(files, name, FIGURES[name])) for name in ("concepts", "concept_images"))),
         section("Maps", *(card(picture(files, name, MAP)) for name in maps)),
         section("Clusters", *(card(picture(files, name, CONTACT)) for name in sheets)),
         section("Classes and clusters", *(card(picture(files, name, CONTINGENCY)) for name in tables)),

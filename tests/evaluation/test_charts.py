@@ -114,6 +114,13 @@ def test_each_seed_is_a_curve_of_its_own(events: Path) -> None:
     assert pixels(events / "t.png").shape[1] > 0
 
 
+def test_widths_of_a_reduction_share_a_panel(tmp_path: Path) -> None:
+    for width in (8, 16):
+        with SummaryWriter(str(tmp_path / f"isotonic_{width}")) as writer:
+            writer.add_scalar(f"isotonic/{width}", 1 / width, 0)
+    assert event_curves(tmp_path) == {"isotonic": [([0], [1 / 16]), ([0], [1 / 8])]}
+
+
 def test_training_curves_have_a_panel_each(events: Path) -> None:
     training_curves(events / "t.png", events)
     both = pixels(events / "t.png").shape
