@@ -40,6 +40,8 @@ from models import UserError
 
 __all__ = ["Options", "Placed", "fit_map", "main", "place_rows", "write_map"]
 
+OF_A_MAP = ("method", "dimensions", "metric", "perplexity", "neighbours")  # options that a saved one has settled
+
 
 @dataclass
 class Options:
@@ -191,6 +193,8 @@ def main(arguments: Sequence[str]) -> None:
     asked, source = asked_source(Options, arguments, "embeddings/project")
     if asked.reducer is not None and asked.prompts is not None:
         raise UserError("Expected reducer= or prompts=, got both: give the prompts as data=texts to place them.")
+    if asked.reducer is not None and (fixed := [a for a in arguments if a.split("=")[0] in OF_A_MAP]):
+        raise UserError(f"Expected reducer= to say how the map was made, got {' '.join(fixed)}, too: leave that out.")
     with aside(asked.json):
         check_columns(source.table)  # before a long search for a map
         if asked.colour not in (None, "kind"):

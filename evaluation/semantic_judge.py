@@ -13,6 +13,7 @@ from datamodules.features import extract
 from evaluation.editing import edit_targets
 from evaluation.figures import to_uint8
 from evaluation.metrics import factor_statistics
+from evaluation.neighbours import draw_rows
 from evaluation.prompts import Reading, read, with_factors
 from evaluation.run import LoadedRun
 from models import UserError
@@ -42,10 +43,10 @@ def judge_edits(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """What CLIP sees in decoded edits, against the unedited reconstructions.
 
-    Each factor that is named among the prompts is set, on up to `most` test images, to the opposite of its label (a
-    continuous one across its median). The table has, per factor, value and text, the mean cosine `before` and `after`
-    and their `change`. The numbers are `semantics/<factor>/{before,after,change}`: the mean probability of the text of
-    the value that was asked for, against the other.
+    Each factor that is named among the prompts is set, on up to `most` test images, drawn at random, to the opposite of
+    its label (a continuous one across its median). The table has, per factor, value and text, the mean cosine `before`
+    and `after` and their `change`. The numbers are `semantics/<factor>/{before,after,change}`: the mean probability of
+    the text of the value that was asked for, against the other.
 
     Raises:
         UserError: no prompt of a factor that the run can edit; data without test images.
@@ -55,9 +56,10 @@ def judge_edits(
     if not named:
         names = ", ".join(factor.name for factor in factors if factor.kind != "categorical") or "none"
         raise UserError(f"Expected prompts= of a factor that the run can set to two sides ({names}), got none of them.")
-    rows = run.data.rows(TEST)[:most]
+    rows = run.data.rows(TEST)
     if not len(rows):
         raise UserError("Expected test images to edit, got none: the data has no test part.")
+    rows = rows[draw_rows(len(rows), most, seed)]
     data = with_labels(run, encoder, prompts)
     columns = [data.factors.index(factors[i].name) for i in named]
     table = FactorTable(tuple(factors[i] for i in named), data.factors.values[:, columns])

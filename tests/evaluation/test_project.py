@@ -103,6 +103,8 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
     out = f"out={tmp_path / 'out'}"
     with pytest.raises(UserError, match="Expected reducer= or prompts=, got both"):
         main([*data, "reducer=a.npz", "prompts=[at0]"])
+    with pytest.raises(UserError, match="Expected reducer= to say how the map was made, got metric=euclidean, too"):
+        main([*data, "reducer=a.npz", "metric=euclidean"])
     with pytest.raises(UserError, match="perplexity from 1 to less than the 36 rows, got 40"):
         main([*data, "perplexity=40", out])
     with pytest.raises(UserError, match="colour= to be one of split, half, turn, got 'tun'.*Did you mean turn"):
