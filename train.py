@@ -20,9 +20,8 @@ def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
     from evaluation import clustering, concepts, embedding, prompts, retrieval, training
-    from evaluation.fitting import device_of
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
-    from evaluation.record import made
+    from evaluation.record import device_of, made
     from evaluation.report import write_report
 
     device = device_of(config)

@@ -26,8 +26,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from datamodules.factors import ImageData
 from datamodules.features import FeatureEncoder, Shards, fill, opened
 from evaluation.command import aside, command
-from evaluation.fitting import device_of
-from evaluation.record import made
+from evaluation.record import device_of, made
 from evaluation.settings import Settings
 from models import UserError
 

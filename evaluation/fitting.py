@@ -15,36 +15,21 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from evaluation.files import write_file
-from evaluation.record import Run
+from evaluation.record import Run, device_of
 from evaluation.settings import Settings
 from models import UserError
 
-__all__ = ["STEPS_PER_EPOCH", "Pictures", "device_of", "finish", "fit", "plain", "stage_steps"]
+__all__ = ["STEPS_PER_EPOCH", "Pictures", "finish", "fit", "plain", "stage_steps"]
 
 for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "tensorboard"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # which devices there are, tips, and that a fit has ended
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
-ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 # Stages that are not gone on with at another rate, without the number of their seed, and whose rate that is.
 STARTED_AGAIN = {"layer": "autoencoder", "isometric": "mds", "isotonic": "mds"} | {
     stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
 }
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
-
-
-def device_of(config: Settings) -> torch.device:
-    """Where everything is computed.
-
-    Raises:
-        UserError: an accelerator of another name, or a GPU asked for where there is none.
-    """
-    asked = config.trainer.accelerator
-    if asked not in ACCELERATORS:
-        raise UserError(f"Expected trainer.accelerator to be one of {', '.join(ACCELERATORS)}, got {asked!r}.")
-    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"Expected a GPU for trainer.accelerator={asked}, got none that torch sees: use auto or cpu.")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class Watch(pl.Callback):

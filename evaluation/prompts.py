@@ -19,9 +19,8 @@ from torch.nn import functional
 from datamodules.factors import Factor, FactorTable, ImageData, check_training
 from datamodules.features import FeatureEncoder, extract
 from datamodules.texts import TextEncoder
-from evaluation.fitting import device_of
 from evaluation.metrics import reading_quality
-from evaluation.record import Run, made
+from evaluation.record import Run, device_of, made
 from evaluation.settings import Settings
 from models import UserError
 

@@ -28,7 +28,9 @@ from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
 from models import UserError
 
-__all__ = ["Run", "Stage", "begun", "made"]
+__all__ = ["Run", "Stage", "begun", "device_of", "made"]
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 @dataclass
@@ -135,6 +137,20 @@ def begun(config: Any) -> Iterator[Run]:
         if new and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"config.yaml", "metrics.json"}:
             shutil.rmtree(path)
         raise
+
+
+def device_of(config: Any) -> torch.device:
+    """Where everything is computed.
+
+    Raises:
+        UserError: an accelerator of another name, or a GPU asked for where there is none.
+    """
+    asked = config.trainer.accelerator
+    if asked not in ACCELERATORS:
+        raise UserError(f"Expected trainer.accelerator to be one of {', '.join(ACCELERATORS)}, got {asked!r}.")
+    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"Expected a GPU for trainer.accelerator={asked}, got none that torch sees: use auto or cpu.")
+    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def made(settings: Mapping[str, Any], **arguments: Any) -> Any:

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, UInt8
 from omegaconf import OmegaConf
@@ -30,7 +29,6 @@ from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
 from evaluation.record import made
 from models import UserError
-from models.vae import VAE
 
 __all__ = ["LoadedRun", "find_run", "load"]
 
@@ -85,8 +83,8 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
     return LoadedRun(folder, OmegaConf.load(folder / "config.yaml"), manifest, torch.device(device or recorded))
 
 
-def load_module(kind: type[pl.LightningModule], file: Path) -> Any:
-    """A module from its checkpoint, frozen.
+def load_module(kind: Any, file: Path) -> Any:
+    """A module from its checkpoint, frozen; `kind` is a LightningModule's class.
 
     Raises:
         UserError: no such file; a file that is no such checkpoint.
@@ -137,6 +135,8 @@ class LoadedRun:
         """
         settings = self.config.encoder
         if settings.get("name") == "vae":
+            from models.vae import VAE  # Lightning, which takes seconds to load
+
             encoder = load_module(VAE, self.path / "checkpoints" / "vae.ckpt")
         else:
             encoder = made({key: value for key, value in settings.items() if key != "name"}).eval()

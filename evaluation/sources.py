@@ -28,9 +28,8 @@ from datamodules.images import IMAGE_SUFFIXES
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.command import options
 from evaluation.files import read_image
-from evaluation.fitting import device_of
 from evaluation.nearest import Index
-from evaluation.record import made
+from evaluation.record import device_of, made
 from evaluation.run import LoadedRun, load
 from evaluation.tsne import SPLIT_WORDS, described, words
 from models import UserError

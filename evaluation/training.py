@@ -28,9 +28,9 @@ from datamodules.features import (
 from datamodules.pairs import PairBatches, PairSampler
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
-from evaluation.fitting import STEPS_PER_EPOCH, Pictures, device_of, finish, fit, plain, stage_steps
+from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
 from evaluation.judge import fast_precision, train_judge
-from evaluation.record import Run, made
+from evaluation.record import Run, device_of, made
 from evaluation.run import load_module
 from evaluation.settings import Settings
 from models import UserError

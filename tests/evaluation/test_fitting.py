@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from datamodules.features import Batches
-from evaluation.fitting import device_of, finish, fit
-from evaluation.record import Run
+from evaluation.fitting import finish, fit
+from evaluation.record import Run, device_of
 from models import UserError
 from models.muon import Muon
 
