@@ -1,7 +1,7 @@
 """Goes from one embedding to another: python -m evaluation.interpolate run=RUN or data=... [encoder=...] ...
 
 what:
-  between=[a cat,a dog]   names of rows, image files, or texts that the encoder embeds
+  "between=[a cat,a dog]" names of rows, image files, or texts that the encoder embeds
   n=48                    points between the two
   ways=[linear,spherical] a straight line; an arc, whose length changes evenly from one end's to the other's
   k=3                     nearest rows that are told at every step, without those of the two ends; metric=cosine
@@ -48,6 +48,7 @@ __all__ = ["Options", "Way", "decoded", "diffused", "interpolate", "main", "map_
 
 WAYS = ("linear", "spherical")
 MOST_IMAGES = 10  # of a way in the strip
+LINES = 11  # of a way that are printed; steps.csv has all
 PARALLEL = 1e-6  # 1 − |cos| of ends between which no arc is defined, or none is needed
 
 
@@ -249,7 +250,8 @@ def main(arguments: Sequence[str]) -> None:
         answer: dict[str, Any] = {"steps": table.to_dict("records"), "files": [str(file) for file in files]}
         print(json.dumps(jsonable(answer)))
         return
-    print(table.round(3).to_string(index=False))
+    some = table["step"].isin(np.linspace(0, table["step"].max(), LINES).round())
+    print(table[some].round(3).to_string(index=False))
     for file in files:
         print(f"Open: {file}")
 

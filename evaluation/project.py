@@ -5,7 +5,7 @@ how:
   n=5000                       rows drawn at random (default: as many as the method can take)
   perplexity=30 neighbours=15  of t-SNE; of UMAP
 what is new:
-  prompts=[a dog,"a, cat"]     texts or image files, placed on the map of the others
+  'prompts=[a dog,"a, cat"]'   texts or image files, placed on the map of the others
   reducer=FILE                 no new map: the data's rows are placed on the one that was saved in reducer.npz
 what for:
   colour=COLUMN                split, or a label of the rows (default: what is new, or the first label)
@@ -171,8 +171,13 @@ def write_map(folder: Path, placed: Placed, colour: str | None, title: str) -> d
     """The page, the picture, the table and what other programs open; their names."""
     made = placed.reducer.settings
     dimensions = placed.reducer.coordinates.shape[1]
-    name = f"map_{str(made['method']).lower().replace('-', '')}{'' if dimensions == 2 else '_3d'}"
-    page, picture, points = folder / f"{name}.html", folder / f"{name}.png", folder / "points.parquet"
+    kind = "placed" if placed.values is None else "map"  # on a saved map, whose own files stay
+    name = f"{kind}_{str(made['method']).lower().replace('-', '')}{'' if dimensions == 2 else '_3d'}"
+    page, picture, points = (
+        folder / f"{name}.html",
+        folder / f"{name}.png",
+        folder / ("points.parquet" if kind == "map" else "placed.parquet"),
+    )
     table = placed.table[list(dict.fromkeys(["id", *([] if colour is None else [colour]), *placed.table.columns]))]
     maps = {str(made["method"]): placed.map}
     write_page(page, maps, table, placed.images, title=title, coloured=colour is not None)

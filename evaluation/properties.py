@@ -125,6 +125,8 @@ def draw(folder: Path, grid: Grid, name: str, seed: int = 0) -> list[Path]:
         labels = {key: [each[i] for each in combinations] for i, key in enumerate(grid.values)}
         one = Map(made.coordinates, made.caption, grid.names, lines)
         files += draw_map(folder, f"changes of {name}", one, pd.DataFrame({"id": grid.names, **labels}), name)
+    else:
+        print(f"No map: it takes {FEWEST_ROWS} combinations, and there are {len(grid.rows)}.")
     matrix = change_matrix(grid, name)
     if len(matrix) <= MOST_OBJECTS:
         first, second, *_ = grid.values[name]

@@ -191,9 +191,11 @@ def main(arguments: Sequence[str]) -> None:
             data = extract_pairs(data, run.encoder, config.cache_dir, run.device)
         table = write_results(measured(config, data, record, run.device), record)
         record.save()
-        write_report(run.path)
+        report = write_report(run.path)
     if asked.json:
         print(json.dumps(json.loads(table.to_json(orient="records"))))
+    else:
+        print(f"\nOpen: {report}")
 
 
 if __name__ == "__main__":

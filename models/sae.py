@@ -171,7 +171,7 @@ class SAE(pl.LightningModule):
         self.unused += len(codes.values)
         self.unused[codes.units[codes.values > 0]] = 0
         dead = (self.unused >= self.hparams["dead_after"]).float().mean()
-        self.log_dict({"sae/dead_share": dead, **{f"sae/{name}": term for name, term in terms.items()}})
+        self.log_dict({"sae/unused_share": dead, **{f"sae/{name}": term for name, term in terms.items()}})
         return torch.stack(list(terms.values())).sum()
 
     @torch.no_grad()

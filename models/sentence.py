@@ -3,6 +3,7 @@
 Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084; https://github.com/UKPLab/sentence-transformers.
 """
 
+from logging import WARNING, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def load_model(name: str) -> nn.Module:
     from transformers.utils import logging
 
     folder = Path(name).expanduser()
+    getLogger("sentence_transformers").setLevel(WARNING)  # it tells of each step
     logging.disable_progress_bar()  # of loading weights, and of the hub's downloads
     try:
         if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
