@@ -17,18 +17,17 @@ how:
   seed=0; out=embeddings/explore, a folder for what is drawn (of a run: its figures); json=true prints one JSON object
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from evaluation.answer import Answer
 from evaluation.command import aside, command
-from evaluation.figures import write_figure
-from evaluation.files import jsonable, write_file
+from evaluation.files import write_file
 from evaluation.nearest import compare
 from evaluation.selection import (
     MOST_NAMES,
@@ -170,14 +169,6 @@ def export(source: Source, path: Path) -> Path:
     return path
 
 
-class Answer(NamedTuple):
-    """What is printed, as JSON or as text, and the files that were written."""
-
-    content: dict[str, Any]
-    printed: list[str]
-    files: list[Path]
-
-
 def map_settings(asked: Options, dimensions: int) -> MapSettings:
     dimensions = dimensions if asked.dimensions is None else asked.dimensions
     return MapSettings(
@@ -209,10 +200,9 @@ def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
         table = class_similarity(source.index.values, labels, asked.metric, asked.sample, asked.seed)
         answer.content["classes"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
-        write_file(folder / "classes.csv", table.to_csv(index=False))
+        answer.sheet(folder, "classes", table)
         title = f"mean {asked.metric} by {asked.classes}"
-        write_figure(folder / "classes.png", heatmap(class_matrix(table), title, asked.metric))
-        answer.files.extend([folder / "classes.csv", folder / "classes.png"])
+        answer.picture(folder, "classes", heatmap(class_matrix(table), title, asked.metric))
     if asked.heatmap is not None:
         if isinstance(asked.heatmap, int | float):
             if type(asked.heatmap) is not int or asked.heatmap < 2:
@@ -225,9 +215,8 @@ def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
         matrix = similarity_matrix(values, names, asked.metric)
         answer.content["heatmap"] = {"names": names, "values": matrix.to_numpy()}
         answer.printed.append(matrix.round(3).to_string())
-        write_file(folder / "heatmap.csv", matrix.to_csv())
-        write_figure(folder / "heatmap.png", heatmap(matrix, label=asked.metric))
-        answer.files.extend([folder / "heatmap.csv", folder / "heatmap.png"])
+        answer.sheet(folder, "heatmap", matrix, index=True)
+        answer.picture(folder, "heatmap", heatmap(matrix, label=asked.metric))
 
 
 def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
@@ -259,8 +248,7 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
             one = one._replace(names=names, weights=degree.tolist())
         answer.files.extend(draw_map(source.folder, "graph", one, table, asked.colour or "side"))
         table = edges.drop(columns="rows")
-        write_file(source.folder / "edges.csv", table.to_csv(index=False))
-        answer.files.append(source.folder / "edges.csv")
+        answer.sheet(source.folder, "edges", table)
         answer.content["graph"] = table.to_dict("records")
 
 
@@ -278,13 +266,7 @@ def main(arguments: Sequence[str]) -> None:
         answer_maps(source, asked, answer)
         if asked.export is not None:
             answer.files.append(export(source, Path(asked.export).expanduser()))
-    if asked.json:
-        files = {"files": [str(file) for file in answer.files]} if answer.files else {}
-        print(json.dumps(jsonable(answer.content | files)))
-        return
-    print("\n\n".join(answer.printed))
-    for file in answer.files:
-        print(f"Open: {file}")
+    answer.show(asked.json)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ how:
   out=embeddings/semantics, a folder for tables and pictures (of a run: its figures); json=true prints one JSON object
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,11 +26,12 @@ import torch
 from omegaconf import OmegaConf
 
 from datamodules.captions import PairData
+from evaluation.answer import Answer
 from evaluation.command import aside, command
 from evaluation.correlation import MEASURES, attributes, chance_level, correlations, cosine_table, top_components
 from evaluation.correlation import modality_gap as gap_of
-from evaluation.figures import INK, write_figure
-from evaluation.files import jsonable, read_json, write_file, write_json
+from evaluation.figures import INK
+from evaluation.files import read_json, write_json
 from evaluation.neighbours import draw_rows
 from evaluation.prompts import VALUES, agreement, checked, read
 from evaluation.reader import pairs_of, reader_of
@@ -69,22 +68,6 @@ class Options:
     seed: int = 0
     out: str | None = None
     json: bool = False
-
-
-class Answer(NamedTuple):
-    """What is printed, as JSON or as text, and the files that were written."""
-
-    content: dict[str, Any]
-    printed: list[str]
-    files: list[Path]
-
-    def sheet(self, folder: Path, name: str, table: pd.DataFrame, index: bool = False) -> None:
-        self.files.append(folder / f"{name}.csv")
-        write_file(self.files[-1], table.to_csv(index=index))
-
-    def picture(self, folder: Path, name: str, drawing: "Figure") -> None:
-        self.files.append(folder / f"{name}.png")
-        write_figure(self.files[-1], drawing)
 
 
 def cosines(reader: Source, captions: Sequence[str] | None, images: Any, seed: int = 0) -> pd.DataFrame:
@@ -246,12 +229,7 @@ def main(arguments: Sequence[str]) -> None:
             answer_correlation(source, reader, asked, answer)
         if asked.gap:
             answer_gap(reader, asked, answer)
-    if asked.json:
-        print(json.dumps(jsonable(answer.content | {"files": [str(file) for file in answer.files]})))
-        return
-    print("\n\n".join(answer.printed))
-    for file in answer.files:
-        print(f"Open: {file}")
+    answer.show(asked.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python train.py` as a user types it, at a size that takes seconds."""
 
 import io
+import json
 import os
 import runpy
 import subprocess
@@ -65,6 +66,24 @@ def train_here(folder: Path, *arguments: str, check: bool = True) -> Result:
 def ask_here(name: str, *arguments: str) -> Result:
     """`python -m NAME`, within this process."""
     return here(ROOT, partial(runpy.run_module, name, run_name="__main__"), [name, *arguments])
+
+
+def small_clip(folder: Path, features: int) -> Path:
+    """A tiny CLIP at random weights, as the hub has them: a folder of open_clip's configuration and weights."""
+    import open_clip
+
+    config = {
+        "embed_dim": features,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    small, name = folder / "clip", f"tiny-{features}"
+    small.mkdir()
+    (small / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
+    torch.save(open_clip.create_model(name).state_dict(), small / "open_clip_pytorch_model.bin")
+    return small
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command import ROOT, ask_here, train, train_here, weights
+from tests.command import ROOT, ask_here, small_clip, train, train_here, weights
 
 SMALL = [
     "autoencoder.hidden=[64]", "autoencoder.code=5", "trainer.autoencoder.epochs=30", "trainer.dec.steps=60",
@@ -157,19 +157,7 @@ def cifar(folder: Path, each: int = 60) -> None:
 
 def test_the_decks_table_with_a_small_random_clip(folder: Path) -> None:
     cifar(folder / "data")
-    small = folder / "clip"
-    small.mkdir()
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    (small / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    import open_clip
-
-    (folder / "tiny-deck.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "tiny-deck.json")
-    torch.save(open_clip.create_model("tiny-deck").state_dict(), small / "open_clip_pytorch_model.bin")
+    small = small_clip(folder, 32)
     run = folder / "deck"
     train_here(
         folder, "experiment=deck_clustering", f"encoder.weights={small}", f"data.root={folder / 'data'}", *SMALL,

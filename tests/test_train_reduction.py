@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from tests.command import ask_here, train, train_here
+from tests.command import ask_here, small_clip, train, train_here
 
 SMALL = [
     "trainer.mds.steps=40", "trainer.autoencoder.steps=40", "trainer.matryoshka.steps=40", "mds.hidden=[32]",
@@ -80,19 +79,7 @@ def test_the_decks_curve_with_a_small_random_clip(folder: Path) -> None:
         "annotations": [{"image_id": i % 30, "caption": f"number {i}"} for i in range(60)],
     }
     (folder / "captions.json").write_text(json.dumps(content))
-    small = folder / "clip"
-    small.mkdir()
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-    (small / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    import open_clip
-
-    (folder / "tiny-pairs.json").write_text(json.dumps(config))
-    open_clip.add_model_config(folder / "tiny-pairs.json")
-    torch.save(open_clip.create_model("tiny-pairs").state_dict(), small / "open_clip_pytorch_model.bin")
+    small = small_clip(folder, 16)
     path = folder / "deck"
     train_here(
         folder, "experiment=deck_reduction", f"encoder.weights={small}", f"data.path={folder / 'captions.json'}",

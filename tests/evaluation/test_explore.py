@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluation import explore
+from evaluation import answer, explore
 from evaluation.explore import export, main, map_distances, nearest, pairs, sub_cluster
 from evaluation.scatter import Map
 from evaluation.selection import MapSettings
@@ -173,7 +173,7 @@ def test_classes_that_are_a_scale_or_too_many(tmp_path: Path) -> None:
 def test_classes_by_distance_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     monkeypatch.setattr(explore, "heatmap", lambda table, title, label: told.append((title, label)))
-    monkeypatch.setattr(explore, "write_figure", lambda path, drawing: None)
+    monkeypatch.setattr(answer, "write_figure", lambda path, drawing: None)
     main([*circle(tmp_path), "classes=half", "metric=euclidean", f"out={tmp_path}"])
     assert told == [("mean euclidean by half", "euclidean")]
 

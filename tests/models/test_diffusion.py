@@ -1,5 +1,6 @@
 """Stable Diffusion's real pipeline, tiny and at random weights, from a folder."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,9 @@ def test_an_image_of_states_is_that_of_their_text(stable_diffusion: Path) -> Non
 def test_a_folder_without_a_pipeline_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Expected a Stable Diffusion pipeline at .* diffusion=FOLDER"):
         StableDiffusion(str(tmp_path))
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(UserError, match=r"\[diffusion\]"):
+        StableDiffusion("any")

