@@ -183,7 +183,8 @@ def paired_vectors(images: list[Any], texts: list[Any], split: str | Sequence[st
     if shapes[0] != shapes[1]:
         raise UserError(f"Expected a row of data.images for each of data.texts, as wide, got {shapes[0]} and "
                         f"{shapes[1]}: repeat an image's row for each of its captions.")  # fmt: skip
-    numbers = pd.factorize(np.array([hash(row.tobytes()) for row in both[0].values.numpy()]))[0]
+    hashes = pd.util.hash_pandas_object(pd.DataFrame(both[0].values.numpy()), index=False)
+    numbers = pd.factorize(hashes)[0]
     first = torch.from_numpy(np.unique(numbers, return_index=True)[1])
     image_of = torch.from_numpy(numbers).long()
     ids = [both[0].ids[row] for row in first.tolist()]
