@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from evaluation.composition import KNEE, compose
+from models import UserError
+
+
+def pictures(*values: float, size: int = 4) -> torch.Tensor:
+    return torch.stack([torch.full((3, size, size), value) for value in values])
+
+
+def test_what_the_decoder_did_not_change_comes_back_bit_for_bit() -> None:
+    photograph = torch.rand(2, 3, 7, 5)
+    decoded = torch.rand(2, 3, 4, 4)
+    for how in ("threshold", "add"):
+        assert torch.equal(compose(photograph, decoded, decoded, how), photograph)
+
+
+def test_the_change_is_added_to_the_photograph_and_clamped() -> None:
+    composed = compose(pictures(0.5, 0.9), pictures(0.2, 0.2), pictures(0.4, 0.5), "add")
+    torch.testing.assert_close(composed, pictures(0.7, 1.0))
+
+
+def test_small_changes_fall_under_the_threshold_and_large_ones_shrink_by_it() -> None:
+    composed = compose(
+        pictures(0.5, 0.5, 0.5), pictures(0.2, 0.2, 0.2), pictures(0.2 + KNEE / 2, 0.4, 0.1), "threshold"
+    )
+    torch.testing.assert_close(composed, pictures(0.5, 0.7 - KNEE, 0.4 + KNEE))
+
+
+def test_none_is_the_decoded_edit_at_the_photographs_own_size() -> None:
+    composed = compose(torch.rand(1, 3, 8, 6), torch.rand(1, 3, 4, 4), pictures(0.3), "none")
+    torch.testing.assert_close(composed, torch.full((1, 3, 8, 6), 0.3))
+
+
+def test_an_unknown_composition_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="compose") as error:
+        compose(pictures(0.5), pictures(0.5), pictures(0.5), "paste")
+    assert "\n" not in str(error.value)
