@@ -39,9 +39,9 @@ from datamodules.pairs import PairBatches, PairSampler
 from evaluation.command import command, options
 from evaluation.nearest import Index
 from models import check_choice
-from models.backbones import half_precision
 from models.clip import CLIP
 from models.iin import IIN
+from models.precision import half_precision
 from models.splice import nonnegative_lasso
 from models.vae import VAE
 
@@ -130,7 +130,7 @@ def extraction(asked: Options, device: str) -> dict[str, str | float]:
         shards.open()
 
         def network() -> None:
-            with torch.inference_mode(), half_precision(torch.device(device)):
+            with torch.inference_mode(), half_precision(torch.device(device), on_cpu=False):
                 for part in ready:
                     encoder(part)
 

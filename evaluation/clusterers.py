@@ -16,12 +16,12 @@ from torch import Tensor
 
 from datamodules.features import Batches
 from evaluation.fitting import STEPS_PER_EPOCH, finish, fit, stage_steps
-from evaluation.judge import fast_precision
 from evaluation.record import Run, made
 from evaluation.run import load_module
 from evaluation.settings import Settings
 from models.autoencoder import Autoencoder, Layer
 from models.dec import DEC, kmeans
+from models.precision import fast_precision
 from models.temi import TEMI
 from models.turtle import TURTLE
 

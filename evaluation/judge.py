@@ -16,6 +16,7 @@ from datamodules.images import cache_errors, with_progress, write_whole
 from evaluation.metrics import Statistics, factor_statistics, reading_quality
 from models.encoders import weights_sha256
 from models.muon import Muon
+from models.precision import fast_precision
 
 __all__ = ["UNFIT_BELOW", "Judge", "judge_quality", "train_judge", "unfit"]
 
@@ -155,13 +156,6 @@ def augment(
     top, left = torch.randint(2 * shift + 1, (2,), generator=generator).tolist()
     images = functional.pad(images, (shift + 1,) * 4, mode="replicate")
     return softened(images[..., top : top + size + 2, left : left + size + 2], amount)
-
-
-def fast_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it faster than float32: GPUs since 2020, and CPUs with AMX."""
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tensor, "n factors"]:

@@ -14,9 +14,9 @@ from torch.nn import functional
 from datamodules.factors import Factor, ImageData
 from datamodules.features import ImageEncoder
 from datamodules.images import with_progress
-from evaluation.judge import fast_precision
 from evaluation.metrics import Statistics, factor_statistics
 from models.networks import mlp
+from models.precision import half_precision
 
 __all__ = ["Oracle", "counterfactual_latents", "other_class", "train_oracle"]
 
@@ -184,7 +184,7 @@ def regress(
     learning_rate: float,
 ) -> None:
     """Train in place on (latents, edited latents, factor, value)."""
-    device, precision = oracle.mean.device, fast_precision(oracle.mean.device)
+    device = oracle.mean.device
     before, after = ((latents - oracle.mean) / oracle.deviation for latents in pairs[:2])
     which, value = (part.to(device) for part in pairs[2:])
     optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
@@ -193,7 +193,7 @@ def regress(
     count = max(len(before), 1)
     for _ in with_progress(range(epochs), epochs * count, "Training the oracle on pairs", each=count):
         for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            with half_precision(device):
                 move = oracle(before[rows], which[rows], value[rows])
             loss = functional.smooth_l1_loss(move.float(), after[rows] - before[rows])
             optimiser.zero_grad()

@@ -29,13 +29,14 @@ from datamodules.pairs import PairBatches, PairSampler
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
-from evaluation.judge import fast_precision, train_judge
+from evaluation.judge import train_judge
 from evaluation.record import Run, device_of, made
 from evaluation.run import load_module
 from evaluation.settings import Settings
 from models import UserError
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
+from models.precision import fast_precision, half_precision
 from models.vae import VAE
 
 __all__ = ["features_of", "image_encoder", "latents_of", "text_encoder", "train_guide", "train_iin", "train_vae"]
@@ -255,9 +256,7 @@ def decoder(encoder: ImageEncoder) -> Any:
     """The frozen decoder under bfloat16 where that is faster; gradients flow through it."""
 
     def decode(latents: Tensor) -> Tensor:
-        with torch.autocast(
-            latents.device.type, fast_precision(latents.device), enabled=fast_precision(latents.device) != torch.float32
-        ):
+        with half_precision(latents.device):
             return encoder.decode(latents).float()
 
     return decode

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from models import UserError
 from models.encoders import first_line, weights_sha256
+from models.precision import half_precision
 
 __all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "watched"]
 
@@ -70,7 +71,7 @@ class Preprocessing:
 class Backbone(nn.Module):
     """A frozen network behind the interface of encoders.
 
-    On a GPU it runs in bfloat16 (autocast), on a CPU in float32; features are float32 anywhere.
+    On a GPU that can it runs in bfloat16 (autocast), on a CPU in float32; features are float32 anywhere.
     """
 
     tower = ""  # the part of the network that reads images; empty for all of it
@@ -95,14 +96,10 @@ class Backbone(nn.Module):
     def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """Features of grey or colour images of any size, on the images' device."""
         x = self.prepare(images)
-        with half_precision(x.device):
+        with half_precision(x.device, on_cpu=False):
             if self.layer is None:
                 return self(x).float()
             return watched(self.network, self.layer, lambda: self(x), len(x), self.tower)
-
-
-def half_precision(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def watched(network: nn.Module, layer: str, run: Callable[[], Any], batch: int,

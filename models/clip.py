@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import UserError, check_choice
-from models.backbones import RANDOM, Backbone, Preprocessing, half_precision, near_ones, reason, seeded
+from models.backbones import RANDOM, Backbone, Preprocessing, near_ones, reason, seeded
 from models.encoders import first_line, weights_sha256
+from models.precision import half_precision
 
 __all__ = ["CLIP"]
 
@@ -115,7 +116,7 @@ class CLIP(Backbone):
     def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:
         """Embeddings of texts in the space of the image embeddings, whichever layer is read; long ones are cut off."""
         device = next(self.parameters()).device
-        with half_precision(device):
+        with half_precision(device, on_cpu=False):
             parts = [self.network.encode_text(self.tokenizer(texts[i : i + 256]).to(device), normalize=False)
                      for i in range(0, len(texts), 256)]  # fmt: skip
         features = torch.cat(parts).float()

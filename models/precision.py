@@ -1,0 +1,23 @@
+"""In which precision networks run: the one place that knows which hardware multiplies bfloat16 faster."""
+
+import torch
+
+__all__ = ["fast_precision", "half_precision"]
+
+
+def fast_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it faster than float32: GPUs since 2020, CPUs with AMX or AVX512_BF16.
+
+    On a CPU with AVX512_BF16 alone, convolutions forward and backward take .55 to .8 of float32's time, small MLPs .6.
+    """
+    if device.type == "cpu":
+        faster = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    else:
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if faster else torch.float32
+
+
+def half_precision(device: torch.device, on_cpu: bool = True) -> torch.autocast:
+    """Autocast to `fast_precision`; `on_cpu=False` for what is cached, which is not to differ between CPUs."""
+    fast = fast_precision(device) == torch.bfloat16 and (on_cpu or device.type != "cpu")
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
