@@ -57,11 +57,14 @@ def main(config: DictConfig) -> None:
     """Errors that a user can mend are one line; the other runs of a sweep go on, and the exit code is 2."""
     global composed, failed
     composed = True
+    from evaluation.defaults import with_encoder
     from evaluation.record import begun
     from evaluation.settings import asked
 
     try:
-        config = asked(config, HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices)
+        overrides = list(HydraConfig.get().overrides.task)
+        config, choices = with_encoder(config, overrides, HydraConfig.get().runtime.choices)
+        config = asked(config, overrides, choices)
         with begun(config) as run:
             train(config, run)
     except UserError as error:

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.factors import near_names
 from models import UserError
 
-__all__ = ["Settings", "asked", "differences"]
+__all__ = ["Settings", "asked", "differences", "stored"]
 
 Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
 

@@ -142,7 +142,7 @@ def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tup
     if not isinstance(encoder, ImageEncoder):
         raise UserError(
             f"Expected an encoder whose latents can be decoded for model={config.model.name}, got "
-            f"{encoder.identity['name']}: set encoder=vae or encoder=sd_vae."
+            f"{encoder.identity['name']}: set encoder=vae, taesd or sd_vae."
         )
     device = device_of(config)
     run.manifest(data, encoder.identity, config.seed, str(device))

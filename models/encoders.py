@@ -1,21 +1,38 @@
 """Frozen encoders from elsewhere, behind the same interface as the project's own VAE."""
 
 import hashlib
+import importlib.util
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models import UserError
+from models.precision import half_precision
 
-__all__ = ["SDVAE", "weights_sha256"]
+__all__ = ["SDVAE", "TinyAutoencoder", "missing_weights", "weights_sha256"]
 
-SDVAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-SDVAE_WANTED = f"{' and '.join(SDVAE_FILES)} of an AutoencoderKL"
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+PATIENCE = 5.0  # seconds in which the hub has to answer where the weights are only the default
+
+
+class Kind(NamedTuple):
+    """A kind of auto-encoder: what chooses it, and diffusers' class of it."""
+
+    choice: str
+    architecture: str
+
+    @property
+    def wanted(self) -> str:
+        return f"{' and '.join(FILES)} of an {self.architecture}"
+
+
+SD_VAE, TAESD = Kind("encoder=sd_vae", "AutoencoderKL"), Kind("encoder=taesd", "AutoencoderTiny")
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -28,7 +45,43 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class SDVAE(nn.Module):
+class Pretrained(nn.Module):
+    """A frozen auto-encoder of diffusers for images of one side.
+
+    Raises:
+        UserError: no such weights; a side that the auto-encoder does not divide.
+    """
+
+    vae: Any  # of diffusers, whose types mypy cannot see through nn.Module
+
+    def __init__(self, kind: Kind, blocks: str, size: int, weights: str, subfolder: str) -> None:
+        super().__init__()
+        self.vae = load_autoencoder(kind, weights, subfolder)
+        self.config = {key: value for key, value in self.vae.config.items() if not key.startswith("_")}
+        factor = 2 ** (len(self.config[blocks]) - 1)
+        if size < factor or size % factor:
+            near = max(factor, round(size / factor) * factor)
+            raise UserError(
+                f"{kind.choice} with {weights} reads image sizes that are multiples of {factor}, got {size}: "
+                f"set the data's size to {near}, for instance."
+            )
+        self.size = size
+        self.latent_shape: tuple[int, ...] = (self.config["latent_channels"], size // factor, size // factor)
+        self.identity: dict[str, str | int | float | bool] = {
+            "sha256": weights_sha256(self.vae.state_dict()),
+            "architecture": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
+            "size": size,
+            "preprocessing": "RGB / 127.5 - 1",
+        }
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Pretrained":
+        """Stays in evaluation mode: it is frozen."""
+        return super().train(False)
+
+
+class SDVAE(Pretrained):
     """The autoencoder of latent diffusion models (diffusers' `AutoencoderKL`), frozen.
 
     Latents are in the scaled space those models work in, (z - shift) * scale, flat. Everything runs in float32, also
@@ -40,45 +93,23 @@ class SDVAE(nn.Module):
         subfolder: where the autoencoder lies in there, often "vae".
     """
 
-    vae: Any  # diffusers' AutoencoderKL, whose types mypy cannot see through nn.Module
     shift: Tensor
     scale: Tensor
 
     def __init__(self, size: int, weights: str = "stabilityai/sd-vae-ft-mse", subfolder: str = "") -> None:
-        super().__init__()
-        self.vae = load_autoencoder(weights, subfolder)
-        config = {key: value for key, value in self.vae.config.items() if not key.startswith("_")}
-        factor = 2 ** (len(config["block_out_channels"]) - 1)
-        if size < factor or size % factor:
-            near = max(factor, round(size / factor) * factor)
-            raise UserError(
-                f"encoder=sd_vae with {weights} reads image sizes that are multiples of {factor}, got {size}: "
-                f"set the data's size to {near}, for instance."
-            )
-        self.size = size
-        self.latent_shape: tuple[int, ...] = (config["latent_channels"], size // factor, size // factor)
-
+        super().__init__(SD_VAE, "block_out_channels", size, weights, subfolder)
+        config = self.config
         shift = config.get("latents_mean") or [config.get("shift_factor") or 0.0]
         deviation = config.get("latents_std") or [1.0]
         scale = config["scaling_factor"] / torch.tensor(deviation)
         self.register_buffer("shift", torch.tensor(shift).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("scale", scale.reshape(1, -1, 1, 1), persistent=False)
 
-        self.identity: dict[str, str | int | float | bool] = {
+        self.identity |= {
             "name": "sd_vae",
-            "sha256": weights_sha256(self.vae.state_dict()),
-            "architecture": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-            "size": size,
-            "preprocessing": "RGB / 127.5 - 1",
             "scaling_factor": float(config["scaling_factor"]),
             "shift_factor": float(config.get("shift_factor") or 0.0),
         }
-        self.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> "SDVAE":
-        """Stays in evaluation mode: it is frozen."""
-        return super().train(False)
 
     @torch.no_grad()
     def encode(
@@ -99,23 +130,76 @@ class SDVAE(nn.Module):
         return (images / 2 + 0.5).clamp(0, 1)
 
 
-def load_autoencoder(weights: str, subfolder: str = "") -> nn.Module:
-    """The AutoencoderKL from a folder, the hub's cache or, announced, the hub."""
+class TinyAutoencoder(Pretrained):
+    """A tiny auto-encoder of latent diffusion (TAESD, Ollin Boer Bohan; diffusers' `AutoencoderTiny`), frozen.
+
+    Its latents keep their place in the image: (channels, size / 8, size / 8), flat, of deviations around .7. Images are
+    encoded in float32, as latents are cached, and decoded in bfloat16 where that is faster: on photographs the two
+    differ by .001 of an image's range, a thirtieth of what the reconstruction does.
+
+    Args:
+        size: image side, a multiple of the auto-encoder's downsampling factor (8 for TAESD's).
+        weights: a folder that `AutoencoderTiny.save_pretrained` wrote, or a repository's name on the hub.
+        subfolder: where the auto-encoder lies in there.
+    """
+
+    NAMES = {4: "taesd", 16: "taesd3"}  # by the channels of their latents
+    # Of the posterior, as the encoder has none of its own: noise of .12 changes decoded photographs by .030 (128 px,
+    # taesd) to .033 (64 px, taesd3) root mean square; their reconstruction is .036 and .031 away from them.
+    DEVIATION = 0.12
+    PIXELS = 2**20  # at a time: 64 images of 128 pixels, whose activations take 256 MB a layer
+
+    def __init__(self, size: int, weights: str = "madebyollin/taesd", subfolder: str = "") -> None:
+        super().__init__(TAESD, "encoder_block_out_channels", size, weights, subfolder)
+        self.identity |= {
+            "name": self.NAMES.get(self.latent_shape[0], "AutoencoderTiny"),
+            "posterior_deviation": self.DEVIATION,
+        }
+        self.vae.to(memory_format=torch.channels_last)
+        self.batch = max(1, self.PIXELS // size**2)
+
+    @torch.no_grad()
+    def encode(
+        self, images: UInt8[Tensor, "batch 3 size size"]
+    ) -> tuple[Float[Tensor, "batch latents"], Float[Tensor, "batch latents"]]:
+        """The latents as the mean of a posterior, and the logarithm of its constant variance."""
+        with torch.autocast(images.device.type, enabled=False):
+            parts = [self.vae.encode(last(part.float() / 127.5 - 1)).latents for part in images.split(self.batch)]
+        mean = torch.cat(parts).flatten(1)
+        return mean, torch.full_like(mean, self.DEVIATION).square().log()
+
+    def decode(self, latents: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch 3 size size"]:
+        """Images in [0, 1], differentiable in the latents."""
+        z = latents.float().unflatten(1, self.latent_shape)
+        with half_precision(latents.device):
+            parts = [self.vae.decode(last(part)).sample.float() for part in z.split(self.batch)]
+        return (torch.cat(parts) / 2 + 0.5).clamp(0, 1).contiguous()
+
+
+def last(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    """Channels last in memory, where convolutions of a CPU are half as quick again."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def load_autoencoder(kind: Kind, weights: str, subfolder: str = "") -> nn.Module:
+    """The auto-encoder from a folder, the hub's cache or, announced, the hub."""
     try:
-        from diffusers import AutoencoderKL
+        import diffusers
         from diffusers.utils import logging
+
+        architecture = getattr(diffusers, kind.architecture)
     except ImportError as error:
         raise UserError(
-            f"encoder=sd_vae needs diffusers, which cannot be imported ({error}): pip install -e '.[diffusion]'"
+            f"{kind.choice} needs diffusers, which cannot be imported ({error}): pip install -e '.[diffusion]'"
         ) from error
     logging.set_verbosity_error()  # what it would print about missing tensors is an error below
 
-    folder = find_folder(weights, subfolder)
-    absent = [file for file in SDVAE_FILES if not (folder / file).is_file()]
+    folder = find_folder(kind, weights, subfolder)
+    absent = [file for file in FILES if not (folder / file).is_file()]
     if absent:
-        raise UserError(f"{folder} holds no {absent[0]}: put {SDVAE_WANTED} there, or name its subfolder.")
+        raise UserError(f"{folder} holds no {absent[0]}: put {kind.wanted} there, or name its subfolder.")
     try:
-        vae, report = AutoencoderKL.from_pretrained(
+        vae, report = architecture.from_pretrained(
             folder,
             torch_dtype=torch.float32,
             use_safetensors=True,
@@ -125,47 +209,101 @@ def load_autoencoder(weights: str, subfolder: str = "") -> nn.Module:
         )
     except Exception as error:  # diffusers, safetensors and json each raise their own kind for a broken file
         raise UserError(
-            f"The autoencoder in {folder} cannot be read ({first_line(error)}): put {SDVAE_WANTED} there."
+            f"The autoencoder in {folder} cannot be read ({first_line(error)}): put {kind.wanted} there."
         ) from error
     if report["missing_keys"]:  # diffusers leaves these at random
         raise UserError(
-            f"{folder / SDVAE_FILES[1]} lacks {len(report['missing_keys'])} of the autoencoder's tensors, "
-            f"{sorted(report['missing_keys'])[0]} first: put {SDVAE_WANTED} there."
+            f"{folder / FILES[1]} lacks {len(report['missing_keys'])} of the autoencoder's tensors, "
+            f"{sorted(report['missing_keys'])[0]} first: put {kind.wanted} there."
         )
     return vae
 
 
-def find_folder(weights: str, subfolder: str) -> Path:
+def find_folder(kind: Kind, weights: str, subfolder: str = "") -> Path:
     """The folder of the autoencoder's two files on this machine."""
     folder = Path(weights).expanduser()
     if folder.is_dir():
         return folder / subfolder
     if weights.startswith((".", "~", "/")) or weights.count("/") != 1:
         raise UserError(
-            f"encoder.weights={weights} is no folder: put {SDVAE_WANTED} there, or give a hub name like owner/name."
+            f"encoder.weights={weights} is no folder: put {kind.wanted} there, or give a hub name like owner/name."
         )
+    return cached(weights, subfolder) or downloaded(kind, weights, subfolder)
 
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
+
+def patterns(subfolder: str) -> list[str]:
+    return [f"{subfolder}/{file}" if subfolder else file for file in FILES]
+
+
+def cached(weights: str, subfolder: str = "") -> Path | None:
+    """The folder of both files in the hub's cache, None where one of them is not there."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    names = [f"{subfolder}/{file}" if subfolder else file for file in SDVAE_FILES]
+    names = patterns(subfolder)
     try:
-        cached = Path(snapshot_download(weights, allow_patterns=names, local_files_only=True))
-        if all((cached / name).is_file() for name in names):
-            return cached / subfolder
-    except (LocalEntryNotFoundError, ValueError):  # not cached, or no valid name, which the next lines report
-        pass
+        found = Path(snapshot_download(weights, allow_patterns=names, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError):  # not cached, or no valid name, which the download reports
+        return None
+    return found / subfolder if all((found / name).is_file() for name in names) else None
+
+
+def downloaded(kind: Kind, weights: str, subfolder: str = "") -> Path:
+    """The folder of both files, fetched from the hub, which is said before."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    names = patterns(subfolder)
     try:
         files: Any = HfApi().model_info(weights, files_metadata=True).siblings
         size = sum(file.size or 0 for file in files if file.rfilename in names)
-        print(f"encoder=sd_vae: downloading {weights} ({size / 1e6:.0f} MB) to {HF_HUB_CACHE}", flush=True)
+        print(f"{kind.choice}: downloading {weights} ({size / 1e6:.0f} MB) to {HF_HUB_CACHE}", flush=True)
         return Path(snapshot_download(weights, allow_patterns=names)) / subfolder
     except Exception as error:  # the hub's client, its transport and the disk each raise their own kind
         raise UserError(
             f"{weights} is neither a folder nor in the hub's cache, and its download failed ({first_line(error)}): "
-            f"put {SDVAE_WANTED} into a folder and pass encoder.weights=FOLDER."
+            f"put {kind.wanted} into a folder and pass encoder.weights=FOLDER."
         ) from error
+
+
+def missing_weights(weights: str) -> str | None:
+    """Why a tiny auto-encoder cannot be had now, in half a sentence; None where it lies on this machine afterwards.
+
+    It is downloaded where the hub answers within seconds. Nothing is read of it.
+    """
+    if importlib.util.find_spec("diffusers") is None:
+        return "diffusers is not installed: pip install -e '.[diffusion]'"
+    folder = Path(weights).expanduser()
+    if folder.is_dir():
+        absent = [file for file in FILES if not (folder / file).is_file()]
+        return f"{folder} holds no {absent[0]}" if absent else None
+    if weights.count("/") == 1 and cached(weights) is not None:
+        return None
+    if not answers(weights):
+        return f"{weights} is neither a folder nor in the hub's cache, and the hub cannot be reached"
+    try:
+        find_folder(TAESD, weights)
+    except UserError as error:
+        return str(error).partition(": put ")[0]
+    return None
+
+
+def answers(weights: str) -> bool:
+    """Whether the hub knows these weights, within seconds: the look-up of a name alone can take minutes."""
+    from huggingface_hub import HfApi
+
+    found: list[Any] = []
+
+    def look() -> None:
+        try:
+            found.append(HfApi().model_info(weights, timeout=PATIENCE))
+        except Exception:  # offline, no network, no such name: each of another kind
+            pass
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return bool(found)
 
 
 def first_line(error: Exception) -> str:
