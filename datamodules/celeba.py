@@ -5,6 +5,7 @@ Liu, Luo, Wang, Tang (2015), https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from datamodules.factors import (
     ImageData,
     check_training,
     complete_split,
+    confidence_notes,
     factor_table,
     fingerprint,
     hash_split,
@@ -63,7 +65,7 @@ def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTab
         factor._replace(values=VALUES.get(attribute, factor.values)) if factor.kind == "binary" else factor
         for factor, attribute in zip(table.factors, attributes, strict=True)
     ]
-    return FactorTable(tuple(named), table.values)
+    return replace(table, factors=tuple(named))
 
 
 def official_split(ids: Sequence[str], partition: Mapping[str, pd.DataFrame]) -> tuple[UInt8[Tensor, " n"], list[str]]:
@@ -96,7 +98,8 @@ def celeba(
     """CelebA found below `root`, its images decoded once into `cache_dir`, with the chosen attributes as factors.
 
     `factors` maps a factor's name to an attribute (default: `FACTORS`; a list names factors after their attributes).
-    `extra_attributes` are tables by image id, relative to the working directory or to `root`. `crop` is the side of
+    `extra_attributes` are tables by image id, relative to the working directory or to `root`; in a column
+    NAME_probability they may say how sure the labels NAME are, see `factors.sure_labels`. `crop` is the side of
     the centred square in pixels of the photograph's 178; images of another size are cropped in proportion.
 
     Raises:
@@ -125,6 +128,12 @@ def celeba(
         factors=table[rows],
         split=split[rows],
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
-        notes=race_notes + split_notes + subset_notes(len(images.ids), labels) + missing_notes(table),
+        notes=[
+            *race_notes,
+            *split_notes,
+            *subset_notes(len(images.ids), labels),
+            *confidence_notes(attributes.table, chosen),
+            *missing_notes(table),
+        ],
         skipped=decoded.skipped,
     )

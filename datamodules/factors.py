@@ -17,8 +17,8 @@ from models.labels import Factor
 
 __all__ = [
     "MOST_CLASSES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Factor", "FactorTable", "ImageData", "check_training",
-    "complete_split", "factor_table", "fingerprint", "hash_split", "infer_labels", "missing_notes", "named_columns",
-    "near_names", "split_numbers",
+    "complete_split", "confidence_notes", "factor_table", "fingerprint", "hash_split", "infer_labels", "missing_notes",
+    "named_columns", "near_names", "probability_column", "split_numbers", "sure_labels",
 ]  # fmt: skip
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -28,6 +28,8 @@ SPLITS = {
     "test": TEST, "testing": TEST, "2": TEST,
 }  # fmt: skip
 NO_YES = {"false": 0.0, "no": 0.0, "true": 1.0, "yes": 1.0}
+PROBABILITY = "_probability"  # behind a column's name: how sure the labels in it are
+SURE = 0.6  # labels of a lower probability are left out
 MOST_CLASSES = 20  # text with more values names things (people, files), not the classes of a factor
 
 
@@ -36,11 +38,12 @@ class FactorTable:
     """Labels of n images for several factors.
 
     `values` (n, factors): binary 0 or 1, categorical the class number, continuous in the user's unit; NaN where
-    the label is unknown.
+    the label is unknown. `confidence`, where a table says it, is the probability that a label is right.
     """
 
     factors: tuple[Factor, ...]
     values: Float[Tensor, "n factors"]
+    confidence: Float[Tensor, "n factors"] | None = None
 
     def index(self, name: str) -> int:
         """The column of a factor.
@@ -54,7 +57,8 @@ class FactorTable:
         return names.index(name)
 
     def __getitem__(self, rows: Tensor | slice) -> "FactorTable":
-        return FactorTable(self.factors, self.values[rows])
+        confidence = None if self.confidence is None else self.confidence[rows]
+        return FactorTable(self.factors, self.values[rows], confidence)
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,54 @@ def named_columns(factors: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     return dict(factors) if isinstance(factors, Mapping) else {name: name for name in factors}
 
 
+def probability_column(column: str, attributes: pd.DataFrame) -> str | None:
+    """The column beside an attribute that says how sure its labels are, None where there is none."""
+    return column + PROBABILITY if column + PROBABILITY in attributes else None
+
+
+def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] | None:
+    """How sure the labels of an attribute are, from 0 to 1; NaN where that is empty, None where nothing says it.
+
+    Where one is above 1, all are percent.
+
+    Raises:
+        UserError: text, or a number that is neither a probability nor a percentage.
+    """
+    beside = probability_column(column, attributes)
+    if beside is None:
+        return None
+    known = plain(attributes[beside])
+    numeric = pd.api.types.is_numeric_dtype(known.dtype)
+    wrong = known[(known < 0) | (known > 100)] if numeric else known[pd.to_numeric(known, errors="coerce").isna()]
+    if len(wrong := wrong.dropna()):
+        raise UserError(
+            f"Expected probabilities from 0 to 1 or from 0 to 100 % in column {beside!r}, got {wrong.iloc[0]!r}: mend "
+            "the table or rename the column."
+        )
+    numbers = torch.tensor(known.to_numpy(dtype=float), dtype=torch.float32)
+    return numbers / 100 if bool((numbers > 1).any()) else numbers
+
+
+def sure_labels(column: str, attributes: pd.DataFrame) -> pd.Series:
+    """An attribute without the labels whose probability is below `SURE`, or is not known."""
+    sure = probabilities(column, attributes)
+    return attributes[column] if sure is None else attributes[column].where((sure >= SURE).numpy())
+
+
+def confidence_notes(attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str]) -> list[str]:
+    """A line for each factor of which labels are left out because they are not sure."""
+    notes = []
+    for name, column in named_columns(factors).items():
+        if column in attributes and probability_column(column, attributes):
+            known = int(plain(attributes[column]).notna().sum())
+            left_out = known - int(plain(sure_labels(column, attributes)).notna().sum())
+            notes.append(
+                f"{name}: {left_out} of {known} labels are left out, as {column}{PROBABILITY} is below {SURE:.0%} for "
+                "them; the others count as it says."
+            )
+    return notes
+
+
 def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
     """The labels of one factor.
 
@@ -159,7 +211,7 @@ def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
         names = [str(c) for c in attributes]
         near = near_names(column, names) or f" There are: {', '.join(names[:50])}."
         raise UserError(f"Expected factor {name!r} to be an attribute of the tables, got {column!r}.{near}")
-    labels = infer_labels(attributes[column])
+    labels = infer_labels(sure_labels(column, attributes))
     if len(labels.values) < 2:
         got = f"only {labels.values[0]!r}" if labels.values else "no value at all"
         raise UserError(
@@ -184,14 +236,17 @@ def factor_table(
     Raises:
         UserError: as `factor_labels`.
     """
-    chosen, values = [], torch.empty(len(attributes), 0)
+    chosen, values, confidence = [], torch.empty(len(attributes), 0), torch.empty(len(attributes), 0)
     for name, column in named_columns(factors).items():
         labels = factor_labels(name, column, attributes)
         # A renamed attribute's yes and no would not tell which end is meant.
         names = (f"not {column}", column) if labels.values == ("no", "yes") and name != column else labels.values
         chosen.append(Factor(name, labels.kind, names, (sources or {}).get(column, column)))
         values = torch.cat([values, labels.numbers[:, None]], dim=1)
-    return FactorTable(tuple(chosen), values)
+        sure = probabilities(column, attributes)
+        sure = torch.ones(len(attributes)) if sure is None else sure.nan_to_num(1.0)  # where it is empty, no label is
+        confidence = torch.cat([confidence, sure[:, None]], dim=1)
+    return FactorTable(tuple(chosen), values, confidence if bool((confidence < 1).any()) else None)
 
 
 def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:

@@ -15,13 +15,16 @@ from datamodules.factors import (
     ImageData,
     check_training,
     complete_split,
+    confidence_notes,
     factor_table,
     fingerprint,
     hash_split,
     infer_labels,
     missing_notes,
     named_columns,
+    probability_column,
     split_numbers,
+    sure_labels,
 )
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
@@ -69,9 +72,10 @@ def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
 
 
 def usable_columns(table: pd.DataFrame, training: Bool[Tensor, " n"]) -> tuple[list[str], list[str]]:
-    """The attributes that can be factors, and a note for each that cannot; ids and the split are neither."""
-    chosen = [column for column in table if column.lower() not in ID_COLUMNS + SPLIT_COLUMNS]
-    reasons = {column: unusable(table[column], training) for column in chosen}
+    """The attributes that can be factors, and a note for each that cannot; ids, split and probabilities are neither."""
+    beside = {probability_column(column, table) for column in table}  # of other columns' labels
+    chosen = [c for c in table if c.lower() not in ID_COLUMNS + SPLIT_COLUMNS and c not in beside]
+    reasons = {column: unusable(sure_labels(column, table), training) for column in chosen}
     notes = [f"{column} is not used as a factor: it has {why}." for column, why in reasons.items() if why]
     return [column for column, why in reasons.items() if not why], notes
 
@@ -133,6 +137,6 @@ def folder(
         factors=table[rows],
         split=split[rows],
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
-        notes=notes + split_notes + missing_notes(table),
+        notes=notes + split_notes + confidence_notes(labels.table, chosen) + missing_notes(table),
         skipped=decoded.skipped,
     )

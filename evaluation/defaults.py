@@ -39,7 +39,7 @@ def with_encoder(
     given = [o.removeprefix("+") if o.startswith("+image_size=") else o for o in overrides]
     other = compose("train", [*given, f"encoder={PREFERRED}"])
     small = other.data.size < SIDE or other.data.size % DIVISOR
-    reason = f"data.size={other.data.size} is too small for it" if small else None
+    reason = f"encoder={PREFERRED} needs {SIDE} px or more, a multiple of {DIVISOR}" if small else None
     if before is None and (reason := reason or missing_weights(other.encoder.weights)):
         print(lost(choices["data"], config.data.size, reason))
         return config, choices
@@ -63,7 +63,6 @@ def undecided(config: Settings, overrides: Sequence[str], choices: Mapping[str, 
 
 def lost(data: str, size: int, reason: str) -> str:
     return (
-        f"data={data}: no encoder={PREFERRED} ({reason}), so a VAE is trained at {size} px, which loses glasses and the "
-        f"person: put the weights into a folder and set {PREFERRED.upper()}_WEIGHTS to it, use {SIDE} px or more, or "
-        f"choose encoder={FALLBACK}."
+        f"data={data}: a VAE is trained from scratch at {size} px, which loses glasses and the person, as {reason}; "
+        f"encoder={PREFERRED}, from the hub or from a folder named by {PREFERRED.upper()}_WEIGHTS, keeps them."
     )

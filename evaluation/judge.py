@@ -121,9 +121,14 @@ def factor_loss(
     labels: Float[Tensor, " batch"],
     factor: Factor,
     weights: Float[Tensor, " classes"],
+    confidence: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy, or for a continuous factor half the squared error, over the known labels; 0 where none is."""
+    """Cross-entropy, or for a continuous factor half the squared error, over the known labels; 0 where none is.
+
+    Each label's term is weighted with its confidence, the probability that it is right.
+    """
     known = ~labels.isnan()
+    sure = torch.ones_like(labels[known]) if confidence is None else confidence[known]
     output, labels = output[known].float(), labels[known]
     if factor.kind == "continuous":
         losses = (output[:, 0] - labels).square() / 2
@@ -132,7 +137,7 @@ def factor_loss(
     else:
         losses = functional.binary_cross_entropy_with_logits(output[:, 0], labels, reduction="none")
         losses = losses * weights[labels.long()]
-    return losses.sum() / max(len(losses), 1)
+    return (losses * sure).sum() / max(len(losses), 1)
 
 
 def softened(images: Float[Tensor, "batch 3 high wide"], amount: Float[Tensor, "batch 1 1 1"]) -> Tensor:
@@ -181,6 +186,7 @@ def fit(
     rows, validation = data.rows(TRAIN), data.rows(VALIDATION)
     validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
     targets = standardised(data.factors.values.to(device), judge)
+    sure = torch.ones_like(targets) if data.factors.confidence is None else data.factors.confidence.to(device)
     weights = [
         class_weights(data.factors.values[rows, i], max(len(f.values), 2)).to(device)
         if f.kind != "continuous"
@@ -199,7 +205,7 @@ def fit(
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 outputs = judge(images)
             losses = [
-                factor_loss(output, targets[chosen, i], judge.factors[i], weights[i])
+                factor_loss(output, targets[chosen, i], judge.factors[i], weights[i], sure[chosen, i])
                 for i, output in enumerate(outputs)
             ]
             optimiser.zero_grad()
@@ -245,25 +251,26 @@ def train_judge(
     flip: bool = True,
     device: str | torch.device = "cpu",
     cache_dir: str | Path | None = None,
+    scale: float = 1.0,
 ) -> Judge:
     """Train a judge on the training split's images, or take it from the cache.
 
     Global random state is left alone, and on a CPU a seed repeats bit for bit. `epochs` is by default what shows
-    about 120,000 photographs, or 30,000 drawn images. `flip=False` for factors that mirroring changes. A damaged
-    cached file is written anew.
+    about 120,000 photographs, or 30,000 drawn images; `scale` below 1 shortens that, to one epoch at least.
+    `flip=False` for factors that mirroring changes. A damaged cached file is written anew.
 
     Raises:
         UserError: a cache folder that cannot be written.
     """
     device, rows = torch.device(device), data.rows(TRAIN)
     seen = SEEN if data.counterfactual is None else SEEN // 4
-    epochs = epochs or min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)
+    epochs = epochs or max(1, round(min(scale, 1.0) * min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
         judge = Judge(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)
     judge = judge.to(device).to(memory_format=torch.channels_last)
     hyperparameters = (seed, epochs, width, batch, learning_rate, flip, device.type, fast_precision(device))
-    labels = (data.factors.factors, data.factors.values, data.split)
+    labels = (data.factors.factors, data.factors.values, data.factors.confidence, data.split)
     key = fingerprint(VERSION, data.fingerprint, data.size, *labels, *hyperparameters)
     path = Path(cache_dir).expanduser() / "judge" / f"{key[:32]}.safetensors" if cache_dir is not None else None
     if path is None or not restore(judge, path):

@@ -92,7 +92,7 @@ def measure_iin(
     train = data.rows(TRAIN)
     known, means = data.factors[train], latents.mean[train.to(device)]
     with run.stage("judge", len(train)):
-        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir)
+        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir, scale=config.trainer.scale)
     editors: dict[str, Editor] = {"edit": iin}
     with run.stage("baselines", len(train)):
         editors["baseline/mean_difference"] = MeanDifference(means, known)

@@ -152,18 +152,23 @@ def agreement(reading: Reading, table: FactorTable, name: str, confidence: float
 def with_factors(data: ImageData, readings: Mapping[str, Reading], confidence: float, source: str) -> ImageData:
     """The data with each reading as a binary factor, in the place of one of the same name, or behind the others."""
     factors, columns = list(data.factors.factors), list(data.factors.values.unbind(1))
+    known = data.factors.confidence
+    sure = list((torch.ones_like(data.factors.values) if known is None else known).unbind(1))
     own = {factor.name: factor.kind for factor in factors}
     for name, reading in readings.items():
         told = f'zero-shot: "{reading.texts[0]}" against "{reading.texts[1]}", {source}'
         factor, labels = Factor(name, "binary", VALUES, told), reading.labels(confidence)
         if name in own:
             place = data.factors.index(name)
-            factors[place], columns[place] = factor, labels
+            factors[place], columns[place], sure[place] = factor, labels, torch.ones_like(labels)
         else:
             factors.append(factor)
             columns.append(labels)
+            sure.append(torch.ones_like(labels))
     drawn = all(own.get(name) == "binary" for name in readings)  # what can be drawn at 0 and at 1
-    table = FactorTable(tuple(factors), torch.stack(columns, dim=1))
+    table = FactorTable(
+        tuple(factors), torch.stack(columns, dim=1), None if known is None else torch.stack(sure, dim=1)
+    )
     return replace(data, factors=table, counterfactual=data.counterfactual if drawn else None)
 
 

@@ -26,6 +26,7 @@ from datamodules.texts import TextData
 from evaluation.comparison import cluster_rows, cluster_table, edit_rows, edit_table, metric_table
 from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
+from evaluation.settings import shortened
 from models import UserError
 
 __all__ = ["Run", "Stage", "begun", "device_of", "made"]
@@ -50,7 +51,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
-        self.path, self.started = Path(path), time.perf_counter()
+        self.path, self.started, self.shortened = Path(path), time.perf_counter(), shortened(config)
         # A resumed run keeps what the stages measured that it need not repeat.
         earlier = self.path / "metrics.json"
         self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
@@ -122,6 +123,8 @@ class Run:
         tables = (edit_table, edit_rows), (cluster_table, cluster_rows), (metric_table, bool)
         self.console.print()
         self.console.print(next(draw(self.metrics) for draw, rows in tables if rows(self.metrics)))
+        if self.shortened:
+            self.console.print(f"\n[bold]{self.shortened}[/]", soft_wrap=True)
         self.console.print(f"\nOpen: {self.path / 'report.html'}", soft_wrap=True, markup=False)
         self.console.print(f"      tensorboard --logdir {self.path / 'tensorboard'}", soft_wrap=True, markup=False)
 

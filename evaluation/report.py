@@ -32,6 +32,7 @@ from evaluation.comparison import (
 from evaluation.files import read_json, write_file
 from evaluation.reduction_tables import CAPTION, reduction_tables
 from evaluation.run import find_run
+from evaluation.settings import shortened
 
 __all__ = ["Options", "main", "write_report"]
 
@@ -125,8 +126,13 @@ def heading(files: Files) -> str:
     ]
     return (
         f"<header><h1>{title}</h1><p class='muted'>{escape(' · '.join(fact for fact in facts if fact))}</p>"
-        f"{tiles(files)}</header>"
+        f"{warned(files)}{tiles(files)}</header>"
     )
+
+
+def warned(files: Files) -> str:
+    words = shortened(files.config)
+    return f"<p><strong>{escape(words)}</strong></p>" if words else ""
 
 
 def shape_words(data: Mapping[str, Any]) -> str:

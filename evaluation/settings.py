@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.factors import near_names
 from models import UserError
 
-__all__ = ["Settings", "asked", "differences", "stored"]
+__all__ = ["Settings", "asked", "differences", "shortened", "stored"]
 
 Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
 
@@ -177,6 +177,14 @@ def changeable(key: str, folder: Path) -> bool:
     finished = {stage: (folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in STAGES}
     depends = [stage for stage, keys in STAGES.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
     return key in FREE or bool(depends) and not any(finished[stage] for stage in depends)
+
+
+def shortened(settings: Settings) -> str:
+    """What terminal and report say of a run that trained for less than its settings need, empty for every other."""
+    scale = (settings.get("trainer") or {}).get("scale")
+    if not isinstance(scale, int | float) or scale >= 1:
+        return ""
+    return f"QUICK RUN: it was trained for {scale:g} of the steps that it needs, so its numbers mean nothing."
 
 
 def check_numbers(settings: Settings) -> None:

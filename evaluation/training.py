@@ -234,8 +234,9 @@ def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: Im
         with run.stage("reader", len(labels.values)):
             # Of another seed and width than the judge, which measures and must not have been trained for.
             reader = train_judge(
-                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir
-            )
+                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir,
+                scale=config.trainer.scale,
+            )  # fmt: skip
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}

@@ -272,7 +272,7 @@ def missing_weights(weights: str) -> str | None:
     It is downloaded where the hub answers within seconds. Nothing is read of it.
     """
     if importlib.util.find_spec("diffusers") is None:
-        return "diffusers is not installed: pip install -e '.[diffusion]'"
+        return "diffusers is not installed (pip install -e '.[diffusion]')"
     folder = Path(weights).expanduser()
     if folder.is_dir():
         absent = [file for file in FILES if not (folder / file).is_file()]

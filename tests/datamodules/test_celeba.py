@@ -395,3 +395,17 @@ def test_photographs_load_unchanged(tmp_path: Path) -> None:
     assert data.factors.factors[3].values == ("asian", "black", "indian", "latino hispanic", "middle eastern", "white")
     assert data.factors.values[0].tolist() == [0.0, 1.0, 0.0, 5.0]
     assert not any("Pale_Skin" in note for note in data.notes)
+
+
+def test_race_with_its_probability(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    flat_layout(root)
+    races, sure = ["asian", "black", "white"], [42.2, 99.9]
+    rows = "".join(f"{name},{races[i % 3]},{sure[i % 2]}\n" for i, name in enumerate(NAMES))
+    (root / "race.csv").write_text(f"image_id,race,race_probability\n{rows}")
+    data = celeba(root, 8, {"race": "race", "sex": "Male"}, "race.csv", cache_dir=tmp_path / "cache")
+    assert data.factors.values[::2, 0].isnan().all() and not data.factors.values[1::2].isnan().any()
+    assert data.factors.confidence is not None and data.factors.confidence.shape == (N, 2)
+    torch.testing.assert_close(data.factors.confidence[1::2, 0], torch.full((N // 2,), 0.999))
+    assert data.factors.factors[1].values == ("female", "male")
+    assert data.notes[0].startswith("race: 15 of 30 labels are left out")

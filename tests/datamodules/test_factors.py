@@ -7,6 +7,7 @@ import torch
 from datamodules.factors import (
     check_training,
     complete_split,
+    confidence_notes,
     factor_table,
     hash_split,
     infer_labels,
@@ -145,3 +146,40 @@ def test_empty_parts_are_filled_from_training() -> None:
     assert torch.equal(complete_split(kept, ids)[0], kept) and complete_split(kept, ids)[1] == []
     tests_only, notes = complete_split(torch.full((1000,), 2, dtype=torch.uint8), ids)
     assert torch.equal(tests_only, hash_split(ids)) and "No training images" in notes[0]
+
+
+def raced(**columns: list) -> pd.DataFrame:
+    return pd.DataFrame({"race": ["white", "black", "asian", "white", None, "black"], **columns})
+
+
+@pytest.mark.parametrize("scale", [1, 100], ids=["probabilities", "percent"])
+def test_labels_that_are_not_sure_are_left_out_and_the_others_weighted(scale: int) -> None:
+    sure = [0.9, 0.59, 0.6, 1.0, 0.8, None]
+    attributes = raced(race_probability=[p if p is None else p * scale for p in sure], hat=[0, 1] * 3)
+    table = factor_table(attributes, {"race": "race", "hat": "hat"})
+    assert table.factors[0].values == ("asian", "white") and table.factors[0].kind == "binary"
+    assert equal(table.values[:, 0], [1.0, nan, 0.0, 1.0, nan, nan])
+    assert table.confidence is not None and torch.equal(table.confidence[:, 1], torch.ones(6))
+    torch.testing.assert_close(table.confidence[[0, 2, 3], 0], torch.tensor([0.9, 0.6, 1.0]))
+    assert torch.equal(table[2:4].confidence, table.confidence[2:4])  # type: ignore[arg-type]
+    (note,) = confidence_notes(attributes, ["race", "hat"])
+    assert note.startswith("race: 2 of 5 labels are left out, as race_probability is below 60% for them")
+
+
+def test_without_probabilities_there_is_no_confidence() -> None:
+    assert factor_table(raced(), ["race"]).confidence is None
+    assert factor_table(raced(race_probability=[1.0] * 6), ["race"]).confidence is None
+    assert confidence_notes(raced(), ["race"]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "got"), [([0.9, -0.1] * 3, "-0.1"), ([101, 99] * 3, "101"), (["sure", "0.9"] * 3, "'sure'")]
+)
+def test_what_is_no_probability(values: list, got: str) -> None:
+    with pytest.raises(UserError, match=f"from 0 to 1 or from 0 to 100 % in column 'race_probability', got {got}"):
+        factor_table(raced(race_probability=values), ["race"])
+
+
+def test_a_factor_of_which_one_value_alone_is_sure() -> None:
+    with pytest.raises(UserError, match="'race'.* to vary over the 6 images, got only 'white'"):
+        factor_table(raced(race_probability=[0.9, 0.1, 0.1, 0.9, 0.1, 0.1]), ["race"])

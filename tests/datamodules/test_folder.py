@@ -160,3 +160,13 @@ def test_no_folder_and_no_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"Expected images \(jpg, .*got none"):
         folder(tmp_path / "empty", cache_dir=tmp_path / "cache")
+
+
+def test_probabilities_are_no_factors_but_say_which_labels_count(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "photos")
+    rows = "".join(f"{name},{'ab'[i % 2]},{[0.9, 0.9, 0.5][i % 3]}\n" for i, name in enumerate(names))
+    (tmp_path / "labels.csv").write_text(f"image,kind,kind_probability\n{rows}")
+    data = folder(tmp_path / "photos", tmp_path / "labels.csv", size=8, cache_dir=tmp_path / "cache")
+    assert [factor.name for factor in data.factors.factors] == ["kind"]
+    assert int(data.factors.values.isnan().sum()) == len(names) // 3
+    assert any("kind_probability is below 60%" in note for note in data.notes)

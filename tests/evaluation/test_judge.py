@@ -234,3 +234,29 @@ def test_a_handful_of_images(data: ImageData) -> None:
     )
     for epochs in (1, 2):
         assert quickly(few, epochs=epochs, batch=1).read(few.images).isfinite().all()
+
+
+def test_a_label_counts_as_it_is_sure() -> None:
+    output, labels = torch.tensor([[2.0], [-1.0], [3.0]]), torch.tensor([1.0, 1.0, float("nan")])
+    even = torch.ones(2)
+    each = torch.nn.functional.softplus(-output[:2, 0])
+    found = factor_loss(output, labels, FACTORS[0], even, torch.tensor([1.0, 0.6, 0.9]))
+    torch.testing.assert_close(found, (each[0] + 0.6 * each[1]) / 2)
+    torch.testing.assert_close(factor_loss(output, labels, FACTORS[0], even), each.mean())
+
+
+def test_confidence_changes_the_judge_and_its_cache(data: ImageData, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    confidence = 0.6 + 0.4 * torch.rand(data.factors.values.shape, generator=generator)
+    unsure = replace(data, factors=replace(data.factors, confidence=confidence))
+    judges = [quickly(d, epochs=1, cache_dir=tmp_path) for d in (data, unsure)]
+    assert len(list((tmp_path / "judge").iterdir())) == 2
+    assert not torch.equal(*map(weights, judges))
+
+
+def test_a_short_run_trains_its_judge_for_an_epoch_at_least(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[int] = []
+    monkeypatch.setattr(judging, "fit", lambda judge, data, generator, count, *rest: epochs.append(count))
+    for scale in (1.0, 0.5, 0.001, 4.0):
+        train_judge(data, width=8, scale=scale)
+    assert epochs == [60, 30, 1, 60]

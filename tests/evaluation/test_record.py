@@ -55,3 +55,14 @@ def test_a_run_goes_on_with_its_own_data_and_encoder_alone(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"Expected the encoder .* \(sha256 abc\), got another \(def\)"):
         run.manifest(some_data("f00d"), {"name": "vae", "sha256": "def"}, 0, "cpu")
     assert (run.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 4, 0.02])
+def test_a_short_run_says_that_its_numbers_mean_nothing(
+    scale: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, OmegaConf.create({} if scale is None else {"trainer": {"scale": scale}}))
+    run.metrics["reconstruction/mse"] = 0.1
+    run.summary()
+    said = "QUICK RUN: it was trained for 0.02 of the steps that it needs, so its numbers mean nothing."
+    assert (said in capsys.readouterr().out) == (scale == 0.02)

@@ -159,6 +159,14 @@ def test_a_run_of_an_autoencoder_alone(folder: Path) -> None:
         assert missing not in page.text
 
 
+def test_a_short_run_says_so_first(full: Path, page: Page) -> None:
+    assert "QUICK RUN" not in page.text
+    with (full / "config.yaml").open("a") as file:
+        file.write("trainer:\n  scale: 0.02\n")
+    text = Page(write_report(full).read_text()).text
+    assert "QUICK RUN: it was trained for 0.02 of the steps" in text[: text.index("success")]
+
+
 def test_rebuilt_by_the_command(full: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main([f"run={full}"])
     assert capsys.readouterr().out == f"Open: {full / 'report.html'}\n"

@@ -1,6 +1,9 @@
 """Frozen encoders, against diffusers' own results and against the interface in docs/architecture.md."""
 
+import importlib.util
+import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import UserError
-from models.encoders import SDVAE, weights_sha256
+from datamodules.factors import FactorTable, ImageData
+from datamodules.features import encode
+from evaluation.files import read_image
+from models import UserError, encoders
+from models.encoders import SDVAE, TinyAutoencoder, missing_weights, weights_sha256
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -205,3 +211,146 @@ def test_without_diffusers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[diffusion\]'"):
         SDVAE(16, str(folder))
+
+
+def save_tiny(folder: Path, seed: int = 0) -> Path:
+    """A small AutoencoderTiny at random, halving the image once."""
+    torch.manual_seed(seed)
+    diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("taesd"))
+
+
+def test_a_tiny_autoencoders_latents_are_the_librarys_with_one_deviation(tiny: Path) -> None:
+    encoder = TinyAutoencoder(16, str(tiny))
+    assert encoder.size == 16 and encoder.latent_shape == (4, 8, 8)
+    images = random_images(3, 16)
+    with torch.autocast("cpu", torch.bfloat16):  # in full, whatever is around it
+        mean, logvar = encoder.encode(images)
+    vae = diffusers.AutoencoderTiny.from_pretrained(tiny, low_cpu_mem_usage=False)
+    with torch.no_grad():
+        expected = vae.encode(images / 255 * 2 - 1).latents
+        decoded = ((vae.decode(expected).sample + 1) / 2).clamp(0, 1)
+    torch.testing.assert_close(mean, expected.flatten(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((logvar / 2).exp(), torch.full_like(mean, TinyAutoencoder.DEVIATION))
+    torch.testing.assert_close(encoder.decode(mean), decoded, rtol=0, atol=0.02)  # in bfloat16, perhaps
+
+
+def test_a_tiny_autoencoder_reads_any_number_of_images_in_parts(tiny: Path) -> None:
+    encoder, images = TinyAutoencoder(16, str(tiny)), random_images(5, 16)
+    mean, _ = encoder.encode(images)
+    decoded = encoder.decode(mean)
+    encoder.batch = 2
+    torch.testing.assert_close(encoder.encode(images)[0], mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.decode(mean), decoded, rtol=0, atol=0.02)
+    assert encoder.decode(100 * torch.randn(1, 256)).shape == (1, 3, 16, 16)
+    assert decoded.is_contiguous() and 0 <= decoded.min() and decoded.max() <= 1
+
+
+def test_gradients_flow_through_a_tiny_decoder_in_either_precision(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TinyAutoencoder(16, str(tiny)).train()
+    assert not any(parameter.requires_grad or encoder.training for parameter in encoder.parameters())
+    gradients = []
+    for fast in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        latents = torch.linspace(-1, 1, 512).reshape(2, 256).requires_grad_()
+        encoder.decode(latents).square().sum().backward()
+        assert latents.grad is not None and latents.grad.dtype == torch.float32
+        gradients.append(latents.grad)
+    assert gradients[0].abs().sum() > 0 and torch.nn.functional.cosine_similarity(*gradients).min() > 0.99
+
+
+def test_identity_of_a_tiny_autoencoder(tiny: Path, tmp_path: Path) -> None:
+    identity = TinyAutoencoder(16, str(tiny)).identity
+    assert (identity["name"], identity["posterior_deviation"]) == ("taesd", TinyAutoencoder.DEVIATION)
+    assert identity == TinyAutoencoder(16, str(save_tiny(tmp_path / "again"))).identity
+    other = TinyAutoencoder(16, str(save_tiny(tmp_path / "other", seed=1))).identity
+    assert {key for key in identity if other[key] != identity[key]} == {"sha256"}
+
+
+def test_latents_of_a_tiny_autoencoder_are_cached(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = torch.zeros(5, dtype=torch.uint8)
+    table = FactorTable((), torch.zeros(5, 0))
+    data = ImageData("drawn", random_images(5, 16), list("abcde"), table, split, "drawn")
+    encoder = TinyAutoencoder(16, str(tiny))
+    first = encode(data, encoder, tmp_path, batch=2)
+    assert first.mean.shape == (5, 256) and len(first.logvar.unique()) == 1
+    monkeypatch.setattr(TinyAutoencoder, "encode", lambda self, images: pytest.fail("The cache was not read."))
+    assert torch.equal(encode(data, encoder, tmp_path, batch=2).mean, first.mean)
+
+
+@pytest.mark.parametrize("size", [15, 0])
+def test_sizes_that_a_tiny_autoencoder_does_not_divide(tiny: Path, size: int) -> None:
+    with pytest.raises(UserError, match=f"encoder=taesd with .* multiples of 2, got {size}: set the data's size"):
+        TinyAutoencoder(size, str(tiny))
+
+
+def test_weights_of_another_kind_of_autoencoder(folder: Path, tiny: Path) -> None:
+    with pytest.raises(UserError, match="of an AutoencoderTiny there") as caught:
+        TinyAutoencoder(16, str(folder))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="of an AutoencoderKL there"):
+        SDVAE(16, str(tiny))
+
+
+def test_what_is_missing_of_weights(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert missing_weights(str(tiny)) is None
+    assert missing_weights(str(tmp_path)) == f"{tmp_path} holds no config.json"
+    assert missing_weights("no/where") == (
+        "no/where is neither a folder nor in the hub's cache, and the hub cannot be reached"
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "diffusers is not installed" in str(missing_weights(str(tiny)))
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class HfApi:
+        def model_info(self, name: str, timeout: float) -> None:
+            time.sleep(5)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
+    monkeypatch.setattr(encoders, "PATIENCE", 0.05)
+    started = time.monotonic()
+    assert "cannot be reached" in str(missing_weights("some/autoencoder"))
+    assert time.monotonic() - started < 4
+
+
+def test_a_hub_that_answers_is_downloaded_from(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def snapshot_download(name: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
+        return str(tiny)
+
+    class HfApi:
+        def model_info(self, name: str, files_metadata: bool = False, timeout: float | None = None) -> SimpleNamespace:
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=WEIGHTS, size=4_903_000)])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
+    assert missing_weights("some/autoencoder") is None
+    assert "encoder=taesd: downloading some/autoencoder (5 MB) to " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "size", "least"), [("taesd", 128, 27.0), ("taesd3", 64, 28.0)])
+def test_published_weights_keep_a_photograph(name: str, size: int, least: float) -> None:
+    shared = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
+    photographs = sorted((shared / "photo_faces/img_align_celeba").glob("*.jpg"))[:300:60]
+    if not (shared / name).is_dir() or not photographs:
+        pytest.skip("needs the development data in ../shared/data")
+    encoder = TinyAutoencoder(size, str(shared / name))
+    images = torch.stack([read_image(file, size, 160 / 178) for file in photographs])
+    errors = (encoder.decode(encoder.encode(images)[0]) - images / 255).square().mean()
+    assert encoder.identity["name"] == name and -10 * errors.log10() > least
