@@ -13,10 +13,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from datamodules.factors import FactorTable
-from datamodules.features import Latents
+from datamodules.features import Batches, Latents
 from models import UserError
 
-__all__ = ["PairBatches", "PairSampler", "decorrelating_weights", "discretise"]
+__all__ = ["EditBatches", "PairBatches", "PairSampler", "decorrelating_weights", "discretise"]
 
 
 def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]:
@@ -152,3 +152,38 @@ class PairBatches:
         if self.partners:
             batch |= {"partner_mean": self.latents.mean[partners], "partner_logvar": self.latents.logvar[partners]}
         return batch
+
+
+class EditBatches:
+    """Batches of latents, one factor's changed labels each, and where the guide says that the edit ends.
+
+    Arguments:
+        rows: of the latents that were edited.
+        after: (rows, factors, factors), the labels after the edit of each factor.
+        targets: (rows, factors, features), where it ends; in half precision, as there are many.
+    """
+
+    def __init__(self, latents: Latents, labels: FactorTable, rows: Int64[Tensor, " rows"],
+                 after: Float[Tensor, "rows factors factors"], targets: Tensor, batch_size: int, seed: int,
+                 steps: int) -> None:  # fmt: skip
+        device = latents.mean.device
+        self.latents, self.labels = latents, labels.values.to(device)
+        self.rows, self.after, self.targets = rows.to(device), after.to(device), targets.to(device)
+        edits = torch.arange(len(rows) * len(labels.factors))
+        self.batches = Batches({"edit": edits}, batch_size, seed, edits, steps)
+        self.sampler = self  # where Lightning looks for set_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        count = self.targets.shape[1]
+        for batch in self.batches:
+            place, factor = batch["edit"].to(self.rows.device) // count, batch["edit"].to(self.rows.device) % count
+            row = self.rows[place]
+            yield {"mean": self.latents.mean[row], "logvar": self.latents.logvar[row], "labels": self.labels[row],
+                   "factor": factor, "after": self.after[place, factor],
+                   "target": self.targets[place, factor].float()}  # fmt: skip

@@ -1,8 +1,12 @@
 """The picture that a user gets: the photograph with the decoded change composed into it, not its reconstruction.
 
 An auto-encoder loses part of a photograph x, and D(z'), the decoded edit, loses it with it. What the edit changed is
-D(z') − D(z), z the unedited latents; put into x it keeps everything that the edit did not touch.
+D(z') − D(z), z the unedited latents; put into x it keeps everything that the edit did not touch. What the auto-encoder
+lost, x − D(z), belongs to what was there before: where the edit replaced something (took glasses off), adding the
+change leaves its outlines. So where the change is strong the decoded edit takes the photograph's place.
 """
+
+import math
 
 import torch
 from jaxtyping import Float
@@ -13,21 +17,24 @@ from models import check_choice
 
 __all__ = ["COMPOSITIONS", "compose"]
 
-COMPOSITIONS = ("threshold", "add", "none")
+COMPOSITIONS = ("blend", "threshold", "add", "none")
 KNEE = 0.04  # of the soft threshold, in [0, 1]: smaller changes are of the decoder, not of the edit
+REPLACED = 0.1  # mean change of the channels from which on the photograph is replaced
+NEAR = 1 / 64  # of the picture's side: the deviation of the blur that joins neighbouring changes
 
 
 def compose(
     photograph: Float[Tensor, "n 3 height width"],
     reconstruction: Float[Tensor, "n 3 size size"],
     edited: Float[Tensor, "n 3 size size"],
-    how: str = "threshold",
+    how: str = "blend",
 ) -> Float[Tensor, "n 3 height width"]:
     """The photographs with the change from `reconstruction` D(z) to `edited` D(z') put into them, all in [0, 1].
 
     `none`: D(z') itself, at the photograph's resolution. `add`: x + D(z') − D(z). `threshold`: the same with every
-    change d of a channel shrunk to sign(d) · max(|d| − .04, 0). The change is brought to the photograph's resolution
-    bilinearly. Where the two decoded pictures are equal, the photograph comes back bit for bit.
+    change d of a channel shrunk to sign(d) · max(|d| − .04, 0). `blend`: (1 − m) (x + shrunken d) + m D(z'), m from 0
+    to 1 as the change nearby goes from 0 to .1 (see `replaced`). Decoded pictures are brought to the photograph's
+    resolution bilinearly. Where the two of them are equal, the photograph comes back bit for bit.
 
     Raises:
         UserError: no such composition.
@@ -37,12 +44,29 @@ def compose(
     if how == "none":
         return resized(edited, size).clamp(0, 1)
     change = edited - reconstruction
-    if how == "threshold":
+    if how in ("threshold", "blend"):
         change = functional.softshrink(change, KNEE)
-    return (photograph + resized(change, size)).clamp(0, 1)
+    if how != "blend":
+        return (photograph + resized(change, size)).clamp(0, 1)
+    share = replaced(edited - reconstruction)
+    decoded = resized(share, size) * (resized(edited, size) - photograph)
+    return (photograph + resized((1 - share) * change, size) + decoded).clamp(0, 1)
 
 
-def resized(images: Float[Tensor, "n 3 _ _"], size: torch.Size) -> Float[Tensor, "n 3 height width"]:
+def replaced(change: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n 1 size size"]:
+    """m: 0 where nothing changed nearby, 1 where the change is .1 or more, 3 t² − 2 t³ between (t the change / .1)."""
+    deviation = NEAR * change.shape[-1]
+    reach = min(math.ceil(2 * deviation), change.shape[-1] - 1)
+    places = torch.arange(-reach, reach + 1, device=change.device)
+    taps = torch.exp(-0.5 * (places / deviation).square())
+    taps = taps / taps.sum()
+    near = functional.pad(change.abs().mean(1, keepdim=True), (reach,) * 4, mode="reflect")
+    near = functional.conv2d(functional.conv2d(near, taps[None, None, None]), taps[None, None, :, None])
+    t = (near / REPLACED).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def resized(images: Float[Tensor, "n channels _ _"], size: torch.Size) -> Float[Tensor, "n channels height width"]:
     if images.shape[-2:] == size:
         return images
     return functional.interpolate(images, tuple(size), mode="bilinear", align_corners=False, antialias=True)

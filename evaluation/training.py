@@ -25,7 +25,8 @@ from datamodules.features import (
     encode,
     extract,
 )
-from datamodules.pairs import PairBatches, PairSampler
+from datamodules.images import with_progress
+from datamodules.pairs import EditBatches, PairBatches, PairSampler
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
@@ -37,12 +38,14 @@ from models import UserError
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.precision import fast_precision, half_precision
+from models.spatial_guide import SpatialGuide
 from models.vae import VAE
 
 __all__ = ["features_of", "image_encoder", "latents_of", "text_encoder", "train_guide", "train_iin", "train_vae"]
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
+EDITED = 256  # rows that the guide edits at a time
 VAE_VERSION = 2  # of its network and training: an earlier one is not taken for the same
 
 
@@ -119,12 +122,12 @@ def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder |
     """
     if config.encoder.get("name") == "vae":
         if not config.encoder.checkpoint:
-            check_iin(config, data.factors, math.prod(made(config.vae, flip=False).latent_shape))
+            check_iin(config, data.factors, made(config.vae, flip=False).latent_shape)
         encoder: Any = train_vae(config, data, run)
     else:
         encoder = made(config.encoder)
     if isinstance(encoder, ImageEncoder):
-        check_iin(config, data.factors, math.prod(encoder.latent_shape))
+        check_iin(config, data.factors, encoder.latent_shape)
     return encoder.to(device_of(config))
 
 
@@ -194,10 +197,11 @@ def grid(images: Tensor, columns: int) -> Tensor:
     return make_grid(images.clamp(0, 1).cpu(), columns, padding=1)
 
 
-def check_iin(config: Settings, labels: FactorTable, features: int) -> None:
-    """Refuse settings that no flow or guide can be made with for so many latents, before any time is spent on them."""
+def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> None:
+    """Refuse settings that no flow or guide can be made with for such latents, before any time is spent on them."""
     if config.model.name != "iin":
         return
+    features = math.prod(shape)
     settings, factors = dict(config.iin), factor_lists(labels)
     faithful = settings["objective"] == "faithful"
     if settings["block_sizes"] == "auto":
@@ -207,9 +211,16 @@ def check_iin(config: Settings, labels: FactorTable, features: int) -> None:
                 f"iin.objective={settings['objective']} iin.head={settings['head']}: leave it null."
             )
         settings["block_sizes"] = None
-    made(OmegaConf.create({"iin": settings}).iin, features=features, factors=factors)
+    made(OmegaConf.create({"iin": settings}).iin, features=features, factors=factors, shape=list(shape))
     if faithful and factors:
-        made(config.guide, features=features, factors=factors)
+        made_guide(config, labels, shape)
+
+
+def made_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
+    """The guide that latents of this shape need."""
+    if len(shape) == 3:
+        return made(config.spatial_guide, math.prod(shape), factor_lists(labels), shape=list(shape))
+    return made(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
 
 
 def check_latents(found: int, expected: int, file: Path) -> None:
@@ -221,16 +232,19 @@ def check_latents(found: int, expected: int, file: Path) -> None:
         )
 
 
-def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> Guide:
-    """The guide of this run, see `models/guide.py`."""
+def train_guide(
+    config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run
+) -> Guide | SpatialGuide:
+    """The guide of this run, see `models/guide.py`, and for latents with places `models/spatial_guide.py`."""
     labels = data.factors[data.rows(TRAIN)]
     done = run.path / "checkpoints" / "guide.ckpt"
+    spatial = len(encoder.latent_shape) == 3
     if done.exists():
-        guide = load_module(Guide, done)
-        check_latents(len(guide.mean), latents.mean.shape[1], done)
+        guide = load_module(SpatialGuide if spatial else Guide, done)
+        check_latents(guide.hparams["features"], latents.mean.shape[1], done)
         return guide.to(device_of(config))
     read = None
-    if config.guide.reading_weight:
+    if config.guide.reading_weight and not spatial:
         with run.stage("reader", len(labels.values)):
             # Of another seed and width than the judge, which measures and must not have been trained for.
             reader = train_judge(
@@ -240,17 +254,52 @@ def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: Im
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
-    guide = made(config.guide, features=latents.mean.shape[1], factors=factor_lists(labels), **parts)
-    steps, size = sum(parts.values()), config.trainer.guide.batch_size
+    guide = made_guide(config, labels, encoder.latent_shape, **parts)
     with run.stage("guide") as stage:
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
-        guide.decode, guide.read = decoder(encoder), read
-        batches = PairBatches(
-            pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
-        )
-        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1000.0)
+        if isinstance(guide, SpatialGuide):
+            steps, size = (
+                stage_steps(config, config.trainer.spatial_guide.steps),
+                config.trainer.spatial_guide.batch_size,
+            )
+            tensors = {"mean": latents.mean, "labels": labels.values.to(latents.mean.device)}
+            batches: Any = Batches(tensors, size, config.seed + 1, torch.arange(len(latents.mean)), STEPS_PER_EPOCH)
+        else:
+            guide.decode, guide.read = decoder(encoder), read
+            steps, size = sum(parts.values()), config.trainer.guide.batch_size
+            batches = PairBatches(
+                pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
+            )
+        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1.0 if spatial else 1000.0)
     finish(guide, run, "guide")
     return guide.to(device_of(config)).eval().requires_grad_(False)
+
+
+def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
+    """Where the guide's edits of training rows end, every factor of each once to another value: computed once.
+
+    An edit takes some twenty passes of the guide's network, so no step of the flow's training waits for one.
+    """
+    device = latents.mean.device
+    generator = torch.Generator().manual_seed(config.seed + 2)
+    rows = torch.randperm(len(labels.values), generator=generator)[: config.spatial_guide_edits]
+    before, count = labels.values[rows], len(labels.factors)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed + 2)
+        changed = [
+            guide.labels.change(before.to(device), torch.full((len(rows),), i, device=device)) for i in range(count)
+        ]
+    after = torch.stack(changed, 1)
+    ends = []
+    with run.stage("edits", len(rows) * count):
+        parts = list(zip(rows.split(EDITED), after.split(EDITED), strict=True))
+        for some, labels_after in with_progress(parts, len(rows), "Editing latents by the guide", each=EDITED):
+            held = latents.mean[some.to(device)]
+            targets = guide.transport(held, labels.values[some].to(device), *labels_after.unbind(1))
+            ends.append(torch.stack(targets, 1).half())
+    steps = STEPS_PER_EPOCH
+    size = config.trainer.spatial_iin.batch_size
+    return EditBatches(latents, labels, rows, after, torch.cat(ends), size, config.seed + 2, steps)
 
 
 def decoder(encoder: ImageEncoder) -> Any:
@@ -271,7 +320,7 @@ def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
     return PairSampler(labels, config.pairs.decorrelate, config.pairs.bins) if labels.factors else None
 
 
-def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | None, run: Run,
+def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | SpatialGuide | None, run: Run,
               encoder: ImageEncoder) -> IIN:  # fmt: skip
     """The invertible network of this run, trained on latents and labels of the training split."""
     done = run.path / "checkpoints" / "last.ckpt"
@@ -289,13 +338,17 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
     if not labels.factors:
         settings |= {"objective": "likelihood", "block_sizes": None}
-    iin = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels))
-    steps, size = stage_steps(config, config.trainer.iin.steps), config.trainer.iin.batch_size
+    shape = list(encoder.latent_shape)
+    iin = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels), shape=shape)
+    length = config.trainer.spatial_iin if iin.spatial else config.trainer.iin
+    steps, size = stage_steps(config, length.steps), length.batch_size
+    edits = guided_edits(config, latents, labels, guide, run) if isinstance(guide, SpatialGuide) else None
+    pl.seed_everything(config.seed + 2, verbose=False)
     with run.stage("iin") as stage:
         iin.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
-        iin.transport = None if guide is None else guide.transport
+        iin.transport = guide.transport if isinstance(guide, Guide) else None
         partners = iin.objective == "likelihood" and iin.head == "pairs" and sampler is not None
-        batches = PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
+        batches: Any = edits or PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
         clip = 200.0 if iin.objective == "faithful" else None

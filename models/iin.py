@@ -27,6 +27,7 @@ from models.flow import Flow
 from models.guide import latent_nll, posterior_deviation, within_class_whitening
 from models.labels import Factor, LabelEmbedding
 from models.muon import Muon
+from models.spatial_flow import SpatialFlow
 from models.vae import draw
 
 __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual_nll"]
@@ -102,8 +103,11 @@ class IIN(pl.LightningModule):
         block_sizes: code dimensions of each factor; by default what its labels need: 1 for a binary or continuous
             factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
         correlation: ρ of the pair loss, one for all or one per factor.
-        blocks, width, depth, coupling: of the flow.
+        shape: (channels, height, width) of latents with places: T is then convolutional (`models/spatial_flow.py`).
+        blocks, width, depth, coupling: of the flow; by default 6 blocks of 192 units and 2 layers, for latents with
+            places 4 blocks of 128 channels and 3 layers.
         linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
+            For latents with places: at the factors' directions over all of them.
         label_deviation: σ of a component around its label.
         likelihood_weight: of the residual's likelihood under `faithful`.
         reach: under `faithful` an edit sets a component to `reach` times the label's value. A guide with a reader goes
@@ -135,9 +139,10 @@ class IIN(pl.LightningModule):
         head: Literal["pairs", "label"] = "pairs",
         block_sizes: list[int] | None = None,
         correlation: float | list[float] = 0.975,
-        blocks: int = 6,
-        width: int = 192,
-        depth: int = 2,
+        shape: Sequence[int] | None = None,
+        blocks: int | None = None,
+        width: int | None = None,
+        depth: int | None = None,
         coupling: Literal["rnvp", "glow"] = "glow",
         linear_start: bool | None = None,
         label_deviation: float = 0.2,
@@ -162,7 +167,13 @@ class IIN(pl.LightningModule):
         self.optimizer = optimizer or ("muon" if objective == "faithful" else "adam")
         self.learning_rate = learning_rate or (1e-2 if self.optimizer == "muon" else 1e-3)
         self.betas = (betas[0], betas[1])
-        self.flow = Flow(features, blocks, width, depth, coupling)
+        self.spatial = shape is not None and len(shape) == 3
+        if self.spatial:
+            assert shape is not None
+            parts = self.residual, blocks or 4, width or 128, depth or 3, coupling
+            self.flow: Flow | SpatialFlow = SpatialFlow(shape, *parts)
+        else:
+            self.flow = Flow(features, blocks or 6, width or 192, depth or 2, coupling)
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
         shared = torch.zeros(count, features)
@@ -215,6 +226,10 @@ class IIN(pl.LightningModule):
         """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
         self.labels.fit(labels)
         self.deviation.copy_(posterior_deviation(logvar))
+        if isinstance(self.flow, SpatialFlow):
+            fitting = self.linear_start and self.residual == self.labels.dim
+            self.flow.initialise(mean, self.labels(labels) if fitting else None)
+            return
         linear = torch.diag(1 / mean.std(0).clamp(min=1e-6))
         if self.linear_start and self.factors:
             whitening, effects = within_class_whitening(mean, self.labels(labels))
@@ -252,13 +267,16 @@ class IIN(pl.LightningModule):
         return loss
 
     def faithful_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        assert self.transport is not None, "set `transport` before training"
         latents = draw(batch["mean"], batch["logvar"])
         codes, log_det = self.flow(latents)
         before, label = batch["labels"], self.labels(batch["labels"])
-        after = self.labels.change(before, batch["factor"])
-        with torch.no_grad():
-            target = self.transport(latents, before, after)
+        if "target" in batch:  # what the guide said of the mean is far from what a draw of it changes
+            after, target = batch["after"], batch["target"] + latents - batch["mean"]
+        else:
+            assert self.transport is not None, "set `transport` before training"
+            after = self.labels.change(before, batch["factor"])
+            with torch.no_grad():
+                target = self.transport(latents, before, after)
         wanted = pad(self.reach * self.labels(after), codes.shape[1])
         edited_codes = torch.where(self.shared[batch["factor"]] > 0, wanted, codes)
         edit = latent_nll(target, self.flow.inverse(edited_codes), self.deviation)

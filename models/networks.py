@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder", "damp", "mlp"]
+__all__ = ["Decoder", "Encoder", "damp", "mlp", "squeeze_of"]
 
 
 def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:
@@ -66,3 +66,11 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch 3 size size"]:
         return self.layers(codes)
+
+
+SIDE = 8  # places along each axis after a squeeze, where the latents have more
+
+
+def squeeze_of(height: int, width: int) -> int:
+    """By how much places are folded into channels, evenly: to about 8 × 8 places, which few layers see across."""
+    return next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) // f >= SIDE and not (height % f or width % f))

@@ -12,7 +12,7 @@ def pictures(*values: float, size: int = 4) -> torch.Tensor:
 def test_what_the_decoder_did_not_change_comes_back_bit_for_bit() -> None:
     photograph = torch.rand(2, 3, 7, 5)
     decoded = torch.rand(2, 3, 4, 4)
-    for how in ("threshold", "add"):
+    for how in ("blend", "threshold", "add"):
         assert torch.equal(compose(photograph, decoded, decoded, how), photograph)
 
 
@@ -26,6 +26,22 @@ def test_small_changes_fall_under_the_threshold_and_large_ones_shrink_by_it() ->
         pictures(0.5, 0.5, 0.5), pictures(0.2, 0.2, 0.2), pictures(0.2 + KNEE / 2, 0.4, 0.1), "threshold"
     )
     torch.testing.assert_close(composed, pictures(0.5, 0.7 - KNEE, 0.4 + KNEE))
+
+
+def test_where_the_change_is_strong_the_decoded_edit_takes_the_photographs_place() -> None:
+    """Glasses taken off: their outlines, which the auto-encoder had lost, do not stay."""
+    torch.manual_seed(0)
+    photograph = 0.5 + 0.1 * torch.rand(1, 3, 64, 64)
+    photograph[:, :, 20:24, 16:48] = 0.0  # a frame, which the reconstruction holds only half of
+    reconstruction = torch.full_like(photograph, 0.55)
+    reconstruction[:, :, 19:25, 16:48] = 0.3
+    edited = torch.full_like(photograph, 0.55)
+    blended = compose(photograph, reconstruction, edited)
+    added = compose(photograph, reconstruction, edited, "add")
+    assert (
+        (blended[:, :, 20:24, 20:44] - 0.55).abs().max() < 0.02 < 0.2 < (added[:, :, 20:24, 20:44] - 0.55).abs().min()
+    )
+    assert torch.equal(blended[:, :, 40:], photograph[:, :, 40:])
 
 
 def test_none_is_the_decoded_edit_at_the_photographs_own_size() -> None:
