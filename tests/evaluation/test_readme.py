@@ -55,6 +55,8 @@ FAITHFUL = {"model.name": "iin", "iin.objective": "faithful"}
 MADE_OF: dict[str, dict[str, Any]] = {
     "": FAITHFUL | VAE | {"data._target_": FACES, "data.n": 20000, "data.size": 64, "guide.reading_weight": 0.0},
     "data=celeba": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": CELEBA},
+    "data=celeba encoder=taesd3": FAITHFUL
+    | {"encoder._target_": "models.encoders.TinyAutoencoder", "encoder.size": 64, "data.size": 64, "vae": None},
     "data=folder": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": FOLDER},
     "model=dec data=folder": CLIP_ENCODER | {"data._target_": FOLDER, "data.size": 224, "k": 12},
     "model=dec data=cifar10": CLIP_ENCODER | {"data._target_": "datamodules.vision.cifar10"},
