@@ -219,7 +219,7 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
 def made_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
     """The guide that latents of this shape need."""
     if len(shape) == 3:
-        return made(config.spatial_guide, math.prod(shape), factor_lists(labels), shape=list(shape))
+        return made(config.spatial_guide, features=math.prod(shape), factors=factor_lists(labels), shape=list(shape))
     return made(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
 
 

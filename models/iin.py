@@ -171,7 +171,7 @@ class IIN(pl.LightningModule):
         if self.spatial:
             assert shape is not None
             parts = self.residual, blocks or 4, width or 128, depth or 3, coupling
-            self.flow: Flow | SpatialFlow = SpatialFlow(shape, *parts)
+            self.flow: Flow | SpatialFlow = SpatialFlow((shape[0], shape[1], shape[2]), *parts)
         else:
             self.flow = Flow(features, blocks or 6, width or 192, depth or 2, coupling)
         count = len(self.factors)
@@ -353,10 +353,38 @@ class IIN(pl.LightningModule):
     @torch.no_grad()
     def edit(self, latents: Float[Tensor, "batch d"], factor: int, value: Float[Tensor, " batch"],
              strength: float = 1.0) -> Float[Tensor, "batch d"]:  # fmt: skip
-        """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it."""
+        """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
+
+        Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
+        half as far from it as from any other.
+        """
         codes, block = self.encode(latents), self.blocks[factor]
-        codes[:, block] = torch.lerp(codes[:, block], self.destination(factor, value), strength)
+        moved = torch.lerp(codes[:, block], self.destination(factor, value), strength)
+        if self.factors[factor].kind != "continuous":
+            distance = self.distances(codes, factor)
+            own = distance.gather(1, value.long()[:, None])
+            others = distance.scatter(1, value.long()[:, None], torch.inf).amin(1, keepdim=True)
+            moved = torch.where(own < others / 2, codes[:, block], moved)
+        codes[:, block] = moved
         return self.inverse(codes)
+
+    def distances(self, codes: Float[Tensor, "batch d"], factor: int) -> Float[Tensor, "batch classes"]:
+        """From the codes of a factor with classes to where an edit sets each class."""
+        classes = torch.arange(len(self.factors[factor].values), device=codes.device, dtype=codes.dtype)
+        return torch.cdist(codes[:, self.blocks[factor]], self.destination(factor, classes))
+
+    @torch.no_grad()
+    def read(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch factors"]:
+        """The value of each factor, in its own unit, that the codes are nearest to where an edit would set them."""
+        codes, columns = self.encode(latents), []
+        for i, factor in enumerate(self.factors):
+            if factor.kind != "continuous":
+                columns.append(self.distances(codes, i).argmin(1).to(codes.dtype))
+            else:
+                knots = torch.linspace(float(self.labels.low[i]), float(self.labels.high[i]), 257).to(codes)
+                distance = torch.cdist(codes[:, self.blocks[i]], self.destination(i, knots))
+                columns.append(knots[distance.argmin(1)])
+        return torch.stack(columns, 1)
 
     @torch.no_grad()
     def set_component(

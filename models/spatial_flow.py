@@ -48,7 +48,7 @@ class Subnetwork(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # there is one
         self.register_buffer("mask", torch.ones(outputs, *side))
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:

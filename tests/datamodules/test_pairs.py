@@ -3,7 +3,7 @@ import torch
 
 from datamodules.factors import FactorTable
 from datamodules.features import Latents
-from datamodules.pairs import PairBatches, PairSampler, decorrelating_weights, discretise
+from datamodules.pairs import EditBatches, PairBatches, PairSampler, decorrelating_weights, discretise
 from models import UserError
 from models.labels import Factor
 
@@ -88,3 +88,24 @@ def test_batches_repeat_with_the_epoch_and_keep_rows_together() -> None:
         rows = batch["mean"][:, 0].long()
         assert torch.equal(batch["labels"], table.values[rows])
         assert batch["factor"][:10].unique().numel() == 3, "any part of a batch holds every factor"
+
+
+def test_edit_batches_hold_each_edit_once_an_epoch_with_its_own_target() -> None:
+    factors = (Factor("glasses", "binary", ("without", "with")), Factor("sex", "binary", ("female", "male")))
+    labels = FactorTable(factors, torch.randint(2, (10, 2)).float())
+    latents = Latents(torch.arange(10.0)[:, None].expand(10, 3).contiguous(), torch.zeros(10, 3))
+    rows = torch.tensor([7, 2, 5, 4])
+    after = torch.stack([labels.values[rows].clone() for _ in factors], 1)
+    for factor in range(2):
+        after[:, factor, factor] = 1 - after[:, factor, factor]
+    targets = (rows[:, None, None] + torch.tensor([0.25, 0.5])[None, :, None]).expand(4, 2, 3).half()
+    batches = EditBatches(latents, labels, rows, after, targets, batch_size=4, seed=0, steps=2)
+    seen = set()
+    for batch in batches:
+        row = batch["mean"][:, 0].long()
+        torch.testing.assert_close(batch["labels"], labels.values[row])
+        torch.testing.assert_close(batch["target"][:, 0], row + 0.25 * (batch["factor"] + 1))
+        differs = batch["after"] != batch["labels"]
+        assert torch.equal(differs.long().argmax(1), batch["factor"]) and (differs.sum(1) == 1).all()
+        seen |= set(zip(row.tolist(), batch["factor"].tolist(), strict=True))
+    assert len(batches) == 2 and seen == {(row, factor) for row in rows.tolist() for factor in range(2)}
