@@ -174,7 +174,7 @@ def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] 
     wrong = known[(known < 0) | (known > 100)] if numeric else known[pd.to_numeric(known, errors="coerce").isna()]
     if len(wrong := wrong.dropna()):
         raise UserError(
-            f"Expected probabilities from 0 to 1 or from 0 to 100 % in column {beside!r}, got {wrong.iloc[0]!r}: mend "
+            f"Expected probabilities from 0 to 1 or from 0 to 100 % in column {beside!r}, got {wrong.iloc[0]}: mend "
             "the table or rename the column."
         )
     numbers = torch.tensor(known.to_numpy(dtype=float), dtype=torch.float32)

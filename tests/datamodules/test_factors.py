@@ -173,7 +173,7 @@ def test_without_probabilities_there_is_no_confidence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "got"), [([0.9, -0.1] * 3, "-0.1"), ([101, 99] * 3, "101"), (["sure", "0.9"] * 3, "'sure'")]
+    ("values", "got"), [([0.9, -0.1] * 3, "-0.1"), ([101, 99] * 3, "101"), (["sure", "0.9"] * 3, "sure")]
 )
 def test_what_is_no_probability(values: list, got: str) -> None:
     with pytest.raises(UserError, match=f"from 0 to 1 or from 0 to 100 % in column 'race_probability', got {got}"):
