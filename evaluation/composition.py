@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from models import check_choice
 
-__all__ = ["COMPOSITIONS", "compose"]
+__all__ = ["COMPOSITIONS", "DEFAULT", "compose"]
 
 COMPOSITIONS = ("threshold", "add", "none")
+DEFAULT = "threshold"  # of run.edit and of python -m evaluation.edit
 KNEE = 0.04  # of the soft threshold, in [0, 1]: smaller changes are of the decoder, not of the edit
 
 
@@ -21,7 +22,7 @@ def compose(
     photograph: Float[Tensor, "n 3 height width"],
     reconstruction: Float[Tensor, "n 3 size size"],
     edited: Float[Tensor, "n 3 size size"],
-    how: str = "threshold",
+    how: str = DEFAULT,
 ) -> Float[Tensor, "n 3 height width"]:
     """The photographs with the change from `reconstruction` D(z) to `edited` D(z') put into them, all in [0, 1].
 
