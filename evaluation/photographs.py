@@ -18,7 +18,7 @@ from evaluation.composition import compose
 from evaluation.files import ImageSource, read_json, write_json
 from models import UserError, dlib_faces
 
-__all__ = ["Framed", "centre_of", "facing", "kept_place", "read_photograph", "to_tensor"]
+__all__ = ["LUMA", "Framed", "centre_of", "facing", "kept_place", "read_photograph", "to_tensor"]
 
 PLACE = "face_place.json"  # in the run folder
 PLACED_BY = 64  # training images
@@ -68,8 +68,8 @@ def to_picture(colours: Float[Tensor, "3 height width"]) -> Image.Image:
 def read_photograph(image: ImageSource) -> Image.Image:
     """An image as it is edited: upright by its EXIF orientation, with eight bits a channel, in a mode of `KEPT`.
 
-    Grey stays grey and transparency stays; palettes, CMYK and the like become RGB. A colour profile is kept unless it was
-    of such another space. Of sixteen bits a channel the high eight are kept, which is said.
+    Grey stays grey and transparency stays; palettes, CMYK and the like become RGB. A colour profile is kept unless it
+    was of such another space. Of sixteen bits a channel the high eight are kept, which is said.
 
     Raises:
         UserError: no such file, not an image, or one whose numbers are no colours.

@@ -57,7 +57,8 @@ def library() -> Any:
         import dlib
     except ImportError as error:
         raise UserError(
-            f"Expected the package dlib to read faces, got none ({error}): pip install -c constraints.txt -e '.[faces]'."
+            f"Expected the package dlib to read faces, got none ({error}): pip install -c constraints.txt -e "
+            "'.[faces]'."
         ) from error
     return dlib
 
@@ -148,7 +149,7 @@ class DlibIdentity:
     """Images of faces, (batch, 3, size, size) in [0, 1], to the identity network's embeddings, (batch, 128).
 
     For crops such as data sets have: they are brought to 256 pixels, and where the detector finds nothing there, the
-    face is taken to lie in a fixed rectangle, from (.06, .15) to (.89, .99) of the side: the median of 199 detections in
+    face is taken to lie in a fixed rectangle, from (.06, .15) to (.89, .99) of the side: the median of detections in
     CelebA's usual crop (160 of 178 pixels) of `photo_faces`. Landmarks found inside of it differ from those at a
     detection by .0006 of the side on average, and distances by less than .001.
 
