@@ -203,7 +203,7 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], monkeypatc
 def test_the_extras_it_names_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     named = set(re.findall(r"-e '\.\[(\w+)\]'", (ROOT / "README.md").read_text()))
-    assert named == {"diffusion", "identity", "text"} and named <= extras.keys()
+    assert named == {"diffusion", "faces", "identity", "text"} and named <= extras.keys()
 
 
 def test_the_same_from_python(here: Path) -> None:

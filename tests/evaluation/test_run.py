@@ -280,7 +280,7 @@ def test_edit_takes_a_file_a_list_and_tensors(loaded: LoadedRun, face: Path) -> 
 
 
 def coloured(latents: Tensor) -> Tensor:
-    """In the place of the untrained decoder, whose edits are fainter than a pixel's steps: whole images of one colour."""
+    """In the place of the untrained decoder, whose edits are fainter than a pixel value: images of one colour."""
     return (0.5 + 0.4 * (1000 * latents[:, :3]).sin())[:, :, None, None].expand(-1, -1, 16, 16)
 
 
