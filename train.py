@@ -19,10 +19,11 @@ failed, composed = False, False  # an error before it is composed is the configu
 def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
-    from evaluation import clustering, concepts, embedding, prompts, retrieval, training
+    from evaluation import clustering, concepts, embedding, photographs, prompts, retrieval, training
     from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
     from evaluation.record import device_of, made
     from evaluation.report import write_report
+    from models import dlib_faces
 
     device = device_of(config)
     embed = identity_model(config, device)
@@ -47,6 +48,8 @@ def train(config: DictConfig, run: "Run") -> None:
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder)
         measure_iin(config, data, encoder, latents, iin, run, embed)
+        if dlib_faces.are_installed():
+            photographs.kept_place(run.path, lambda: data)  # so that photographs can be edited without the data
     with run.stage("report"):
         write_report(run.path)
     run.summary()

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from models import check_choice
 
-__all__ = ["COMPOSITIONS", "compose"]
+__all__ = ["COMPOSITIONS", "DEFAULT", "compose"]
 
 COMPOSITIONS = ("blend", "threshold", "add", "none")
+DEFAULT = "blend"  # of run.edit and of python -m evaluation.edit
 KNEE = 0.04  # of the soft threshold, in [0, 1]: smaller changes are of the decoder, not of the edit
 REPLACED = 0.1  # mean change of the channels from which on the photograph is replaced
 NEAR = 1 / 64  # of the picture's side: the deviation of the blur that joins neighbouring changes
@@ -27,7 +28,7 @@ def compose(
     photograph: Float[Tensor, "n 3 height width"],
     reconstruction: Float[Tensor, "n 3 size size"],
     edited: Float[Tensor, "n 3 size size"],
-    how: str = "blend",
+    how: str = DEFAULT,
 ) -> Float[Tensor, "n 3 height width"]:
     """The photographs with the change from `reconstruction` D(z) to `edited` D(z') put into them, all in [0, 1].
 

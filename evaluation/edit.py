@@ -7,13 +7,21 @@ what:
   component=2 values=[-3,2]    one component set, in standard deviations; without values: -3 to +3
   edits={glasses:1,hat:0}      several factors, one after the other
 of which images:
-  images=[a.png,b.png]         these files; else n=8 images of split=test, drawn with seed=0
+  images=[a.png,b.png]         these photographs; else n=8 images of split=test, drawn with seed=0, of which with
+                               value= only those labelled otherwise
+  align=auto                   the face of a photograph is put where those of the run's images are (extra faces); none:
+                               the middle of the picture is edited
+  face=1                       the largest face of a photograph; 2: the second largest
 how:
   strength=1.0                 0 leaves the image as it is
-  out=PATH                     the PNG to write, or a folder for it; else RUN/figures
+  compose=threshold            how the change is put into the image: threshold, add; none: the decoded edit
+  out=PATH                     the PNG to write, or a folder for it; else RUN/figures; no file is overwritten
   json=true                    print one JSON object: the paths, the codes before and after
+
+Drawn is a strip; the photographs of images= are also written whole, at their own resolution, with the change in them.
 """
 
+import io
 import json
 import re
 import sys
@@ -24,21 +32,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from omegaconf import MISSING
+from PIL import Image
 from torch import Tensor
 
 from datamodules.factors import SPLITS, near_names
+from datamodules.features import as_read
 from evaluation.command import command, options
+from evaluation.composition import COMPOSITIONS, DEFAULT
 from evaluation.figures import COMPONENT_VALUES, Column, signed, strip
-from evaluation.files import jsonable
-from evaluation.run import LoadedRun, load
-from models import UserError
+from evaluation.files import jsonable, write_file
+from evaluation.photographs import to_tensor
+from evaluation.run import LoadedRun, Subjects, load
+from models import UserError, check_choice
 
 __all__ = ["Options", "edit_run", "main"]
 
 # What goes with what is edited.
 WITH = {"factor": {"value", "values", "donor"}, "component": {"values"}, "edits": set[str]()}
+N = 8  # images of a strip
+SHOWN = 256  # pixels: the side at which a strip shows the square of a photograph
+LONGEST = 120  # characters of a file's name
 
 
 @dataclass
@@ -54,8 +69,11 @@ class Options:
     edits: dict[str, Any] | None = None
     images: list[str] | None = None
     split: str = "test"
-    n: int = 8
+    align: str = "auto"
+    face: int = 1
+    n: int = N
     strength: float = 1.0
+    compose: str = DEFAULT
     out: str | None = None
     json: bool = False
     seed: int = 0
@@ -72,7 +90,7 @@ class Chosen(NamedTuple):
     """Images to edit; `rows` are their numbers in the run's data where they come from there."""
 
     names: list[str]
-    pixels: UInt8[Tensor, "n 3 size size"]
+    subjects: Subjects
     rows: Tensor | None
 
 
@@ -97,15 +115,19 @@ def what(run: LoadedRun, asked: Options) -> str:
 
 
 def chosen_images(run: LoadedRun, asked: Options) -> Chosen:
-    """The files asked for, or images of a split of the run's data.
+    """The photographs asked for, or images of a split of the run's data.
 
     Raises:
-        UserError: a file that cannot be read; no such split, or an empty one.
+        UserError: a file that cannot be read or shows no face; no such split, or no image to edit in it.
     """
     if asked.images is not None:
         if not asked.images:
             raise UserError("Expected at least one path in images=[...], got none.")
-        return Chosen(asked.images, run.pixels(asked.images), None)
+        return Chosen(asked.images, run.subjects(asked.images, asked.align, asked.face), None)
+    if asked.face != 1:
+        raise UserError(
+            f"Expected photographs with face=, got face={asked.face} alone: give their paths, images=[...]."
+        )
     if asked.split not in SPLITS:
         raise UserError(
             f"Expected split=train, validation or test, got {asked.split!r}.{near_names(asked.split, SPLITS)}"
@@ -113,9 +135,33 @@ def chosen_images(run: LoadedRun, asked: Options) -> Chosen:
     rows = run.data.rows(SPLITS[asked.split])
     if asked.n < 1 or not len(rows):
         raise UserError(f"Expected at least one image, got n={asked.n} of {len(rows)} with split={asked.split}.")
+    rows = labelled_otherwise(run, rows, asked)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(asked.seed))
     rows = rows[order[: asked.n]]
-    return Chosen([run.data.ids[row] for row in rows.tolist()], run.data.images[rows], rows)
+    pixels = as_read(run.data.images[rows], run.encoder.size)
+    return Chosen([run.data.ids[row] for row in rows.tolist()], Subjects(pixels), rows)
+
+
+def labelled_otherwise(run: LoadedRun, rows: Tensor, asked: Options) -> Tensor:
+    """Of an edit to one value of a factor, the rows that start from another; all where nothing labels them.
+
+    Raises:
+        UserError: every labelled one has that value already.
+    """
+    if asked.factor is None or asked.value is None:
+        return rows
+    factor, wanted = run.iin.factors[run.factor(asked.factor)], run.value(run.factor(asked.factor), asked.value)
+    labelled = [known.name for known in run.data.factors.factors]
+    if factor.kind == "continuous" or factor.name not in labelled:  # or defined by prompts=
+        return rows
+    labels = run.data.factors.values[rows, labelled.index(factor.name)]
+    starting = rows[~labels.isnan() & (labels != wanted)]
+    if not len(starting):
+        raise UserError(
+            f"Expected images of split={asked.split} that start without {titled(run, factor.name, wanted)}, got none: "
+            f"choose another split= or value=, or values=[{wanted:g}] for images of any label."
+        )
+    return starting
 
 
 def set_factor(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
@@ -160,7 +206,7 @@ def component_name(run: LoadedRun, component: int) -> str:
 
 
 def truths(run: LoadedRun, images: Chosen, asked: Options) -> list[Column]:
-    """The same scenes drawn at each value, through the encoder, where they can be drawn."""
+    """The same scenes drawn at each value, where they can be drawn; beside decoded edits through the encoder."""
     if asked.factor is None or images.rows is None or asked.donor is not None or run.data.counterfactual is None:
         return []
     if asked.factor not in [factor.name for factor in run.data.factors.factors]:  # defined by prompts=, not drawn
@@ -170,23 +216,96 @@ def truths(run: LoadedRun, images: Chosen, asked: Options) -> list[Column]:
     columns = []
     for i, value in enumerate(values):
         wanted = torch.full((len(images.rows),), run.value(number, value))
-        drawn = run.data.counterfactual(images.rows, asked.factor, wanted)
+        drawn: Tensor = run.data.counterfactual(images.rows, asked.factor, wanted)
         title = f"truth\n{titled(run, asked.factor, value)}" if len(values) > 1 else "truth"
-        columns.append(Column(title, run.decode(run.encode(drawn)), i == 0 and len(values) > 1))
+        shown = run.decode(run.encode(drawn)) if asked.compose == "none" else drawn
+        columns.append(Column(title, shown, i == 0 and len(values) > 1))
     return columns
 
 
-def figure_path(run: LoadedRun, asked: Options) -> Path:
-    """The PNG to write, named after the edit."""
-    if asked.out is not None and asked.out.lower().endswith(".png"):
-        return Path(asked.out).expanduser()
+def plain(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.+-]+", "_", text.replace("−", "-")).strip("_")
+
+
+def edit_name(run: LoadedRun, asked: Options) -> str:
+    """What is done, readable as a file's name."""
     if asked.component is not None:
-        names = ["component", str(asked.component)]
-    else:
-        names = [asked.factor] if asked.factor is not None else list(asked.edits or {})
-    name = "_".join(["set" if asked.donor is None else "swap", *names])
+        values = [] if asked.values is None else ["at", *(f"{float(value):g}" for value in asked.values)]
+        return "_".join(["set_component", str(asked.component), *values])
+    if asked.donor is not None:
+        return f"swap_{asked.factor}_from_{Path(asked.donor).stem}"
+    single = [] if asked.value is None else [asked.value]
+    wanted = [(asked.factor, value) for value in asked.values or single] if asked.factor else list(asked.edits.items())
+    return "_".join(["set", *(titled(run, name, value) for name, value in wanted)]) if wanted else f"set_{asked.factor}"
+
+
+def images_name(asked: Options) -> str:
+    """Of which images, readable as a file's name."""
+    if asked.images is not None:
+        more = f"_and_{len(asked.images) - 1}_more" if len(asked.images) > 1 else ""
+        return f"{Path(asked.images[0]).stem}{more}" + (f"_face_{asked.face}" if asked.face != 1 else "")
+    return f"{asked.split}_seed_{asked.seed}" + (f"_n_{asked.n}" if asked.n != N else "")
+
+
+def figure_path(run: LoadedRun, asked: Options) -> Path:
+    """The PNG to write, named after the edit and its images; never one that exists."""
+    if asked.out is not None and asked.out.lower().endswith(".png"):
+        return unused(Path(asked.out).expanduser())
+    how = [f"strength_{asked.strength:g}"] if asked.strength != 1 else []
+    how += [f"compose_{asked.compose}"] if asked.compose != DEFAULT else []
     folder = run.path / "figures" if asked.out is None else Path(asked.out).expanduser()
-    return folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.png"
+    name = plain("_".join([edit_name(run, asked), *how, images_name(asked)]))
+    return unused(folder / f"{name[:LONGEST]}.png")
+
+
+def unused(path: Path) -> Path:
+    """The path, with a counter where there is such a file."""
+    count, free = 2, path
+    while free.exists():
+        free, count = path.with_stem(f"{path.stem}_{count}"), count + 1
+    return free
+
+
+def columns_of(
+    images: Chosen, titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]], donor: Tensor | None
+) -> list[Column]:
+    """The originals, the donor's where there is one, and the edited, of photographs the squares that were edited."""
+    framed, pixels = images.subjects.framed, images.subjects.pixels
+    if framed is None:
+        original: Tensor = pixels
+        edited: list[Shaped[Tensor, "n 3 side side"]] = [
+            torch.stack([to_tensor(one) for one in row]) for row in pictures
+        ]
+    else:
+        original = torch.stack([one.content(SHOWN) for one in framed])
+        edited = [
+            torch.stack([one._replace(picture=new).content(SHOWN) for one, new in zip(framed, row, strict=True)])
+            for row in pictures
+        ]
+    columns = [Column("original", original)]
+    if donor is not None:
+        shown = torch.nn.functional.interpolate(donor, original.shape[-2:])
+        columns.append(Column("donor", shown.expand(len(pixels), -1, -1, -1), True))
+    return columns + [Column(title, row, i == 0) for i, (title, row) in enumerate(zip(titles, edited, strict=True))]
+
+
+def write_pictures(
+    folder: Path, asked: Options, titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]]
+) -> list[Path]:
+    """Each photograph with each edit in it, whole, as a PNG."""
+    written = []
+    for title, row in zip(titles, pictures, strict=True):
+        for name, picture in zip(asked.images or [], row, strict=True):
+            which = [f"component {asked.component} at"] if asked.component is not None else []
+            how = [f"strength_{asked.strength:g}"] if asked.strength != 1 else []
+            face = [f"face_{asked.face}"] if asked.face != 1 else []
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            stem = plain("_".join([Path(name).stem, *face, *which, title, *how]))[:LONGEST]
+            written.append(unused(folder / f"{stem}.png"))
+            write_file(written[-1], file.getvalue())
+    return written
 
 
 @torch.inference_mode()
@@ -196,29 +315,52 @@ def edit_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
     Raises:
         UserError: see the functions above.
     """
+    check_choice("compose", asked.compose, COMPOSITIONS)
     mode = what(run, asked)
     images = chosen_images(run, asked)
-    latents = run.encode(images.pixels)
-    columns = [Column("original", images.pixels), Column("reconstruction", run.decode(latents))]
-    if asked.donor is not None:
-        donor, name = run.donor(asked.donor), asked.factor or ""
-        columns.append(Column("donor", donor.expand_as(images.pixels), True))
+    latents = run.encode(images.subjects.pixels)
+    donor = None if asked.donor is None else run.donor(asked.donor, asked.align)
+    if donor is not None:
+        name = asked.factor or ""
         edits = [Edit(f"the donor's {name}", run.swap_latents(latents, run.encode(donor), name, asked.strength))]
     else:
         edits = {"factor": set_factor, "component": set_component, "edits": set_in_turn}[mode](run, latents, asked)
-    columns += [Column(edit.title, run.decode(edit.latents), i == 0) for i, edit in enumerate(edits)]
     path = figure_path(run, asked)
-    title = component_name(run, asked.component) if asked.component is not None else ""
-    strip(path, columns + truths(run, images, asked), title=title)
+    pictures = draw(run, asked, path, images, latents, edits, donor)
     after = {edit.title: run.iin.encode(edit.latents).cpu() for edit in edits}
-    codes = {"before": run.iin.encode(latents).cpu(), "after": after}
     return {
         "run": str(run.path),
         "figure": str(path),
+        "pictures": [str(picture) for picture in pictures],
         "images": images.names,
         "strength": asked.strength,
-        "codes": codes,
+        "codes": {"before": run.iin.encode(latents).cpu(), "after": after},
     }
+
+
+def draw(
+    run: LoadedRun,
+    asked: Options,
+    path: Path,
+    images: Chosen,
+    latents: Float[Tensor, "n d"],
+    edits: Sequence[Edit],
+    donor: Tensor | None,
+) -> list[Path]:
+    """The strip at `path`, and beside it the photographs of the user's own with each edit in them, whole."""
+    reconstruction = run.decode(latents)
+    decoded = [reconstruction if asked.strength == 0 else run.decode(edit.latents) for edit in edits]
+    titles = [edit.title for edit in edits]
+    pictures = [run.composed(images.subjects, reconstruction, edited, asked.compose) for edited in decoded]
+    if asked.compose == "none":
+        seen = Chosen(images.names, Subjects(images.subjects.pixels), images.rows)
+        columns = columns_of(seen, titles, pictures, donor)
+        columns.insert(1, Column("reconstruction", reconstruction))
+    else:
+        columns = columns_of(images, titles, pictures, donor)
+    title = component_name(run, asked.component) if asked.component is not None else ""
+    strip(path, columns + truths(run, images, asked), title=title)
+    return write_pictures(path.parent, asked, titles, pictures) if asked.images is not None else []
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -226,7 +368,8 @@ def main(arguments: Sequence[str]) -> None:
     # Loading may print (a cache being built, say), and JSON on the standard output has to stay alone.
     with redirect_stdout(sys.stderr) if asked.json else nullcontext():
         answer = edit_run(load(asked.run), asked)
-    print(json.dumps(jsonable(answer)) if asked.json else f"Open: {answer['figure']}")
+    opened = "\n".join(f"Open: {path}" for path in [answer["figure"], *answer["pictures"]])
+    print(json.dumps(jsonable(answer)) if asked.json else opened)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Face-embedding models from a file, to see whether an edit keeps the person."""
+"""Face-embedding models, dlib's or from a file, to see whether an edit keeps the person."""
 
 import warnings
 from collections.abc import Callable
@@ -12,19 +12,25 @@ from torch.nn import functional
 
 from evaluation.interfaces import Embed
 from models import UserError
+from models.dlib_faces import DlibIdentity
 
-__all__ = ["load_identity"]
+__all__ = ["embed_edited", "load_identity"]
+
+DLIB = "dlib"  # identity_model=dlib: not a file
 
 
 def load_identity(path: str | Path, size: int = 112, device: str | torch.device = "cpu") -> Embed:
     """A face-embedding model: images (batch, 3, any, any) in [0, 1] to embeddings (batch, embedding).
 
-    `path` is an ONNX file (.onnx) or a TorchScript one, which takes RGB in [-1, 1], channels first, as ArcFace and
-    FaceNet do. Images are resized to `size`, or to the size that an ONNX file states.
+    `path` is `dlib` for the model of the extra `faces` (`models.dlib_faces.DlibIdentity`), or the path of an ONNX file
+    (.onnx) or a TorchScript one, which takes RGB in [-1, 1], channels first, as ArcFace and FaceNet do. Images are
+    resized to `size`, or to the size that an ONNX file states.
 
     Raises:
-        UserError: no such file; it cannot be read; onnxruntime is missing.
+        UserError: no such file; it cannot be read; onnxruntime or the extra `faces` is missing.
     """
+    if str(path) == DLIB:
+        return DlibIdentity()
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
@@ -41,6 +47,16 @@ def load_identity(path: str | Path, size: int = 112, device: str | torch.device 
         return network(images * 2 - 1).flatten(1).to(images.device)
 
     return embed
+
+
+def embed_edited(
+    embed: Embed, edited: Float[Tensor, "batch 3 size size"], originals: Float[Tensor, "batch 3 size size"]
+) -> Float[Tensor, "batch embedding"]:
+    """Embeddings of edited images, by a model that finds landmarks at those of the originals.
+
+    The edit then cannot move the crop of the face that is compared; other models read the whole image.
+    """
+    return embed.at(edited, embed.landmarks(originals)) if isinstance(embed, DlibIdentity) else embed(edited)
 
 
 def load_torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -2,7 +2,8 @@
 
 from evaluation.run import load
 run = load("runs/faces/iin")  # the newest run below
-run.edit("face.png", glasses=1).save("with_glasses.png")
+run.edit("face.png", glasses=1).save("with_glasses.png")  # the photograph at its own resolution
+run.edit("group.jpg", glasses=1, face=2)  # the second largest face
 run.set_component("face.png", 2, -3)  # in standard deviations
 run.swap("face.png", "other.png", "sex")
 run.draw_strip(["face.png"], factor="glasses", values=[0, 1], out="strip.png")
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, UInt8
@@ -25,18 +26,27 @@ from datamodules.celeba import WIDTH
 from datamodules.factors import FactorTable, near_names
 from datamodules.features import FeatureData, FeatureEncoder, as_read, extract
 from datamodules.texts import TextData, TextEncoder, extract_texts
+from evaluation.composition import COMPOSITIONS, DEFAULT, compose
 from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
+from evaluation.photographs import LUMA, Framed, centre_of, facing, kept_place, read_photograph
 from evaluation.record import made
-from models import UserError
+from models import UserError, check_choice, dlib_faces
 
-__all__ = ["LoadedRun", "find_run", "load"]
+__all__ = ["ALIGNMENTS", "LoadedRun", "Subjects", "find_run", "load"]
 
+ALIGNMENTS = ("auto", "none")
 BATCH = 256
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 Images: TypeAlias = ImageSource | Sequence[ImageSource] | UInt8[Tensor, "*n 3 size size"]
 Edited: TypeAlias = Image.Image | list[Image.Image]  # one for one, a list for several
+
+
+class Subjects(NamedTuple):
+    """What is edited, as the encoder reads it; `framed` are the photographs that it is the squares of, if it is."""
+
+    pixels: UInt8[Tensor, "n 3 size size"]
+    framed: list[Framed] | None = None
 
 
 def find_run(path: str | Path) -> Path:
@@ -244,12 +254,18 @@ class LoadedRun:
 
     def pixels(self, images: Sequence[ImageSource]) -> UInt8[Tensor, "n channels size size"]:
         """Files or pictures, cropped and resized as the run's data was, grey where that is."""
+        size = self.manifest.get("data", {}).get("size") or self.encoder.size
+        return self.in_its_colours(torch.stack([read_image(image, size, self.crop) for image in images]))
+
+    @property
+    def crop(self) -> float:
+        """The share of the shorter side that the run's data keeps of a picture."""
         crop = float(self.config.data.get("crop", 1.0))
-        share = crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
-        described = self.manifest.get("data", {})
-        size = described.get("size") or self.encoder.size
-        pixels = torch.stack([read_image(image, size, share) for image in images])
-        if described.get("channels", 3) == 3:
+        return crop / WIDTH if crop > 1 else crop  # CelebA's is in pixels
+
+    def in_its_colours(self, pixels: UInt8[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n channels size size"]:
+        """Grey where the run's data is."""
+        if self.manifest.get("data", {}).get("channels", 3) == 3:
             return pixels
         # Rounded, which torchvision's is not: what was grey before stays exactly as it was.
         grey = (pixels * pixels.new_tensor(LUMA, dtype=torch.float64)[:, None, None]).sum(1, keepdim=True)
@@ -263,18 +279,77 @@ class LoadedRun:
     def decode(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 size size"]:
         return torch.cat([self.encoder.decode(part).cpu() for part in latents.split(BATCH)])
 
-    def donor(self, donor: ImageSource) -> UInt8[Tensor, "1 3 size size"]:
-        """A picture, the image at a path, or the one of that id in the run's data.
+    def donor(self, donor: ImageSource, align: str = "auto") -> UInt8[Tensor, "1 3 size size"]:
+        """A picture, the image at a path, or the one of that id in the run's data, which is never aligned.
 
         Raises:
-            UserError: neither a file nor an id; an image that cannot be read.
+            UserError: neither a file nor an id; an image that cannot be read, or shows no face.
         """
         if not isinstance(donor, str) or Path(donor).expanduser().is_file():
-            return self.pixels([donor])
+            return self.subjects([donor], align).pixels
         if donor not in self.data.ids:
             near = near_names(donor, self.data.ids)
             raise UserError(f"Expected donor= to be an image file or an id of the run's data, got {donor!r}.{near}")
-        return self.data.images[[self.data.ids.index(donor)]]
+        return as_read(self.data.images[[self.data.ids.index(donor)]], self.encoder.size)
+
+    @cached_property
+    def place(self) -> tuple[Float[Tensor, "5 2"] | None, str]:
+        """Where the faces of the run's images lie, as shares of their side; or None, and why it is not known."""
+        if not dlib_faces.are_installed():
+            return None, "the extra that finds faces is not installed (pip install -c constraints.txt -e '.[faces]')"
+        try:
+            place = kept_place(self.path, lambda: self.data)
+        except UserError as error:
+            return None, f"where faces lie in this run's images cannot be seen ({error})"
+        return place, "" if place is not None else "most of this run's images show no face to align it to"
+
+    def framed(self, images: Sequence[ImageSource], align: str = "auto", face: int = 1) -> list[Framed]:
+        """Photographs of the user's own and the square of each that the run sees.
+
+        With `align="auto"` it is the one that puts the face where the faces of the run's images are, the largest or,
+        by size, the one of number `face`; where that is not possible, which is said, and with `"none"`, it is the
+        crop in the middle that the run's data has.
+
+        Raises:
+            UserError: an image that cannot be read; no face, or no face of that number; another word for `align`.
+        """
+        check_choice("align", align, ALIGNMENTS)
+        place, why = self.place if align == "auto" else (None, "align=none")
+        if face < 1 or (face > 1 and place is None):
+            wanted = "1 (the largest) or above" if face < 1 else f"1, as no faces are looked for: {why}"
+            raise UserError(f"Expected face={wanted}, got {face}.")
+        pictures = [read_photograph(image) for image in images]
+        if place is not None:
+            names = ["the picture" if isinstance(image, Image.Image) else str(image) for image in images]
+            return [facing(picture, name, place, face) for picture, name in zip(pictures, names, strict=True)]
+        if align == "auto":
+            print(f"The middle of each photograph is edited, wherever its face is: {why}.")
+        return [centre_of(picture, self.crop) for picture in pictures]
+
+    def subjects(self, images: Sequence[ImageSource], align: str = "auto", face: int = 1) -> Subjects:
+        """Photographs of the user's own, as the encoder reads them; see `framed`."""
+        framed = self.framed(images, align, face)
+        size = self.manifest.get("data", {}).get("size") or self.encoder.size
+        seen = self.in_its_colours(torch.stack([one.seen(size) for one in framed]))
+        return Subjects(as_read(seen, self.encoder.size), framed)
+
+    def composed(
+        self,
+        subjects: Subjects,
+        reconstruction: Float[Tensor, "n 3 size size"],
+        edited: Float[Tensor, "n 3 size size"],
+        how: str = DEFAULT,
+    ) -> list[Image.Image]:
+        """What a user gets: each photograph, whole and at its own resolution, with the change composed into it.
+
+        Of images of the run's own size it is that image; with `how="none"` the decoded edit itself.
+        """
+        if how == "none":
+            return to_pillow(edited)
+        if subjects.framed is None:
+            return to_pillow(compose(subjects.pixels.float() / 255, reconstruction, edited, how))
+        parts = zip(subjects.framed, reconstruction, edited, strict=True)
+        return [framed.composed(before, after, how).picture for framed, before, after in parts]
 
     @torch.inference_mode()
     def edit_latents(
@@ -329,14 +404,26 @@ class LoadedRun:
             return edited
         return self.iin.inverse(torch.lerp(self.iin.encode(latents), self.iin.encode(edited), strength))
 
-    def pictures(self, images: Images, change: Callable[[Tensor], Tensor]) -> Edited:
-        """The images decoded from changed latents."""
+    def pictures(
+        self, images: Images, change: Callable[[Tensor], Tensor], strength: float, how: str, align: str, face: int
+    ) -> Edited:
+        """The images with what a change of their latents changes; of strength 0, or without any, bit for bit."""
+        check_choice("compose", how, COMPOSITIONS)
         single = isinstance(images, ImageSource) or (isinstance(images, Tensor) and images.ndim == 3)
         several: Any = images if not single else images[None] if isinstance(images, Tensor) else [images]
         if not len(several):
             raise UserError("Expected at least one image, got none.")
-        pixels = several if isinstance(several, Tensor) else self.pixels(several)
-        pictures = to_pillow(self.decode(change(self.encode(pixels))))
+        tensor = isinstance(several, Tensor)
+        if tensor and several.shape[-1] != self.encoder.size:
+            raise UserError(
+                f"Expected tensors of {self.encoder.size} pixels a side, the run's, got {several.shape[-1]}: give the "
+                "picture itself, or its path."
+            )
+        subjects = Subjects(several) if tensor else self.subjects(several, align, face)
+        latents = self.encode(subjects.pixels)
+        changed, reconstruction = change(latents), self.decode(latents)
+        edited = reconstruction if strength == 0 or changed is latents else self.decode(changed)
+        pictures = self.composed(subjects, reconstruction, edited, how)
         return pictures[0] if single else pictures
 
     # `self` and `images` are positional, so that factors of these names can be keywords, too.
@@ -346,41 +433,75 @@ class LoadedRun:
         /,
         *values: Mapping[str, str | int | float],
         strength: float | None = None,
+        compose: str | None = None,
+        align: str | None = None,
+        face: int | None = None,
         **factors: str | int | float,
     ) -> Edited:
         """Images with factors set to values, `glasses=1` or `{"glasses": "with"}`; one for one, a list for several.
 
-        `strength` (default 1) is how far to go. Where a factor has that name, the factors have to come as a dictionary.
+        A photograph, a path or a picture, comes back whole, upright and at its own resolution, changed only where the
+        edit changes it; a tensor of the run's size as a picture of that size. `strength` (default 1) is how far to go:
+        0 gives the picture back bit for bit. `compose` is how the change is put into it
+        (`evaluation.composition.COMPOSITIONS`; "none": the decoded edit at the run's size), `align` and `face` which
+        part of a photograph is edited (`framed`). Where a factor has the name of one of these, the factors have to come
+        as a dictionary.
 
         Raises:
-            UserError: an image that cannot be read, an unknown factor, a value it does not have; a `strength=` that
-                could mean either.
+            UserError: an image that cannot be read or shows no face, an unknown factor, a value it does not have; an
+                option that could be a factor, too.
         """
-        if strength is not None and not values and any(f.name == "strength" for f in self.iin.factors):
-            raise UserError(
-                f"Expected the factors as a dictionary, as one of them is called strength, got strength={strength}: "
-                "write edit(images, {'strength': 1}), and strength= beside it for how far to go."
-            )
+        options = {"strength": strength, "compose": compose, "align": align, "face": face}
+        names = {factor.name for factor in self.iin.factors}
+        for name, value in options.items():
+            if value is not None and not values and name in names:
+                raise UserError(
+                    f"Expected the factors as a dictionary, as one of them is called {name}, got {name}={value}: write "
+                    f"edit(images, {{'{name}': {value!r}}}), and {name}= beside it for the option."
+                )
         wanted = {name: value for part in (*values, factors) for name, value in part.items()}
         far = 1.0 if strength is None else strength
-        return self.pictures(images, lambda latents: self.edit_latents(latents, wanted, far))
+        change = lambda latents: self.edit_latents(latents, wanted, far)  # noqa: E731
+        return self.pictures(images, change, far, compose or DEFAULT, align or "auto", 1 if face is None else face)
 
-    def set_component(self, images: Images, component: int, value: str | int | float, strength: float = 1.0) -> Edited:
-        """Images with one component set to a value, in standard deviations; one for one, a list for several.
+    def set_component(
+        self,
+        images: Images,
+        component: int,
+        value: str | int | float,
+        strength: float = 1.0,
+        compose: str = DEFAULT,
+        align: str = "auto",
+        face: int = 1,
+    ) -> Edited:
+        """Images with one component set to a value, in standard deviations; options and result as of `edit`.
 
         Raises:
             UserError: an image that cannot be read, no such component, a value that is no number.
         """
-        return self.pictures(images, lambda latents: self.component_latents(latents, component, value, strength))
+        change = lambda latents: self.component_latents(latents, component, value, strength)  # noqa: E731
+        return self.pictures(images, change, strength, compose, align, face)
 
-    def swap(self, images: Images, donor: ImageSource, factor: str, strength: float = 1.0) -> Edited:
+    def swap(
+        self,
+        images: Images,
+        donor: ImageSource,
+        factor: str,
+        strength: float = 1.0,
+        compose: str = DEFAULT,
+        align: str = "auto",
+        face: int = 1,
+    ) -> Edited:
         """Images with a factor's block taken from the donor, a picture, a path or an id of the run's data.
+
+        Options and result as of `edit`; of a donor's photograph the largest face is taken.
 
         Raises:
             UserError: an image that cannot be read, no such donor, an unknown factor.
         """
-        donors = self.encode(self.donor(donor))
-        return self.pictures(images, lambda latents: self.swap_latents(latents, donors, factor, strength))
+        donors = self.encode(self.donor(donor, align))
+        change = lambda latents: self.swap_latents(latents, donors, factor, strength)  # noqa: E731
+        return self.pictures(images, change, strength, compose, align, face)
 
     def draw_strip(self, images: str | Path | Sequence[str | Path] | None = None, /, **options: Any) -> Path:
         """Draw a strip of edits and return its PNG: `python -m evaluation.edit` with the same options.

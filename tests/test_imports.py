@@ -60,7 +60,7 @@ def test_slow_and_optional_libraries_load_late(module: str) -> None:
     """No module imports these at its top: they take seconds, or belong to an extra."""
     source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
     top = ast.Module([node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
-    slow = {"diffusers", "huggingface_hub", "open_clip", "openTSNE", "plotly", "sentence_transformers", "umap"}
+    slow = {"diffusers", "dlib", "huggingface_hub", "open_clip", "openTSNE", "plotly", "sentence_transformers", "umap"}
     assert not imported(ast.unparse(top)) & slow
 
 

@@ -60,10 +60,64 @@ def test_factor_is_set_and_all_else_stays(run: Callable[..., Answer], loaded: Lo
     close(after["glasses: with"], wanted)
     test_ids = {loaded.data.ids[row] for row in loaded.data.rows(TEST).tolist()}
     assert len(answer["images"]) == 4 and set(answer["images"]) <= test_ids
-    assert answer["figure"] == str(tmp_path / "set_glasses.png")
-    # original, reconstruction, edit, truth: four images of 128 pixels, their gaps and the frame
+    assert answer["figure"] == str(tmp_path / "set_glasses_with_test_seed_0_n_4.png") and answer["pictures"] == []
+    # original, edit, truth: three images of 128 pixels, their gaps and the frame
     with Image.open(answer["figure"]) as figure:
-        assert figure.size[0] == 4 * 128 + 16 + 2 * 4 + 24
+        assert figure.size[0] == 3 * 128 + 16 + 4 + 24
+
+
+def test_images_start_from_another_value(run: Callable[..., Answer], loaded: LoadedRun) -> None:
+    table, test = loaded.data.factors, loaded.data.rows(TEST)
+    ids = {row: loaded.data.ids[row] for row in test.tolist()}
+    for value, word in ((1, "with"), (0, "without")):
+        other = {name for row, name in ids.items() if table.values[row, GLASSES] != value}
+        assert set(run("factor=glasses", f"value={word}", "n=10")["images"]) == other
+    assert len(run("factor=glasses", "n=10")["images"]) == len(ids) == 10
+
+
+def test_nobody_starts_from_another_value(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(run_copy)
+    loaded.data.factors.values[:, GLASSES] = 1
+    with pytest.raises(UserError, match=r"^Expected images of split=test that start without glasses: with, got none: "):
+        edit.edit_run(loaded, edit.Options(str(run_copy), factor="glasses", value=1))
+
+
+def test_decoded_edits_beside_the_reconstruction(run: Callable[..., Answer]) -> None:
+    answer = run("factor=glasses", "value=1", "compose=none")
+    assert Path(answer["figure"]).name == "set_glasses_with_compose_none_test_seed_0_n_4.png"
+    with Image.open(answer["figure"]) as figure:
+        assert figure.size[0] == 4 * 128 + 16 + 2 * 4 + 24  # original, reconstruction, edit, truth
+
+
+def test_no_call_overwrites_anothers_picture(run: Callable[..., Answer], faces: list[str], tmp_path: Path) -> None:
+    calls = [("factor=sex", f"value={value}", f"strength={strength}") for value in (0, 1) for strength in (1, 0.5)]
+    calls += [("factor=sex",), ("factor=sex", "seed=1"), ("factor=sex", "seed=1"), ("edits={sex:1,hat:0}",)]
+    calls += [
+        ("component=1", "values=[2]"),
+        ("factor=sex", "donor=face000003"),
+        ("factor=sex", f"out={tmp_path}/x.png"),
+    ]
+    names = [Path(run(*call)["figure"]).name for call in [*calls, calls[-1]]]
+    assert len(set(names)) == len(names) and all((tmp_path / name).is_file() for name in names)
+    assert names[1] == "set_sex_female_strength_0.5_test_seed_0_n_4.png"
+    assert names[5:7] == ["set_sex_test_seed_1_n_4.png", "set_sex_test_seed_1_n_4_2.png"]
+    assert names[7] == "set_sex_male_hat_without_test_seed_0_n_4.png"
+    assert names[9] == "swap_sex_from_face000003_test_seed_0_n_4.png" and names[-2:] == ["x.png", "x_2.png"]
+
+
+def test_photographs_are_also_written_whole(run: Callable[..., Answer], faces: list[str]) -> None:
+    answer = run("factor=sex", f"images=[{','.join(faces)}]", "strength=0")
+    assert Path(answer["figure"]).name == "set_sex_strength_0_a_and_1_more.png"
+    names = [Path(path).name for path in answer["pictures"]]
+    assert names == [f"{name}_sex_{value}_strength_0.png" for value in ("female", "male") for name in ("a", "b")]
+    for path, original in zip(answer["pictures"], faces * 2, strict=True):
+        with Image.open(path) as written, Image.open(original) as picture:
+            assert written.size == (30, 20) and written.tobytes() == picture.tobytes()
+    with Image.open(answer["figure"]) as figure:
+        assert figure.size[0] == 3 * 256 + 16 + 4 + 24  # original and two edits
+    assert (
+        Path(run("component=2", "values=[-3]", f"images=[{faces[0]}]")["pictures"][0]).name == "a_component_2_at_-3.png"
+    )
 
 
 def test_value_by_its_word(run: Callable[..., Answer]) -> None:
@@ -123,8 +177,8 @@ def test_seed_chooses_the_images(run: Callable[..., Answer]) -> None:
 
 def test_prints_what_to_open(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit.main([f"run={run_copy}", "component=0", "values=[-1,1]", "n=2"])
-    assert capsys.readouterr().out == f"Open: {run_copy / 'figures' / 'set_component_0.png'}\n"
-    assert (run_copy / "figures" / "set_component_0.png").is_file()
+    file = run_copy / "figures" / "set_component_0_at_-1_1_test_seed_0_n_2.png"
+    assert capsys.readouterr().out == f"Open: {file}\n" and file.is_file()
 
 
 def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
@@ -159,6 +213,8 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=sex", "images=[pyproject.toml]"], r"Expected an image at pyproject\.toml, got a file that cannot be"),
         (["factor=sex", "images=[]"], r"Expected at least one path in images=\[\.\.\.\], got none"),
         (["factor=sex", "split=tset"], r"Expected split=train, validation or test, got 'tset'\. Did you mean test"),
+        (["factor=sex", "face=2"], r"^Expected photographs with face=, got face=2 alone: give their paths, images=\["),
+        (["factor=sex", "compose=paste"], r"^Expected compose to be one of threshold, .*, got paste\.$"),
         (["factor=sex", "n=0"], r"Expected at least one image, got n=0 of 10 with split=test"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.identity import load_identity
+from evaluation.identity import embed_edited, load_identity
 from models import UserError
 
 
@@ -59,6 +59,24 @@ def test_torchscript(tmp_path: Path) -> None:
         torch.jit.trace(network, torch.zeros(1, 3, 12, 12)).save(tmp_path / "face.pt")
     images = constant_images(3, 16)
     torch.testing.assert_close(load_identity(tmp_path / "face.pt", size=12)(images), images[:, :, 0, 0] * 2 - 1)
+
+
+def test_dlib_at_the_landmarks_of_the_original() -> None:
+    pytest.importorskip("dlib")
+    head = (
+        torch.from_numpy(pytest.importorskip("skimage.data").astronaut()[45:205, 140:300]).permute(2, 0, 1)[None] / 255
+    )
+    moved = torch.roll(head, 12, -1)
+    embed = load_identity("dlib")
+    stayed, followed = embed_edited(embed, moved, head), embed(moved)
+    assert torch.equal(embed_edited(embed, head, head), embed(head))
+    assert (stayed - embed(head)).norm() > (followed - embed(head)).norm()
+
+
+def test_models_without_landmarks_read_the_edited_image(onnx: Path) -> None:
+    images = constant_images(4, 16)
+    embed = load_identity(onnx)
+    torch.testing.assert_close(embed_edited(embed, images[:2], images[2:]), embed(images[:2]))
 
 
 @pytest.mark.parametrize("name", ["absent.pt", "broken.pt", "broken.onnx"])

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import Tensor
 
 from datamodules.factors import TEST
 from evaluation import edit
 from evaluation.files import to_pillow
+from evaluation.photographs import PLACE, centre_of
 from evaluation.record import Run
 from evaluation.run import LoadedRun, find_run, load
-from models import UserError
+from models import UserError, dlib_faces
 from models.iin import IIN
 from models.vae import VAE
 
@@ -262,15 +265,125 @@ def test_edit_sets_the_code_and_nothing_else(loaded: LoadedRun) -> None:
 
 
 def test_edit_takes_a_file_a_list_and_tensors(loaded: LoadedRun, face: Path) -> None:
+    """Photographs come back whole, at their own size; tensors, and decoded edits, at the run's."""
     one = loaded.edit(str(face), glasses=1)
-    assert isinstance(one, Image.Image) and one.size == (16, 16) and one.mode == "RGB"
+    assert isinstance(one, Image.Image) and one.size == (30, 40) and one.mode == "RGB"
     with Image.open(face) as picture:
         two = loaded.edit([face, picture], glasses="with")
     assert isinstance(two, list) and [image.tobytes() for image in two] == [one.tobytes()] * 2
     pixels = loaded.pixels([face])
-    assert loaded.edit(pixels, glasses=True)[0].tobytes() == one.tobytes()  # type: ignore[index]
-    assert loaded.edit(pixels[0], glasses=1).tobytes() == one.tobytes()  # type: ignore[union-attr]
-    assert loaded.edit(face, glasses=0).tobytes() != one.tobytes()  # type: ignore[union-attr]
+    decoded = loaded.edit(face, glasses=1, compose="none")
+    assert isinstance(decoded, Image.Image) and decoded.size == (16, 16)
+    assert loaded.edit(pixels, glasses=True, compose="none")[0].tobytes() == decoded.tobytes()  # type: ignore[index]
+    assert loaded.edit(pixels[0], glasses=1).size == (16, 16)  # type: ignore[union-attr]
+    assert loaded.edit(face, glasses=0, compose="none").tobytes() != decoded.tobytes()  # type: ignore[union-attr]
+
+
+def coloured(latents: Tensor) -> Tensor:
+    """In the place of the untrained decoder, whose edits are fainter than a pixel value: images of one colour."""
+    return (0.5 + 0.4 * (1000 * latents[:, :3]).sin())[:, :, None, None].expand(-1, -1, 16, 16)
+
+
+def test_of_strength_0_photographs_and_tensors_come_back_bit_for_bit(loaded: LoadedRun, face: Path) -> None:
+    pixels = loaded.pixels([face])
+    with Image.open(face) as picture:
+        for how in ("threshold", "add"):
+            for same in (
+                loaded.edit(face, {"glasses": 1}, strength=0.0, compose=how),
+                loaded.edit(face, compose=how),
+                loaded.set_component(face, 8, 3.0, strength=0.0, compose=how),
+                loaded.swap(face, loaded.data.ids[3], "sex", strength=0.0, compose=how),
+            ):
+                assert isinstance(same, Image.Image) and same.tobytes() == picture.tobytes()
+            (small,) = loaded.edit(pixels, {"glasses": 1}, strength=0.0, compose=how)  # type: ignore[misc]
+            assert small.tobytes() == pixels[0].permute(1, 2, 0).numpy().tobytes()
+
+
+def test_a_change_is_composed_into_the_middle_of_a_photograph(
+    loaded: LoadedRun, face: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded, "decode", coloured)
+    latents = loaded.encode(loaded.pixels([face]))
+    decoded = loaded.decode(latents), loaded.decode(loaded.component_latents(latents, 8, 3.0))
+    with Image.open(face) as picture:
+        wanted = centre_of(picture.copy(), 1.0).composed(decoded[0][0], decoded[1][0], "add").picture
+        edited = loaded.set_component(face, 8, 3.0, compose="add")
+        assert isinstance(edited, Image.Image)
+        assert edited.tobytes() == wanted.tobytes() != picture.tobytes()
+        assert edited.crop((0, 0, 30, 5)).tobytes() == picture.crop((0, 0, 30, 5)).tobytes()
+
+
+@pytest.fixture
+def aligned(run_copy: Path) -> tuple[LoadedRun, Image.Image]:
+    """A run whose images have faces at a known place, and two photographs of one face in one picture."""
+    pytest.importorskip("dlib")
+    astronaut = Image.fromarray(pytest.importorskip("skimage.data").astronaut()).crop((60, 0, 360, 300))
+    both = Image.new("RGB", (500, 300))
+    both.paste(astronaut.resize((200, 200)))
+    both.paste(astronaut, (200, 0))
+    eyes = [[0.73, 0.44], [0.6, 0.44], [0.27, 0.44], [0.4, 0.44], [0.5, 0.68]]
+    (run_copy / PLACE).write_text(json.dumps({"landmarks": eyes, "found": 64, "images": 64}))
+    return load(run_copy), both
+
+
+def test_which_face_of_a_photograph_is_edited(
+    aligned: tuple[LoadedRun, Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, both = aligned
+    monkeypatch.setattr(run, "decode", coloured)
+    halves = (0, 0, 200, 300), (200, 0, 500, 300)
+    for face, (changed, kept) in ((1, halves[::-1]), (2, halves)):
+        edited = run.set_component(both, 8, 3.0, compose="add", face=face)
+        assert isinstance(edited, Image.Image) and edited.size == both.size
+        assert edited.crop(changed).tobytes() != both.crop(changed).tobytes()
+        assert edited.crop(kept).tobytes() == both.crop(kept).tobytes()
+    same = run.edit(both, {"glasses": 1}, strength=0.0, face=2)
+    assert isinstance(same, Image.Image) and same.tobytes() == both.tobytes()
+    with pytest.raises(
+        UserError, match=r"^Expected face= of at most 2, the faces in the picture .*, got 7: choose one"
+    ):
+        run.edit(both, glasses=1, face=7)
+    with pytest.raises(UserError, match=r"^Expected a face in the picture, got none"):
+        run.edit(Image.new("RGB", (90, 80)), glasses=1)
+    with pytest.raises(UserError, match=r"^Expected a face in the picture, got none"):
+        run.swap(both, Image.new("RGB", (90, 80)), "sex")
+
+
+def test_faces_are_not_looked_for(
+    aligned: tuple[LoadedRun, Image.Image], face: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With align=none, in images of the run's own, and without the extra, which is said."""
+    run, _ = aligned
+    in_the_middle = run.edit(face, glasses=1, align="none")
+    run.edit(run.data.images[:2], glasses=1)
+    run.swap(run.data.images[0], run.data.ids[1], "sex")
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match=r"^Expected face=1, as no faces are looked for: align=none, got 2\.$"):
+        run.edit(face, glasses=1, align="none", face=2)
+    monkeypatch.setattr(dlib_faces, "are_installed", lambda: False)
+    without = load(run.path)
+    assert without.edit(face, glasses=1).tobytes() == in_the_middle.tobytes()  # type: ignore[union-attr]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("The middle of each photograph is edited, wherever its face is: the extra that finds faces")
+    with pytest.raises(
+        UserError, match=r"^Expected face=1, as no faces are looked for: the extra .*\[faces\]'\), got 2"
+    ):
+        without.edit(face, glasses=1, face=2)
+
+
+def test_a_run_whose_images_show_no_faces_or_whose_data_is_gone(
+    run_copy: Path, face: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dlib")
+    (run_copy / PLACE).unlink(missing_ok=True)
+    run = load(run_copy)
+    run.config.data = {"_target_": "datamodules.folder.folder", "root": str(run_copy / "gone")}
+    run.edit(face, glasses=1)
+    assert "cannot be seen (Expected a folder of images at" in capsys.readouterr().out
+    (run_copy / PLACE).write_text(json.dumps({"landmarks": None, "found": 1, "images": 64}))
+    load(run_copy).edit(face, glasses=1)
+    assert "most of this run's images show no face to align it to" in capsys.readouterr().out
 
 
 def test_no_strength_is_no_edit(loaded: LoadedRun, face: Path) -> None:
@@ -285,7 +398,8 @@ def test_a_component_from_python_as_by_the_command(loaded: LoadedRun, face: Path
     half = loaded.iin.encode(loaded.component_latents(latents, 8, -2, strength=0.5))
     mean = (loaded.iin.encode(latents) + loaded.iin.encode(wanted)) / 2
     torch.testing.assert_close(half, mean, atol=1e-4, rtol=0)
-    one, several = loaded.set_component(face, 8, -2), loaded.set_component([face, face], component=8, value=-2)
+    one = loaded.set_component(face, 8, -2, compose="none")
+    several = loaded.set_component([face, face], component=8, value=-2, compose="none")
     assert isinstance(one, Image.Image) and isinstance(several, list)
     assert [image.tobytes() for image in several] == [one.tobytes()] * 2
     assert one.tobytes() == to_pillow(loaded.decode(wanted))[0].tobytes()
@@ -296,8 +410,8 @@ def test_a_block_from_a_donor(loaded: LoadedRun, face: Path) -> None:
     codes = loaded.iin.encode(latents)
     codes[:, 5] = loaded.iin.encode(donor)[:, 5]
     wanted = to_pillow(loaded.decode(loaded.iin.inverse(codes)))[0].tobytes()
-    by_id = loaded.swap(face, donor=loaded.data.ids[3], factor="skin")
-    by_picture = loaded.swap(face, to_pillow(loaded.data.images[3:4] / 255)[0], "skin")
+    by_id = loaded.swap(face, donor=loaded.data.ids[3], factor="skin", compose="none")
+    by_picture = loaded.swap(face, to_pillow(loaded.data.images[3:4] / 255)[0], "skin", compose="none")
     assert isinstance(by_id, Image.Image) and isinstance(by_picture, Image.Image)
     assert by_id.tobytes() == by_picture.tobytes() == wanted
     none = loaded.swap(face, loaded.data.ids[3], "skin", strength=0.0)
@@ -310,7 +424,7 @@ def test_strips_as_by_the_command(loaded: LoadedRun, face: Path, tmp_path: Path)
     edit.main([f"run={loaded.path}", f"images=[{face}]", "component=8", "values=[-3,2]", f"out={tmp_path / 'b.png'}"])
     assert path == tmp_path / "a.png" and path.read_bytes() == (tmp_path / "b.png").read_bytes()
     drawn = loaded.draw_strip(factor="hat", n=2, out=str(tmp_path))
-    assert drawn == tmp_path / "set_hat.png" and drawn.is_file()
+    assert drawn == tmp_path / "set_hat_test_seed_0_n_2.png" and drawn.is_file()
     with pytest.raises(UserError, match=r"Expected an image at none\.png, got no such file"):
         loaded.draw_strip("none.png", component=1)
 
@@ -318,7 +432,7 @@ def test_strips_as_by_the_command(loaded: LoadedRun, face: Path, tmp_path: Path)
 @pytest.fixture
 def awkward(run_copy: Path) -> LoadedRun:
     """A run whose factors have the names of parameters."""
-    names = ("strength", "images", "values", "self")
+    names = ("strength", "images", "values", "self", "face")
     iin = IIN(10, [(name, "binary", ["without", "with"]) for name in names], blocks=1, width=8)
     content = {"state_dict": iin.state_dict(), "hyper_parameters": dict(iin.hparams)}
     torch.save(content | {"pytorch-lightning_version": pl.__version__}, run_copy / "checkpoints" / "last.ckpt")
@@ -327,20 +441,24 @@ def awkward(run_copy: Path) -> LoadedRun:
 
 def test_factors_may_have_the_names_of_parameters(awkward: LoadedRun, face: Path) -> None:
     latents = awkward.encode(awkward.pixels([face]))
+    edit = partial(awkward.edit, face, compose="none")
 
     def expected(values: dict[str, int], strength: float = 1.0) -> bytes:
         return to_pillow(awkward.decode(awkward.edit_latents(latents, values, strength)))[0].tobytes()
 
     for edited, wanted in (
-        (awkward.edit(face, images=1, values=0, self=1), expected({"images": 1, "values": 0, "self": 1})),
-        (awkward.edit(face, {"strength": 1}), expected({"strength": 1})),
-        (awkward.edit(face, {"strength": 1}, strength=0.5, images=0), expected({"strength": 1, "images": 0}, 0.5)),
+        (edit(images=1, values=0, self=1), expected({"images": 1, "values": 0, "self": 1})),
+        (edit({"strength": 1}), expected({"strength": 1})),
+        (edit({"strength": 1}, strength=0.5, images=0), expected({"strength": 1, "images": 0}, 0.5)),
+        (edit({"face": 1}), expected({"face": 1})),
     ):
         assert isinstance(edited, Image.Image) and edited.tobytes() == wanted
     with pytest.raises(
         UserError, match=r"Expected the factors as a dictionary, .*, got strength=1.0: write edit\(images,"
     ):
         awkward.edit(face, strength=1.0)
+    with pytest.raises(UserError, match=r"^Expected the factors as a dictionary, .* called face, got face=1: write"):
+        awkward.edit(face, face=1)
 
 
 def test_images_are_cropped_as_the_data_was(run_copy: Path, tmp_path: Path) -> None:
@@ -370,6 +488,14 @@ def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:
         loaded.edit([tmp_path / "none.png"], glasses=1)
     with pytest.raises(UserError, match=r"Expected at least one image, got none"):
         loaded.edit([], glasses=1)
+    with pytest.raises(UserError, match=r"^Expected tensors of 16 pixels a side, the run's, got 20: give the picture"):
+        loaded.edit(torch.zeros(3, 20, 20, dtype=torch.uint8), glasses=1)
+    with pytest.raises(UserError, match=r"^Expected compose to be one of threshold, .*, got paste\.$"):
+        loaded.edit(pixels, glasses=1, compose="paste")
+    with pytest.raises(UserError, match=r"^Expected align to be one of auto, none, got eyes\.$"):
+        loaded.set_component(Image.new("RGB", (20, 20)), 1, 1.0, align="eyes")
+    with pytest.raises(UserError, match=r"^Expected face=1 \(the largest\) or above, got 0\.$"):
+        loaded.edit(Image.new("RGB", (20, 20)), {"glasses": 1}, face=0)
     with pytest.raises(UserError, match=r"Expected component= between 0 and 9, the run's latents, got 10"):
         loaded.set_component(pixels, 10, 1.0)
     with pytest.raises(UserError, match=r"Expected donor= to be an image file or an id .*, got 'nobody'"):
