@@ -26,6 +26,7 @@ from datamodules.features import (
     extract,
 )
 from datamodules.pairs import PairBatches, PairSampler
+from datamodules.people import disjoint_halves
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
@@ -230,11 +231,13 @@ def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: Im
         return guide.to(device_of(config))
     read = None
     if config.guide.reading_weight:
-        with run.stage("reader", len(labels.values)):
-            # Of another seed and width than the judge, which measures and must not have been trained for.
+        rows, _ = disjoint_halves(data.ids if data.people is None else data.people, data.rows(TRAIN))
+        with run.stage("reader", len(rows)):
+            # Of other people, seed and width than the judges, which measure and must not have been trained for.
             reader = train_judge(
-                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir
-            )
+                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir,
+                rows=rows,
+            )  # fmt: skip
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
