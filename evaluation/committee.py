@@ -170,7 +170,7 @@ def train_committee(
         members["convolution"] = train_judge(data, seed, **options)
     else:
         members["convolution"] = train_judge(data, seed, batch=64, kind=Convolution, **options)
-        members["transformer"] = train_judge(data, seed + 1, width=128, batch=64, kind=Transformer, **options)
+        members["transformer"] = train_judge(data, seed + 1, width=96, batch=64, kind=Transformer, **options)
         members["gradients"] = train_judge(data, seed + 2, 1, kind=Gradients, learn=fit_linear, **options)
     if outside is not None:
         members["outside"] = outside
@@ -178,7 +178,7 @@ def train_committee(
     committee = Committee(members, data.factors.factors, factor_statistics(train).median.nan_to_num(0.0))
     validation = data.rows(VALIDATION)
     validation = validation[torch.randperm(len(validation), generator=torch.Generator().manual_seed(seed))]
-    validation = validation[:MOST_VALIDATION]
+    validation = validation[:MOST_VALIDATION].sort().values
     if len(validation) and len(members) > 1:
         for note in committee.choose(data.images[validation].to(device), data.factors[validation]):
             print(note)

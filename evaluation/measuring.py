@@ -59,7 +59,7 @@ def judge_networks(config: Settings, device: torch.device) -> dict[str, Network]
     named = config.get("judge_model")  # which runs of earlier versions do not have
     if config.model.name != "iin" or named is None:
         return {}
-    return load_outside(named if isinstance(named, str) else dict(named), device)
+    return load_outside(named, device)
 
 
 @torch.inference_mode()

@@ -44,7 +44,7 @@ def resized(images: Float[Tensor, "batch 3 high wide"], side: int) -> Float[Tens
 class Convolution(Judge):
     """The judge's net at 64 pixels, on distorted images."""
 
-    views = 60_000
+    views = 40_000
 
     def build(self, size: int, width: int) -> int:
         self.side = min(size, SIDE)
@@ -95,11 +95,11 @@ class Patches(nn.Module):
 class Transformer(Convolution):
     """A small transformer of 8 × 8 patches at 64 pixels, on distorted images."""
 
-    views = 60_000
+    views = 30_000
 
     def build(self, size: int, width: int) -> int:
         self.side = min(size // PATCH * PATCH, SIDE)
-        self.layers = nn.Sequential(Patches(self.side, width, depth=4))
+        self.layers = nn.Sequential(Patches(self.side, width, depth=3))
         return width
 
 

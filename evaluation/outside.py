@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -18,19 +19,17 @@ KIND = "judge model"
 BATCH = 128
 
 
-def load_outside(
-    judge_model: str | Path | Mapping[str, str | Path], device: str | torch.device = "cpu"
-) -> dict[str, Network]:
-    """The networks in the files that the setting names, by factor; that of all factors by an empty name.
+def load_outside(judge_model: Any, device: str | torch.device = "cpu") -> dict[str, Network]:
+    """The networks in the files that the setting names, {factor: file, ...} or a file of all, which has no name.
 
     Raises:
         UserError: the setting names no file, a file is missing or cannot be read.
     """
-    files = judge_model if isinstance(judge_model, Mapping) else {ALL: judge_model}
+    files = dict(judge_model) if isinstance(judge_model, Mapping) else {ALL: judge_model}
     if not files or not all(isinstance(file, str | Path) for file in files.values()):
         raise UserError(
-            "Expected judge_model= to be a file or {factor: file, ...}, got "
-            f"{dict(files)}: give TorchScript or ONNX files."
+            f"Expected judge_model= to be a file or {{factor: file, ...}}, got {files.get(ALL, files)}: give "
+            "TorchScript or ONNX files."
         )
     return {name: load_network(file, KIND, None, device) for name, file in files.items()}
 

@@ -46,9 +46,11 @@ def test_success_and_disagreement() -> None:
     assert disagreement(read, target, BINARY, 0.5) == 0.75 > DISAGREEMENT
     assert disagreement(read[:1], target, BINARY, 0.5) == 0
     ages = torch.tensor([[30.0, 50], [45, 50]])
-    assert committee_success(ages, torch.tensor([60.0, 60]), NUMBER, 40) == 0.75
+    assert committee_success(ages, torch.tensor([60.0, 60]), NUMBER, 40.0) == 0.75
     nobody = torch.full((2, 3), NAN)
-    assert committee_success(nobody, torch.ones(3), BINARY, 0.5) != committee_success(nobody, torch.ones(3), BINARY, 0.5)
+    assert committee_success(nobody, torch.ones(3), BINARY, 0.5) != committee_success(
+        nobody, torch.ones(3), BINARY, 0.5
+    )
 
 
 def test_votes() -> None:

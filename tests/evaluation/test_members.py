@@ -93,7 +93,7 @@ def test_image_sizes(kind: type[Judge], size: int) -> None:
 
 
 def test_linear_heads_of_few_labels() -> None:
-    table = torch.randn(12, 4)
+    table = 5 * torch.randn(12, 4)
     unknown = torch.full((12,), torch.nan)
     for factor, count in zip(FACTORS, (1, 3, 1), strict=True):
         assert torch.stack(linear_head(table, unknown, factor)).shape == (count, 5)
