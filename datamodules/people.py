@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from datamodules.factors import TRAIN, ImageData
 from models import UserError
 
-__all__ = ["check_people", "disjoint_halves", "people_numbers", "split_names"]
+__all__ = ["check_people", "disjoint_halves", "people_numbers", "split_names", "training_halves"]
 
 WORDS = ("training", "validation", "test")
 
@@ -88,3 +89,12 @@ def disjoint_halves(
     cut = 1 + int(np.abs(cumulated[:-1] - len(rows) / 2).argmin())
     first = torch.from_numpy(np.isin(codes, order[:cut]))
     return rows[first], rows[~first]
+
+
+def training_halves(data: ImageData) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
+    """The training rows that a reader learns from and those that the judges learn from: nobody is in both.
+
+    Raises:
+        UserError: as `disjoint_halves`.
+    """
+    return disjoint_halves(data.ids if data.people is None else data.people, data.rows(TRAIN))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, ImageData
 from datamodules.features import ImageEncoder, Latents
-from datamodules.people import disjoint_halves
+from datamodules.people import training_halves
 from evaluation.baselines import LinearSVM, MeanDifference
 from evaluation.charts import draw_charts, measurements
 from evaluation.committee import train_committee
@@ -147,10 +147,9 @@ def measure_iin(
 
 def judged_rows(config: Settings, data: ImageData) -> Tensor:
     """The training rows that the judges learn from: where a reader was trained, those of the people it never saw."""
-    train = data.rows(TRAIN)
     if config.iin.objective != "faithful" or not config.guide.reading_weight:
-        return train
-    return disjoint_halves(data.ids if data.people is None else data.people, train)[1]
+        return data.rows(TRAIN)
+    return training_halves(data)[1]
 
 
 def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

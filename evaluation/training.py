@@ -26,7 +26,7 @@ from datamodules.features import (
     extract,
 )
 from datamodules.pairs import PairBatches, PairSampler
-from datamodules.people import disjoint_halves
+from datamodules.people import training_halves
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
@@ -231,7 +231,7 @@ def train_guide(config: Settings, data: ImageData, latents: Latents, encoder: Im
         return guide.to(device_of(config))
     read = None
     if config.guide.reading_weight:
-        rows, _ = disjoint_halves(data.ids if data.people is None else data.people, data.rows(TRAIN))
+        rows, _ = training_halves(data)
         with run.stage("reader", len(rows)):
             # Of other people, seed and width than the judges, which measure and must not have been trained for.
             reader = train_judge(

@@ -1,44 +1,46 @@
 """Who judges: images of people whom the reader never saw, by judges that have names."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from datamodules.factors import TRAIN
+from datamodules.features import Latents
 from evaluation import training
 from evaluation.measuring import judge_networks, judged_rows, member_keys
+from evaluation.record import Run
 from models import UserError
 from tests.evaluation.colours import colour_images
+from tests.evaluation.linear_world import RotatedPixels
 
 
-def settings(weight: float, objective: str = "faithful") -> Any:
-    return SimpleNamespace(
-        iin=SimpleNamespace(objective=objective), guide=SimpleNamespace(reading_weight=weight), seed=0, cache_dir=None,
-        trainer=SimpleNamespace(accelerator="cpu"), model=SimpleNamespace(name="iin"), get={}.get,
-    )  # fmt: skip
+class Enough(Exception):
+    """Nothing that follows is of interest."""
+
+
+def settings(weight: float, objective: str = "faithful", **others: Any) -> Any:
+    chosen = {"iin": {"objective": objective}, "guide": {"reading_weight": weight}, "model": {"name": "iin"}}
+    return OmegaConf.create({**chosen, "seed": 0, "cache_dir": None, "trainer": {"accelerator": "cpu"}, **others})
 
 
 def test_the_judges_see_nobody_whom_the_reader_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = replace(colour_images()[0], people=torch.arange(60) // 3)
     read: list[torch.Tensor] = []
 
-    class Stopped(Exception):
-        pass
-
     def train(*_: object, rows: torch.Tensor, **__: object) -> None:
         read.append(rows)
-        raise Stopped
+        raise Enough
 
     monkeypatch.setattr(training, "train_judge", train)
-    run: Any = SimpleNamespace(path=tmp_path, stage=lambda *_: nullcontext())
-    with pytest.raises(Stopped):
-        training.train_guide(settings(1.0), data, None, None, run)  # type: ignore[arg-type]
-    judged = judged_rows(settings(1.0), data)
+    encoder, config = RotatedPixels(), settings(1.0)
+    latents = Latents(torch.zeros(60, 4), torch.zeros(60, 4))
+    with pytest.raises(Enough):
+        training.train_guide(config, data, latents, encoder, Run(tmp_path, config))
+    judged = judged_rows(config, data)
     assert data.people is not None and not set(data.people[read[0]].tolist()) & set(data.people[judged].tolist())
     assert torch.equal(torch.cat([read[0], judged]).sort().values, data.rows(TRAIN))
 
@@ -56,8 +58,8 @@ def test_each_member_has_its_keys() -> None:
 
 
 def test_the_judge_model_is_read_first() -> None:
-    config = settings(0.0)
-    assert judge_networks(config, torch.device("cpu")) == {}
-    config.get = {"judge_model": "nothing.pt"}.get
-    with pytest.raises(UserError, match="a judge model .* got no file at nothing.pt"):
-        judge_networks(config, torch.device("cpu"))
+    device = torch.device("cpu")
+    assert judge_networks(settings(0.0), device) == {} == judge_networks(settings(0.0, judge_model=None), device)
+    for given in ("nothing.pt", {"warm": "nothing.pt"}):
+        with pytest.raises(UserError, match="a judge model .* got no file at nothing.pt"):
+            judge_networks(settings(0.0, judge_model=given), device)
