@@ -20,19 +20,21 @@ def train(config: DictConfig, run: "Run") -> None:
     """One run, from data to report."""
     from datamodules.factors import TRAIN
     from evaluation import clustering, concepts, embedding, photographs, prompts, retrieval, training
-    from evaluation.measuring import identity_model, measure_autoencoder, measure_iin
+    from evaluation.measuring import identity_model, judge_networks, measure_autoencoder, measure_iin
+    from evaluation.outside import outside_judge
     from evaluation.record import device_of, made
     from evaluation.report import write_report
     from models import dlib_faces
 
     device = device_of(config)
-    embed = identity_model(config, device)
+    embed, networks = identity_model(config, device), judge_networks(config, device)
     frozen = {"mds": retrieval.compare, "sae": concepts.learn_concepts, "embedding": embedding.learn_embedding}
     with run.stage("data") as stage:
         data = prompts.labelled(config, made(config.data), run)
         stage.items = len(data.ids)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
+    outside = outside_judge(networks, data.factors.factors, data.size) if networks else None
     if "k" in config:  # a clustering model
         clustering.check_settings(config, data)
         clustering.cluster(config, training.features_of(config, data, run), run, device)
@@ -47,7 +49,7 @@ def train(config: DictConfig, run: "Run") -> None:
         faithful = config.iin.objective == "faithful" and labels.factors
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder)
-        measure_iin(config, data, encoder, latents, iin, run, embed)
+        measure_iin(config, data, encoder, latents, iin, run, embed, outside)
         if dlib_faces.are_installed():
             photographs.kept_place(run.path, lambda: data)  # so that photographs can be edited without the data
     with run.stage("report"):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from datamodules.celeba_files import PARTITION, advice, locate
+from datamodules.celeba_files import IDENTITY, PARTITION, advice, locate
 from datamodules.factors import (
     TRAIN,
     FactorTable,
@@ -29,6 +29,7 @@ from datamodules.factors import (
     split_numbers,
 )
 from datamodules.images import decode_images
+from datamodules.people import check_people, people_numbers, split_names
 from datamodules.tables import join_tables, read_tables
 from models import UserError
 
@@ -50,6 +51,7 @@ PALE_SKIN = (
 NO_PARTITION = (
     f"No {PARTITION} table: split 80/10/10 by a hash of the image ids, not officially (one person may be in two parts)."
 )
+NO_PARTITION_OF_PEOPLE = f"No {PARTITION} table: split 80/10/10 by a hash of the person in {IDENTITY}, not officially."
 
 
 def without_race(factors: dict[str, str], table: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
@@ -68,15 +70,32 @@ def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTab
     return replace(table, factors=tuple(named))
 
 
-def official_split(ids: Sequence[str], partition: Mapping[str, pd.DataFrame]) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """The official partition of these images, and notes where it does not tell."""
+def known_people(ids: Sequence[str], identity: Mapping[str, pd.DataFrame]) -> Int64[Tensor, " n"] | None:
+    """The number of the person in each image, where there is a table of them."""
+    if not identity:
+        return None
+    table = join_tables(ids, identity).table
+    return people_numbers(table[table.columns[0]], ids)
+
+
+def official_split(
+    ids: Sequence[str], partition: Mapping[str, pd.DataFrame], people: Int64[Tensor, " n"] | None
+) -> tuple[UInt8[Tensor, " n"], list[str]]:
+    """The official partition of these images, and notes where it does not tell.
+
+    Raises:
+        UserError: a person in two parts.
+    """
+    names = split_names(people, ids)
     if not partition:
-        return hash_split(ids), [NO_PARTITION]
+        return hash_split(names), [NO_PARTITION if people is None else NO_PARTITION_OF_PEOPLE]
     table = join_tables(ids, partition).table
     numbers = split_numbers(table[table.columns[0]])
     unknown = int(numbers.isnan().sum())
     notes = [f"{unknown} images are not in the partition table: they are used for training."] if unknown else []
-    split, more = complete_split(numbers.nan_to_num(TRAIN).to(torch.uint8), ids)
+    split = numbers.nan_to_num(TRAIN).to(torch.uint8)
+    check_people(people, split, ids)
+    split, more = complete_split(split, names)
     return split, notes + more
 
 
@@ -104,19 +123,20 @@ def celeba(
 
     Raises:
         UserError: nothing found, labels or images missing, an unknown attribute or one that is constant in the
-            training split, unreadable images or tables, a cache folder that cannot be written.
+            training split, a person in two splits, unreadable images or tables, a cache folder that cannot be written.
     """
     if not 0 < crop <= WIDTH:
         raise UserError(f"Expected data.crop between 1 and {WIDTH} pixels, got {crop}: choose a side within that.")
     root = Path(root).expanduser()
-    images, labels, partition = locate(root, download)
+    images, labels, partition, identity = locate(root, download)
     tables = labels | read_tables(extra_attributes, root)
     if not tables:
         raise UserError(f"Expected CelebA in {root}, got {len(images.ids)} images but no labels: {advice(root)}")
     attributes = join_tables(images.ids, tables)
     chosen, race_notes = without_race(named_columns(FACTORS if factors is None else factors), attributes.table)
     table = with_value_names(factor_table(attributes.table, chosen, attributes.sources), list(chosen.values()))
-    split, split_notes = official_split(images.ids, partition)
+    people = known_people(images.ids, identity)
+    split, split_notes = official_split(images.ids, partition, people)
     check_training(table, split)  # before minutes of decoding, and again of what could be read
     decoded = decode_images(images, size, cache_dir, crop / WIDTH, max_unreadable)
     rows = decoded.rows
@@ -136,4 +156,5 @@ def celeba(
             *missing_notes(table),
         ],
         skipped=decoded.skipped,
+        people=None if people is None else people[rows],
     )

@@ -17,18 +17,21 @@ from datamodules.images import IMAGE_SUFFIXES, EncodedImages, from_files, from_p
 from datamodules.tables import ID_COLUMNS, parse_table, read_table
 from models import UserError
 
-__all__ = ["PARTITION", "Layout", "advice", "locate"]
+__all__ = ["IDENTITY", "PARTITION", "Layout", "advice", "locate"]
 
 IMAGES, LABELS, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
+IDENTITY = "identity_CelebA"
+PERSON = "celeb_id"  # of the Hugging Face hub's parquet files
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
 class Layout(NamedTuple):
-    """What was found: the images, the label tables and the partition table by file name (none or one)."""
+    """What was found: the images; the tables of labels, splits and people by file name (none or one of each)."""
 
     images: EncodedImages
     labels: dict[str, pd.DataFrame]
     partition: dict[str, pd.DataFrame]
+    people: dict[str, pd.DataFrame] = {}
 
 
 def list_files(root: Path, depth: int = 4) -> list[Path]:
@@ -95,7 +98,8 @@ def archive_layout(files: Sequence[Path]) -> Layout | None:
         images = [m for m in members if is_image(m.filename) and IMAGES in f"{path.name}/{m.filename}"]
         if images:
             encoded = from_zip(path, images, [PurePosixPath(member.filename).name for member in images])
-            return Layout(encoded, archive_tables(path, members, LABELS), archive_tables(path, members, PARTITION))
+            tables = [archive_tables(path, members, stem) for stem in (LABELS, PARTITION, IDENTITY)]
+            return Layout(encoded, *tables)
     return None
 
 
@@ -144,6 +148,7 @@ def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
     return Layout(
         images, {"the parquet files": labels} if labels.size else {},
         {"the parquet files": partition} if bool(partition["split"].notna().all()) else {},
+        {"the parquet files": table[[PERSON]]} if PERSON in table else {},
     )  # fmt: skip
 
 
@@ -156,7 +161,7 @@ def find_layout(root: Path) -> Layout:
     if not root.is_dir():
         raise UserError(f"Expected CelebA in {root}, got no such folder: {advice(root)}")
     files = list_files(root)
-    labels, partition = tables_named(LABELS, files), tables_named(PARTITION, files)
+    labels, partition, people = (tables_named(stem, files) for stem in (LABELS, PARTITION, IDENTITY))
     layout = (
         folder_layout(path for path in files if path.parent.name.startswith(IMAGES))
         or archive_layout(files)
@@ -166,7 +171,7 @@ def find_layout(root: Path) -> Layout:
     if layout is None:
         found = f"{Path(next(iter(labels))).name} but no images" if labels else "neither images nor labels"
         raise UserError(f"Expected CelebA in {root}, got {found}: {advice(root)}")
-    return Layout(layout.images, layout.labels | labels, partition or layout.partition)
+    return Layout(layout.images, layout.labels | labels, partition or layout.partition, people or layout.people)
 
 
 def advice(root: Path) -> str:

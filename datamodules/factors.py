@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from models import UserError
@@ -75,6 +75,7 @@ class ImageData:
     skipped: list[str] = field(default_factory=list)  # files that could not be read
     # (rows, factor, value per row) -> the same scenes drawn with that factor at that value
     counterfactual: Callable[[Tensor, str, Tensor], UInt8[Tensor, "rows channels size size"]] | None = None
+    people: Int64[Tensor, " n"] | None = None  # who is in each image, None where nobody says
 
     def rows(self, split: int) -> Tensor:
         """Row numbers of a split."""

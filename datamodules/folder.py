@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from datamodules.factors import (
@@ -22,17 +22,20 @@ from datamodules.factors import (
     infer_labels,
     missing_notes,
     named_columns,
+    near_names,
     probability_column,
     split_numbers,
     sure_labels,
 )
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
+from datamodules.people import check_people, people_numbers, split_names
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
 from models import UserError
 
 __all__ = ["folder"]
 
 SPLIT_COLUMNS = ("split", "partition")
+PEOPLE_COLUMNS = ("person", "identity")
 
 
 def find_images(root: Path) -> list[Path]:
@@ -71,18 +74,45 @@ def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
     return None if values > 1 else f"{'one value only' if values else 'no value at all'} in the training split"
 
 
-def usable_columns(table: pd.DataFrame, training: Bool[Tensor, " n"]) -> tuple[list[str], list[str]]:
-    """The attributes that can be factors, and a note for each that cannot; ids, split and probabilities are neither."""
+def usable_columns(
+    table: pd.DataFrame, training: Bool[Tensor, " n"], people: str | None
+) -> tuple[list[str], list[str]]:
+    """The attributes that can be factors, and a note for each that cannot; ids, split, people and probabilities are none."""
     beside = {probability_column(column, table) for column in table}  # of other columns' labels
-    chosen = [c for c in table if c.lower() not in ID_COLUMNS + SPLIT_COLUMNS and c not in beside]
+    others = {*ID_COLUMNS, *SPLIT_COLUMNS}
+    chosen = [c for c in table if c.lower() not in others and c not in beside and c != people]
     reasons = {column: unusable(sure_labels(column, table), training) for column in chosen}
     notes = [f"{column} is not used as a factor: it has {why}." for column, why in reasons.items() if why]
     return [column for column, why in reasons.items() if not why], notes
 
 
-def folder_split(ids: Sequence[str], table: pd.DataFrame, seed: int) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """The table's own split where it has one, by a hash of the id where it has none or says nothing."""
-    drawn = hash_split(ids, seed)
+def people_column(table: pd.DataFrame, named: str | None) -> str | None:
+    """The column that says who is in an image: the named one, or one called so that has more than yes and no.
+
+    Raises:
+        UserError: no such column.
+    """
+    if named is None:
+        found = [column for column in table if column.lower() in PEOPLE_COLUMNS and table[column].nunique() > 2]
+        return found[0] if found else None
+    if named not in table:
+        raise UserError(
+            f"Expected data.people to be a column of data.attributes, got {named!r}: give a table that has it."
+            f"{near_names(named, [str(column) for column in table])}"
+        )
+    return named
+
+
+def folder_split(
+    ids: Sequence[str], table: pd.DataFrame, seed: int, people: Int64[Tensor, " n"] | None = None
+) -> tuple[UInt8[Tensor, " n"], list[str]]:
+    """The table's own split where it has one; where it has none or says nothing by a hash of the person or the id.
+
+    Raises:
+        UserError: a person in two splits.
+    """
+    names = split_names(people, ids)
+    drawn = hash_split(names, seed)
     columns = [column for column in table if column.lower() in SPLIT_COLUMNS]
     if not columns:
         return drawn, []
@@ -90,7 +120,9 @@ def folder_split(ids: Sequence[str], table: pd.DataFrame, seed: int) -> tuple[UI
     unknown = numbers.isnan()
     count = int(unknown.sum())
     notes = [f"{count} images have no {columns[0]}: they are split by a hash of their ids."] if count else []
-    split, more = complete_split(torch.where(unknown, drawn, numbers.nan_to_num()).to(torch.uint8), ids)
+    split = torch.where(unknown, drawn, numbers.nan_to_num()).to(torch.uint8)
+    check_people(people, split, ids)
+    split, more = complete_split(split, names)
     return split, notes + more
 
 
@@ -103,16 +135,18 @@ def folder(
     split_seed: int = 0,
     max_unreadable: float = 0.01,
     cache_dir: str | Path = "cache",
+    people: str | None = None,
 ) -> ImageData:
     """All images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
 
     `attributes` are tables by image id, relative to the working directory or to `root`; `factors` maps a factor's
     name to one of their columns (default: every usable one). `crop` is the side of the centred square in shares of
-    the shorter side.
+    the shorter side. `people` is the column that says who is in an image (default: `person` or `identity`): nobody is
+    then in two splits.
 
     Raises:
         UserError: no images, factors without a table, an unknown attribute or one that is constant in the training
-            split, unreadable images or tables, a cache folder that cannot be written.
+            split, a person in two splits, unreadable images or tables, a cache folder that cannot be written.
     """
     if not 0 < crop <= 1:
         raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
@@ -122,9 +156,11 @@ def folder(
     paths = find_images(root)
     ids = [printable(path.relative_to(root)) for path in paths]
     labels = join_tables(ids, read_tables(attributes, root))
-    split, split_notes = folder_split(ids, labels.table, split_seed)
+    column = people_column(labels.table, people)
+    known = None if column is None else people_numbers(labels.table[column], ids)
+    split, split_notes = folder_split(ids, labels.table, split_seed, known)
     training = split == TRAIN
-    chosen, notes = usable_columns(labels.table, training) if factors is None else (named_columns(factors), [])
+    chosen, notes = usable_columns(labels.table, training, column) if factors is None else (named_columns(factors), [])
     table = factor_table(labels.table, chosen, labels.sources)
     check_training(table, split)  # before minutes of decoding, and again of what could be read
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
@@ -139,4 +175,5 @@ def folder(
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
         notes=notes + split_notes + confidence_notes(labels.table, chosen) + missing_notes(table),
         skipped=decoded.skipped,
+        people=None if known is None else known[rows],
     )

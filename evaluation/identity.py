@@ -1,4 +1,4 @@
-"""Face-embedding models, dlib's or from a file, to see whether an edit keeps the person."""
+"""Networks from files; face-embedding models, dlib's or from a file, to see whether an edit keeps the person."""
 
 import warnings
 from collections.abc import Callable
@@ -14,9 +14,11 @@ from evaluation.interfaces import Embed
 from models import UserError
 from models.dlib_faces import DlibIdentity
 
-__all__ = ["embed_edited", "load_identity"]
+__all__ = ["Network", "embed_edited", "load_identity", "load_network"]
 
 DLIB = "dlib"  # identity_model=dlib: not a file
+# Images in [-1, 1] to whatever the network in a file returns.
+Network = Callable[[Float[Tensor, "batch 3 high wide"]], Tensor]
 
 
 def load_identity(path: str | Path, size: int = 112, device: str | torch.device = "cpu") -> Embed:
@@ -31,20 +33,11 @@ def load_identity(path: str | Path, size: int = 112, device: str | torch.device 
     """
     if str(path) == DLIB:
         return DlibIdentity()
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"Expected a face-embedding model (TorchScript or ONNX), got no file at {path}: check the path."
-        )
-    if path.suffix.lower() == ".onnx":
-        network, size = load_onnx(path, size)
-    else:
-        network = load_torchscript(path, torch.device(device))
+    network = load_network(path, "face-embedding model", size, device)
 
     @torch.no_grad()
     def embed(images: Float[Tensor, "batch 3 high wide"]) -> Float[Tensor, "batch embedding"]:
-        images = functional.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-        return network(images * 2 - 1).flatten(1).to(images.device)
+        return network(images.float() * 2 - 1).flatten(1).to(images.device)
 
     return embed
 
@@ -59,17 +52,42 @@ def embed_edited(
     return embed.at(edited, embed.landmarks(originals)) if isinstance(embed, DlibIdentity) else embed(edited)
 
 
-def load_torchscript(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def load_network(path: str | Path, kind: str, size: int | None = None, device: str | torch.device = "cpu") -> Network:
+    """The network in an ONNX file (.onnx) or a TorchScript one, `kind` being what it is in messages.
+
+    Images are resized to `size`, or to the size that an ONNX file states; without either they stay as they are.
+
+    Raises:
+        UserError: no such file; it cannot be read; onnxruntime is missing.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"Expected a {kind} (TorchScript or ONNX), got no file at {path}: check the path.")
+    if path.suffix.lower() == ".onnx":
+        network, size = load_onnx(path, kind, size)
+    else:
+        network = load_torchscript(path, kind, torch.device(device))
+
+    @torch.no_grad()
+    def run(images: Float[Tensor, "batch 3 high wide"]) -> Tensor:
+        if size is not None:
+            images = functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return network(images)
+
+    return run
+
+
+def load_torchscript(path: Path, kind: str, device: torch.device) -> Callable[[Tensor], Tensor]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, and what people's files are in
             network = torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
-        raise unreadable(path, "TorchScript", error) from error
+        raise unreadable(path, f"TorchScript {kind}", error) from error
     return lambda images: network(images.to(device))
 
 
-def load_onnx(path: Path, size: int) -> tuple[Callable[[Tensor], Tensor], int]:
+def load_onnx(path: Path, kind: str, size: int | None) -> tuple[Callable[[Tensor], Tensor], int | None]:
     """The network and its image side; a model exported for one batch size is run in batches of that."""
     try:
         import onnxruntime
@@ -81,7 +99,7 @@ def load_onnx(path: Path, size: int) -> tuple[Callable[[Tensor], Tensor], int]:
     try:
         session: Any = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises several kinds, none public
-        raise unreadable(path, "ONNX", error) from error
+        raise unreadable(path, f"ONNX {kind}", error) from error
     entry = session.get_inputs()[0]
     fixed, side = entry.shape[0], entry.shape[-1]
 
@@ -98,4 +116,4 @@ def load_onnx(path: Path, size: int) -> tuple[Callable[[Tensor], Tensor], int]:
 
 def unreadable(path: Path, kind: str, error: Exception) -> UserError:
     reason = str(error).strip().split("\n")[0]
-    return UserError(f"Expected a {kind} face-embedding model at {path}, got a file that cannot be read ({reason}).")
+    return UserError(f"Expected a {kind} at {path}, got a file that cannot be read ({reason}).")

@@ -1,11 +1,12 @@
 """The judge: a classifier of the factors that reads images, never codes, and so can say what an edit did."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ __all__ = ["UNFIT_BELOW", "Judge", "judge_quality", "train_judge", "unfit"]
 
 VERSION = 3  # of the network, its training and the cached file
 UNFIT_BELOW = 0.75  # balanced accuracy under which a factor is flagged
-SEEN = 120_000  # photographs that suffice for training; of drawn images a quarter
+SEEN = 120_000  # photographs that suffice for training
 MOST_EPOCHS = 60
 MOST_VALIDATION = 2_000
 HEAVIEST = 10.0  # weight of a rare class: a handful of images must not rule the gradient
@@ -41,6 +42,8 @@ class Judge(nn.Module):
     mean: Tensor
     deviation: Tensor
     median: Tensor
+    views = SEEN  # training images shown, of drawn ones a quarter
+    version = 1  # of a kind of its own; `VERSION` is of all
 
     def __init__(self, factors: Sequence[Factor], statistics: Statistics, size: int, width: int) -> None:
         super().__init__()
@@ -48,6 +51,10 @@ class Judge(nn.Module):
         self.heads = [len(f.values) if f.kind == "categorical" else 1 for f in self.factors]
         for name in ("mean", "deviation", "median"):
             self.register_buffer(name, getattr(statistics, name).nan_to_num(0.0).float())
+        self.head = nn.Linear(self.build(size, width), sum(self.heads))
+
+    def build(self, size: int, width: int) -> int:
+        """Makes `layers`, from prepared images to features, and says how many features those are."""
         unshuffle = 1
         while size % (2 * unshuffle) == 0 and size // (2 * unshuffle) >= 32:
             unshuffle *= 2
@@ -57,10 +64,20 @@ class Judge(nn.Module):
             layers += [nn.Conv2d(channels, wide, 3, stride, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
             channels = wide
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
-        self.head = nn.Linear(16 * channels, sum(self.heads))
+        return 16 * channels
 
-    def forward(self, images: Float[Tensor, "batch 3 size size"]) -> tuple[Float[Tensor, "batch outputs"], ...]:
-        """The heads' outputs for images in [-1, 1]."""
+    def prepared(self, images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 side side"]:
+        """Images, uint8 or float in [0, 1], as the network takes them."""
+        return centred(images)
+
+    def augmented(
+        self, images: Shaped[Tensor, "batch 3 size size"], generator: torch.Generator, flip: bool
+    ) -> Float[Tensor, "batch 3 side side"]:
+        """The same for training, changed at random."""
+        return augment(centred(images), generator, flip)
+
+    def forward(self, images: Float[Tensor, "batch 3 side side"]) -> tuple[Float[Tensor, "batch outputs"], ...]:
+        """The heads' outputs for prepared images."""
         return self.head(self.layers(images.contiguous(memory_format=torch.channels_last))).split(self.heads, dim=1)
 
     @torch.no_grad()
@@ -72,7 +89,7 @@ class Judge(nn.Module):
         training, device = self.training, self.mean.device
         self.eval()
         with torch.autocast(device.type, enabled=False):
-            rows = [self.decide(self(centred(chunk.to(device)))) for chunk in images.split(batch)]
+            rows = [self.decide(self(self.prepared(chunk.to(device)))) for chunk in images.split(batch)]
         self.train(training)
         return torch.cat(rows) if rows else torch.empty(0, len(self.factors), device=device)
 
@@ -81,7 +98,7 @@ class Judge(nn.Module):
         device = self.mean.device
         precision = fast_precision(device)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            return [output.float() for output in self(centred(images))]
+            return [output.float() for output in self(self.prepared(images))]
 
     def decide(self, outputs: Sequence[Float[Tensor, "batch _"]]) -> Float[Tensor, "batch factors"]:
         columns = []
@@ -98,8 +115,17 @@ def centred(images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch
     return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images.float() * 2 - 1
 
 
+@runtime_checkable
+class FactorReader(Protocol):
+    """Reads factors off images, and knows the training labels' medians: a judge or a committee of them."""
+
+    median: Tensor
+
+    def read(self, images: Tensor) -> Tensor: ...
+
+
 def judge_quality(
-    judge: Judge, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
+    judge: FactorReader, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
 ) -> dict[str, dict[str, float]]:
     """Accuracy, balanced accuracy and, of continuous factors, r2 on these images; see `metrics.reading_quality`."""
     return reading_quality(judge.read(images).cpu(), labels, judge.median.cpu())
@@ -179,11 +205,18 @@ def validation_score(judge: Judge, data: ImageData, rows: Tensor) -> float:
 
 
 def fit(
-    judge: Judge, data: ImageData, generator: torch.Generator, epochs: int, batch: int, learning_rate: float, flip: bool
+    judge: Judge,
+    data: ImageData,
+    rows: Int64[Tensor, " train"],
+    generator: torch.Generator,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    flip: bool,
 ) -> None:
     """Train in place; the weights kept are those of the epoch that validates best, the later one of equals."""
     device, precision = judge.mean.device, fast_precision(judge.mean.device)
-    rows, validation = data.rows(TRAIN), data.rows(VALIDATION)
+    validation = data.rows(VALIDATION)
     validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
     targets = standardised(data.factors.values.to(device), judge)
     sure = torch.ones_like(targets) if data.factors.confidence is None else data.factors.confidence.to(device)
@@ -201,7 +234,7 @@ def fit(
     for _ in with_progress(range(epochs), epochs * len(rows), "Training the classifier on images", each=len(rows)):
         judge.train()
         for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
-            images = augment(centred(data.images[chosen].to(device)), generator, flip)
+            images = judge.augmented(data.images[chosen].to(device), generator, flip)
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 outputs = judge(images)
             losses = [
@@ -252,29 +285,36 @@ def train_judge(
     device: str | torch.device = "cpu",
     cache_dir: str | Path | None = None,
     scale: float = 1.0,
+    rows: Int64[Tensor, " train"] | None = None,
+    kind: type[Judge] = Judge,
+    learn: Callable[..., None] | None = None,
 ) -> Judge:
-    """Train a judge on the training split's images, or take it from the cache.
+    """Train a judge on images of the training split (all, or these `rows`), or take it from the cache.
 
     Global random state is left alone, and on a CPU a seed repeats bit for bit. `epochs` is by default what shows
-    about 120,000 photographs, or 30,000 drawn images; `scale` below 1 shortens that, to one epoch at least.
-    `flip=False` for factors that mirroring changes. A damaged cached file is written anew.
+    its kind's `views` of photographs, or a quarter of that of drawn images; `scale` below 1 shortens that, to one epoch
+    at least. `flip=False` for factors that mirroring changes. `learn` trains in the place of `fit`. A damaged cached
+    file is written anew.
 
     Raises:
         UserError: a cache folder that cannot be written.
     """
-    device, rows = torch.device(device), data.rows(TRAIN)
-    seen = SEEN if data.counterfactual is None else SEEN // 4
+    device, part = torch.device(device), [] if rows is None else [rows]
+    rows = data.rows(TRAIN) if rows is None else rows
+    seen = kind.views if data.counterfactual is None else kind.views // 4
     epochs = epochs or max(1, round(min(scale, 1.0) * min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
-        judge = Judge(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)
+        judge = kind(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)
     judge = judge.to(device).to(memory_format=torch.channels_last)
     hyperparameters = (seed, epochs, width, batch, learning_rate, flip, device.type, fast_precision(device))
     labels = (data.factors.factors, data.factors.values, data.factors.confidence, data.split)
-    key = fingerprint(VERSION, data.fingerprint, data.size, *labels, *hyperparameters)
+    other = [] if kind is Judge else [kind.__name__, kind.version]
+    key = fingerprint(VERSION, data.fingerprint, data.size, *labels, *hyperparameters, *part, *other)
     path = Path(cache_dir).expanduser() / "judge" / f"{key[:32]}.safetensors" if cache_dir is not None else None
     if path is None or not restore(judge, path):
-        fit(judge, data, torch.Generator().manual_seed(seed), epochs, batch, learning_rate, flip)
+        generator = torch.Generator().manual_seed(seed)
+        (learn or fit)(judge, data, rows, generator, epochs, batch, learning_rate, flip)
         if path is not None:
             store(judge, path)
     return judge

@@ -3,26 +3,30 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, ImageData
 from datamodules.features import ImageEncoder, Latents
+from datamodules.people import training_halves
 from evaluation.baselines import LinearSVM, MeanDifference
 from evaluation.charts import draw_charts, measurements
+from evaluation.committee import train_committee
 from evaluation.editing import measure
 from evaluation.gallery import draw_edits, draw_flow, draw_reconstructions
-from evaluation.identity import load_identity
-from evaluation.interfaces import Editor, Embed
-from evaluation.judge import judge_quality, train_judge, unfit
+from evaluation.identity import Network, load_identity
+from evaluation.interfaces import Editor, Embed, ImageJudge
+from evaluation.judge import judge_quality, unfit
 from evaluation.measurement import keys, matrix_keys
 from evaluation.metrics import cycle_error
 from evaluation.oracle import train_oracle
+from evaluation.outside import load_outside
 from evaluation.record import Run
 from evaluation.settings import Settings
 from models import UserError
 from models.iin import IIN
 from models.vae import kl_divergence
 
-__all__ = ["identity_model", "measure_autoencoder", "measure_iin"]
+__all__ = ["identity_model", "judge_networks", "measure_autoencoder", "measure_iin"]
 
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
 
@@ -44,6 +48,18 @@ def identity_model(config: Settings, device: torch.device) -> Embed | None:
             f"Expected identity_model={config.identity_model} to embed an RGB image, got {reason}: give another one."
         ) from error
     return embed
+
+
+def judge_networks(config: Settings, device: torch.device) -> dict[str, Network]:
+    """The networks that judge_model= names, none by default; of which factors is seen when the data are there.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+    named = config.get("judge_model")  # which runs of earlier versions do not have
+    if config.model.name != "iin" or named is None:
+        return {}
+    return load_outside(named, device)
 
 
 @torch.inference_mode()
@@ -78,6 +94,7 @@ def measure_iin(
     iin: IIN,
     run: Run,
     embed: Embed | None = None,
+    outside: ImageJudge | None = None,
 ) -> None:
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
     device = latents.mean.device
@@ -92,7 +109,10 @@ def measure_iin(
     train = data.rows(TRAIN)
     known, means = data.factors[train], latents.mean[train.to(device)]
     with run.stage("judge", len(train)):
-        judge = train_judge(data, config.seed, device=device, cache_dir=config.cache_dir, scale=config.trainer.scale)
+        judge = train_committee(
+            data, config.seed, judged_rows(config, data), device=device, cache_dir=config.cache_dir, outside=outside,
+            scale=config.trainer.scale,
+        )  # fmt: skip
     editors: dict[str, Editor] = {"edit": iin}
     with run.stage("baselines", len(train)):
         editors["baseline/mean_difference"] = MeanDifference(means, known)
@@ -110,6 +130,8 @@ def measure_iin(
                 f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
             )
         run.update({f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()})
+        if len(judge.names) > 1:
+            run.update(member_keys(judge.qualities(images, data.factors[test])))
         labels = data.factors[test]
         measured = measure(
             editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed
@@ -122,6 +144,23 @@ def measure_iin(
         run.save()
         draw_edits(figures, data, encoder, {name: editors[name] for name in scanned}, device)
         draw_charts(run.path, run.measurements)
+
+
+def judged_rows(config: Settings, data: ImageData) -> Tensor:
+    """The training rows that the judges learn from: where a reader was trained, those of the people it never saw."""
+    if config.iin.objective != "faithful" or not config.guide.reading_weight:
+        return data.rows(TRAIN)
+    return training_halves(data)[1]
+
+
+def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """`judge/<factor>/<member>/…` of each member of the committee."""
+    return {
+        f"judge/{name}/{member}/{key}": value
+        for member, table in qualities.items()
+        for name, row in table.items()
+        for key, value in row.items()
+    }
 
 
 @torch.inference_mode()

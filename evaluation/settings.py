@@ -23,7 +23,8 @@ Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape chec
 
 # Where things lie changes no number; `groups` only says how the values were chosen.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
-FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model")
+FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
+        "judge_model")  # fmt: skip
 # The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
 STAGES = {
     "vae": ("vae.learning_rate", "trainer.vae", "trainer.bf16", "trainer.scale"),
@@ -176,7 +177,12 @@ def changeable(key: str, folder: Path) -> bool:
     """Whether a run may go on with this setting changed: no stage that depends on it is finished."""
     finished = {stage: (folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in STAGES}
     depends = [stage for stage, keys in STAGES.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
-    return key in FREE or bool(depends) and not any(finished[stage] for stage in depends)
+    return (
+        key.split(".")[0] == "judge_model"
+        or key in FREE
+        or bool(depends)
+        and not any(finished[stage] for stage in depends)
+    )
 
 
 def shortened(settings: Settings) -> str:

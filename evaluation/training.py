@@ -27,6 +27,7 @@ from datamodules.features import (
 )
 from datamodules.images import with_progress
 from datamodules.pairs import EditBatches, PairBatches, PairSampler
+from datamodules.people import training_halves
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
@@ -245,11 +246,12 @@ def train_guide(
         return guide.to(device_of(config))
     read = None
     if config.guide.reading_weight and not spatial:
-        with run.stage("reader", len(labels.values)):
-            # Of another seed and width than the judge, which measures and must not have been trained for.
+        rows, _ = training_halves(data)
+        with run.stage("reader", len(rows)):
+            # Of other people, seed and width than the judges, which measure and must not have been trained for.
             reader = train_judge(
                 data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir,
-                scale=config.trainer.scale,
+                scale=config.trainer.scale, rows=rows,
             )  # fmt: skip
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)

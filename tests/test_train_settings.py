@@ -108,6 +108,7 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
         (["data.n=400", "iin.block_sizes=auto"], "iin.block_sizes=auto only with iin.objective=likelihood"),
         (["data.n=400", "guide.width=wide"], "Expected guide.width to be a whole number, got 'wide'"),
         (["identity_model=nothing.pt"], "no file at nothing.pt"),
+        (["judge_model={hat: nothing.pt}"], "Expected a judge model (TorchScript or ONNX), got no file at nothing.pt"),
         (["trainer.accelerator=gpuu"], "Expected trainer.accelerator to be one of auto, cpu, gpu, cuda, got 'gpuu'"),
     ],
 )

@@ -26,6 +26,7 @@ NAMES = [f"{i:06d}.jpg" for i in range(1, N + 1)]
 ATTRIBUTES = ("Eyeglasses", "Male", "Pale_Skin", "Smiling")
 LABELS = {name: [1 if i % (j + 2) == 0 else -1 for j in range(4)] for i, name in enumerate(NAMES)}
 PARTS = {name: 0 if i < 20 else 1 if i < 25 else 2 for i, name in enumerate(NAMES)}
+PEOPLE = {name: 100 + i // 2 if i < 20 else i for i, name in enumerate(NAMES)}  # pairs in training
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photo_faces"
 
 
@@ -51,7 +52,7 @@ def text_tables(folder: Path) -> None:
     rows = "".join(f"{name} {'  '.join(map(str, values))}\n" for name, values in LABELS.items())
     (folder / "list_attr_celeba.txt").write_text(f"{N}\n{' '.join(ATTRIBUTES)} \n{rows}")
     (folder / "list_eval_partition.txt").write_text("".join(f"{name} {part}\n" for name, part in PARTS.items()))
-    (folder / "identity_CelebA.txt").write_text("".join(f"{name} 1\n" for name in NAMES))
+    (folder / "identity_CelebA.txt").write_text("".join(f"{name} {number}\n" for name, number in PEOPLE.items()))
 
 
 def attribute_csv() -> str:
@@ -99,6 +100,22 @@ def kaggle_half_zipped(root: Path) -> None:
     (root / "list_attr_celeba.csv").write_text(attribute_csv())
 
 
+def people_csv() -> str:
+    return "image_id,identity\n" + "".join(f"{name},{number}\n" for name, number in PEOPLE.items())
+
+
+def kaggle_people(root: Path) -> None:
+    kaggle_layout(root)
+    (root / "identity_CelebA.csv").write_text(people_csv())
+
+
+def kaggle_people_zipped(root: Path) -> None:
+    tables = {"list_attr_celeba.csv": attribute_csv(), "list_eval_partition.csv": partition_csv()}
+    zip_pictures(
+        root / "archive.zip", "img_align_celeba/img_align_celeba", tables | {"identity_CelebA.csv": people_csv()}
+    )
+
+
 def flat_layout(root: Path) -> None:
     write_pictures(root)
     text_tables(root)
@@ -122,7 +139,7 @@ def parquet_layout(
         cells = [{"bytes": contents[name], "path": name} for name in names]
         path = root / f"{pattern.format(word)}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"image": cells, "celeb_id": list(range(len(names)))} | columns), path)
+        pq.write_table(pa.table({"image": cells, "celeb_id": [PEOPLE[name] for name in names]} | columns), path)
 
 
 def parquet_integers(root: Path) -> None:
@@ -226,7 +243,7 @@ def test_the_first_images_alone_get_all_parts(tmp_path: Path) -> None:
     text_tables(tmp_path / "root")
     write_pictures(tmp_path / "root" / "img_align_celeba", NAMES[:20])  # all of them training images
     data = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache")
-    assert torch.equal(data.split, hash_split(data.ids))
+    assert torch.equal(data.split, hash_split([str(PEOPLE[name]) for name in data.ids]))
     assert any(note.startswith("No test images among these") for note in data.notes)
 
 
@@ -234,8 +251,38 @@ def test_missing_partition_table(tmp_path: Path) -> None:
     flat_layout(tmp_path / "root")
     (tmp_path / "root" / "list_eval_partition.txt").unlink()
     data = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache")
-    assert torch.equal(data.split, hash_split(data.ids))
-    assert any("No list_eval_partition table" in note for note in data.notes)
+    assert torch.equal(data.split, hash_split([str(PEOPLE[name]) for name in data.ids]))
+    assert any("by a hash of the person in identity_CelebA" in note for note in data.notes)
+    (tmp_path / "root" / "identity_CelebA.txt").unlink()
+    data = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache")
+    assert torch.equal(data.split, hash_split(data.ids)) and data.people is None
+    assert any("No list_eval_partition table" in note and "one person" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("build", [torchvision_layout, kaggle_people, kaggle_people_zipped, parquet_layout])
+def test_people(build: Callable[[Path], None], tmp_path: Path) -> None:
+    build(tmp_path / "root")
+    data = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache")
+    assert data.people is not None and data.people.tolist() == [PEOPLE[name] for name in data.ids]
+
+
+def test_a_person_in_two_splits(tmp_path: Path) -> None:
+    flat_layout(tmp_path / "root")
+    numbers = PEOPLE | {NAMES[25]: 100, NAMES[26]: 105}
+    (tmp_path / "root" / "identity_CelebA.txt").write_text("".join(f"{n} {p}\n" for n, p in numbers.items()))
+    expect_error(
+        r"Expected each person in one split, got 2 people in several \(one of them in 000001.jpg, training, and "
+        r"000026.jpg, test\): give all images",
+        tmp_path / "root",
+    )
+
+
+def test_people_who_are_not_in_the_table_are_themselves_only(tmp_path: Path) -> None:
+    flat_layout(tmp_path / "root")
+    (tmp_path / "root" / "identity_CelebA.txt").write_text("".join(f"{n} 7\n" for n in NAMES[:3]))
+    people = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache").people
+    assert people is not None and people[:3].tolist() == [7, 7, 7]
+    assert (people[3:] < 0).all() and len(people.unique()) == N - 2
 
 
 def test_images_that_the_partition_does_not_know(tmp_path: Path) -> None:
@@ -395,6 +442,7 @@ def test_photographs_load_unchanged(tmp_path: Path) -> None:
     assert data.factors.factors[3].values == ("asian", "black", "indian", "latino hispanic", "middle eastern", "white")
     assert data.factors.values[0].tolist() == [0.0, 1.0, 0.0, 5.0]
     assert not any("Pale_Skin" in note for note in data.notes)
+    assert data.people is not None and (data.people >= 0).all() and len(data.people.unique()) > 400
 
 
 def test_race_with_its_probability(tmp_path: Path) -> None:

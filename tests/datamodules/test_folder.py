@@ -58,8 +58,8 @@ def test_every_usable_column_becomes_a_factor(tmp_path: Path) -> None:
     assert data.factors.values[:3].tolist() == [[0, 0, 0], [1, 1, 0.5], [0, 2, 1]]
     assert data.notes == [
         "constant is not used as a factor: it has one value only.",
-        "person is not used as a factor: it has 24 different texts.",
     ]
+    assert data.people is not None and len(data.people.unique()) == 24  # person is no factor, it says who is there
 
 
 def test_chosen_factors_and_a_split_column(tmp_path: Path) -> None:
@@ -170,3 +170,40 @@ def test_probabilities_are_no_factors_but_say_which_labels_count(tmp_path: Path)
     assert [factor.name for factor in data.factors.factors] == ["kind"]
     assert int(data.factors.values.isnan().sum()) == len(names) // 3
     assert any("kind_probability is below 60%" in note for note in data.notes)
+
+
+def people_table(root: Path, column: str, split: bool) -> list[int]:
+    """Twelve pictures of four people, one after the other; with `split` the third person is in two parts."""
+    names = pictures(root / "in", 12)
+    people = [i // 3 for i in range(12)]
+    parts = ["train"] * 8 + ["test"] * 4
+    rows = [f"{n},{i % 2},Ann {people[i]}" + f",{parts[i]}" * split for i, n in enumerate(names)]
+    (root / "t.csv").write_text("\n".join([f"image_id,hat,{column}" + ",split" * split, *rows]))
+    return people
+
+
+@pytest.mark.parametrize(("column", "named"), [("Person", None), ("identity", None), ("who", "who")])
+def test_people_stay_in_one_split(column: str, named: str | None, tmp_path: Path) -> None:
+    people = torch.tensor(people_table(tmp_path, column, split=False))
+    data = folder(
+        tmp_path / "in", tmp_path / "t.csv", ["hat"], size=4, cache_dir=tmp_path / "c", people=named, split_seed=1
+    )
+    assert data.people is not None
+    same = data.people[:, None] == data.people
+    assert torch.equal(same, people[:, None] == people)
+    assert torch.equal(data.split[same.float().argmax(1)], data.split)
+
+
+def test_a_person_in_two_splits(tmp_path: Path) -> None:
+    people_table(tmp_path, "person", split=True)
+    with pytest.raises(UserError, match=r"got 1 people in several \(one of them in .*, training, and .*, test\)"):
+        folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match=r"data.people to be a column of data.attributes, got 'persona'.*mean person"):
+        folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache", people="persona")
+
+
+def test_a_column_that_says_whether_there_is_a_person_is_a_factor(tmp_path: Path) -> None:
+    names = pictures(tmp_path / "in", 12)
+    (tmp_path / "t.csv").write_text("\n".join(["image_id,person", *(f"{n},{i % 2}" for i, n in enumerate(names))]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert [factor.name for factor in data.factors.factors] == ["person"] and data.people is None

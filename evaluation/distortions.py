@@ -1,0 +1,126 @@
+"""Random changes of photographs that leave what they show: small moves, light, blur, noise, compression.
+
+A judge that has seen all of this reads the face and not the traces that a camera, a decoder or an edit left on it.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["compressed", "distorted", "erased", "lit", "moved", "noisy", "smoothed"]
+
+TURN, SHIFT, SCALE = 8.0, 0.06, 0.12  # degrees, shares of the side, share of the size: as loosely as faces are aligned
+LIGHT = 0.25  # largest change of contrast, brightness, colour: what lamps and cameras differ by
+LOUDEST = 0.08  # standard deviation of the noise, of 1
+LUMINANCE = (
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
+    87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
+    72, 92, 95, 98, 112, 100, 103, 99,
+)  # fmt: skip
+"""JPEG's table for luminance at quality 50 (ITU T.81, annex K): the step that each coefficient is rounded to."""
+
+
+def uniform(
+    generator: torch.Generator, like: Tensor, low: float, high: float, count: int = 1
+) -> Float[Tensor, "_ 1 1 1"]:
+    """`count` numbers for each image, drawn on the CPU so that it is the same on every device."""
+    drawn = torch.rand(count * len(like), 1, 1, 1, generator=generator)
+    return (low + (high - low) * drawn).to(like.device)
+
+
+def moved(
+    images: Float[Tensor, "n 3 high wide"], size: int, generator: torch.Generator, flip: bool = True
+) -> Float[Tensor, "n 3 size size"]:
+    """Each image turned, shifted, scaled and, half of them, mirrored, and at once resampled to `size`."""
+    angle = uniform(generator, images, -TURN, TURN).flatten() * math.pi / 180
+    scale = 1 + uniform(generator, images, -SCALE, SCALE).flatten()
+    mirror = 1 - 2 * (uniform(generator, images, 0.0, 1.0).flatten() < 0.5).float() * flip
+    across, down = uniform(generator, images, -2 * SHIFT, 2 * SHIFT, 2).flatten().chunk(2)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    rows = [torch.stack(row, dim=1) for row in ((cosine * mirror, -sine, across), (sine * mirror, cosine, down))]
+    grid = functional.affine_grid(torch.stack(rows, dim=1), [len(images), 3, size, size], align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def lit(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
+    """Another contrast, brightness, saturation and tint for each image."""
+    saturation = 1 + uniform(generator, images, -2 * LIGHT, LIGHT)
+    contrast = 1 + uniform(generator, images, -LIGHT, LIGHT)
+    tint = uniform(generator, images, -LIGHT / 4, LIGHT / 4, 3).reshape(-1, 3, 1, 1)
+    brightness = uniform(generator, images, -LIGHT / 2, LIGHT / 2)
+    images = torch.lerp(images.mean(1, keepdim=True), images, saturation)
+    middle = images.mean((1, 2, 3), keepdim=True)
+    return (images - middle) * contrast + (middle + brightness + tint)
+
+
+def smoothed(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
+    """Each image blurred by its own amount: taps (a, 3 − 2a, a) / 3 along both axes, a from 0 to 1, twice."""
+    for _ in range(2):
+        amount = uniform(generator, images, 0.0, 1.0)
+        padded = functional.pad(images, (1,) * 4, mode="replicate")
+        across = (padded[..., :-2] + padded[..., 2:]) * (amount / 3) + padded[..., 1:-1] * (1 - amount * (2 / 3))
+        images = (across[..., :-2, :] + across[..., 2:, :]) * (amount / 3) + across[..., 1:-1, :] * (
+            1 - amount * (2 / 3)
+        )
+    return images
+
+
+def noisy(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
+    """Normal noise of each image's own strength."""
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    return images + noise * uniform(generator, images, 0.0, LOUDEST)
+
+
+def cosine_transform(device: torch.device) -> Float[Tensor, "8 8"]:
+    """The orthonormal discrete cosine transform of eight numbers."""
+    frequency, place = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
+    matrix = torch.cos(math.pi * (2 * place + 1) * frequency / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix.to(device)
+
+
+def compressed(
+    images: Float[Tensor, "n 3 high wide"], coarseness: Float[Tensor, "n 1 1 1"]
+) -> Float[Tensor, "n 3 high wide"]:
+    """JPEG's rounding of each channel's 8 × 8 blocks; `coarseness` 1 is its quality 50, 5 its quality 10.
+
+    The rows and columns that no block of 8 holds stay as they are.
+    """
+    n, _, high, wide = images.shape
+    high, wide = high // 8 * 8, wide // 8 * 8
+    transform = cosine_transform(images.device)
+    step = torch.tensor(LUMINANCE, device=images.device).reshape(8, 1, 8) / 255 * coarseness.reshape(n, 1, 1, 1, 1, 1)
+    blocks = images[..., :high, :wide].reshape(n, 3, high // 8, 8, wide // 8, 8)
+    rounded = torch.einsum("ur,ncyrxs,vs->ncyuxv", transform, blocks, transform).div_(step).round_().mul_(step)
+    result = images.clone()
+    result[..., :high, :wide] = torch.einsum("ur,ncyuxv,vs->ncyrxs", transform, rounded, transform).reshape(
+        n, 3, high, wide
+    )
+    return result
+
+
+def erased(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
+    """Half of the images with a grey box somewhere, up to .4 of the side: no single place may be all that is read."""
+    high, wide = images.shape[-2:]
+    top, left, tall, broad = uniform(generator, images, 0.0, 1.0, 4).reshape(4, -1, 1, 1, 1)
+    tall, broad = 0.1 + 0.3 * tall, 0.1 + 0.3 * broad
+    rows = torch.arange(high, device=images.device)[:, None] / high
+    columns = torch.arange(wide, device=images.device) / wide
+    inside = (rows - top).abs().lt(tall / 2) & (columns - left).abs().lt(broad / 2)
+    return images.masked_fill(inside & (uniform(generator, images, 0.0, 1.0) < 0.5), 0.5)
+
+
+def distorted(
+    images: Float[Tensor, "n 3 high wide"], size: int, generator: torch.Generator, flip: bool = True
+) -> Float[Tensor, "n 3 size size"]:
+    """Images in [0, 1], each with its own move, light and blur; of each half, noise, compression and an erased box."""
+    images = lit(moved(images, size, generator, flip), generator)
+    images = smoothed(images, generator)
+    for_noise, for_jpeg = torch.rand(2, len(images), generator=generator).to(images.device).lt(0.5).unbind(0)
+    images[for_noise] = noisy(images[for_noise], generator)
+    chosen = images[for_jpeg]
+    images[for_jpeg] = compressed(chosen, uniform(generator, chosen, 0.2, 3.0))
+    return erased(images, generator).clamp(0, 1)

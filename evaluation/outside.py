@@ -1,0 +1,107 @@
+"""Predictors of the factors that were trained elsewhere, as a member of the committee that judges photographs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from datamodules.factors import Factor, near_names
+from evaluation.identity import Network, load_network
+from models import UserError
+
+__all__ = ["Outside", "load_outside", "outside_judge"]
+
+ALL = ""  # the name of a file that reads every factor
+KIND = "judge model"
+BATCH = 128
+
+
+def load_outside(judge_model: Any, device: str | torch.device = "cpu") -> dict[str, Network]:
+    """The networks in the files that the setting names, {factor: file, ...} or a file of all, which has no name.
+
+    Raises:
+        UserError: the setting names no file, a file is missing or cannot be read.
+    """
+    files = dict(judge_model) if isinstance(judge_model, Mapping) else {ALL: judge_model}
+    if not files or not all(isinstance(file, str | Path) for file in files.values()):
+        raise UserError(
+            f"Expected judge_model= to be a file or {{factor: file, ...}}, got {files.get(ALL, files)}: give "
+            "TorchScript or ONNX files."
+        )
+    return {name: load_network(file, KIND, None, device) for name, file in files.items()}
+
+
+def outputs_of(factor: Factor) -> int:
+    return len(factor.values) if factor.kind == "categorical" else 1
+
+
+class Outside:
+    """Reads factors by networks from files: NaN of a factor that none of them knows.
+
+    A network takes RGB in [-1, 1], channels first, in the size of the run's images or the one that an ONNX file
+    states, and returns (batch, outputs): of each factor in the run's order a logit (binary, above 0 the second value),
+    a logit per class (categorical), or the value in the table's unit (continuous). A network of one factor returns the
+    outputs of that one.
+    """
+
+    def __init__(self, networks: Mapping[str, Network], factors: Sequence[Factor]) -> None:
+        self.networks, self.factors = dict(networks), tuple(factors)
+
+    def of(self, name: str) -> list[int]:
+        """The columns that a network reads."""
+        return [i for i, factor in enumerate(self.factors) if name in (ALL, factor.name)]
+
+    @torch.no_grad()
+    def read(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
+        """What the images, uint8 or float in [0, 1], show in the factor table's units."""
+        read = torch.full((len(images), len(self.factors)), torch.nan, device=images.device)
+        for name, network in self.networks.items():
+            columns = self.of(name)
+            widths = [outputs_of(self.factors[i]) for i in columns]
+            for start in range(0, len(images), BATCH):
+                part = images[start : start + BATCH]
+                part = part.float() / 255 if part.dtype == torch.uint8 else part.float()
+                outputs = network(part * 2 - 1).to(images.device).float()
+                for i, output in zip(columns, outputs.reshape(len(part), -1).split(widths, dim=1), strict=True):
+                    read[start : start + len(part), i] = decided(output, self.factors[i])
+        return read
+
+
+def decided(output: Float[Tensor, "batch outputs"], factor: Factor) -> Float[Tensor, " batch"]:
+    if factor.kind == "continuous":
+        return output[:, 0]
+    return (output[:, 0] > 0 if factor.kind == "binary" else output.argmax(1)).float()
+
+
+def outside_judge(networks: Mapping[str, Network], factors: Sequence[Factor], size: int) -> Outside:
+    """The member that reads by these networks, each seen to return the outputs that its factors have.
+
+    Raises:
+        UserError: a factor that the run does not have; a network that takes no RGB image, or returns another shape.
+    """
+    judge, names = Outside(networks, factors), [factor.name for factor in factors]
+    for name, network in networks.items():
+        setting = f"judge_model.{name}" if name else "judge_model"
+        if name and name not in names:
+            raise UserError(
+                f"Expected {setting} to name a factor among {', '.join(names)}, got {name!r}: correct it or leave it "
+                f"out.{near_names(name, names)}"
+            )
+        width = sum(outputs_of(judge.factors[i]) for i in judge.of(name))
+        try:
+            found = tuple(network(torch.zeros(2, 3, size, size)).shape)
+        except Exception as error:  # whatever the file holds raises its own kind
+            reason = str(error).strip().split("\n")[-1]
+            raise UserError(
+                f"Expected {setting} to read RGB images of {size} x {size} pixels, got {reason}: give another file."
+            ) from error
+        if found not in ((2, width), *([(2,)] if width == 1 else [])):
+            of = name or ", ".join(names)
+            raise UserError(
+                f"Expected {setting} to return {width} outputs for an image (those of {of}, in that order), got shape "
+                f"{found} for 2 images: give a file of these factors."
+            )
+    return judge
