@@ -11,6 +11,7 @@ from torch import Tensor
 from datamodules.factors import TRAIN, FactorTable, ImageData
 from datamodules.features import ImageEncoder
 from datamodules.images import with_progress
+from evaluation.baselines import AtStrength
 from evaluation.final_pictures import (
     EXTRAS,
     REAL,
@@ -24,7 +25,6 @@ from evaluation.final_pictures import (
     look_all,
     shares_of,
 )
-from evaluation.baselines import AtStrength
 from evaluation.interfaces import Editor, Embed, ImageJudge
 from evaluation.measurement import FactorMeasurement, Measurement
 from evaluation.metrics import (

@@ -186,9 +186,7 @@ def identity_space(data: ImageData, rows: Int64[Tensor, " n"], embed: Embed) -> 
 
 def value_columns(data: ImageData) -> list[Float[Tensor, " n"]]:
     """Labels of the factors that have classes."""
-    return [
-        data.factors.values[:, i] for i, factor in enumerate(data.factors.factors) if factor.kind != "continuous"
-    ]
+    return [data.factors.values[:, i] for i, factor in enumerate(data.factors.factors) if factor.kind != "continuous"]
 
 
 def classes_of(values: Float[Tensor, " n"], factor: Factor, median: float) -> Float[Tensor, " n"]:
