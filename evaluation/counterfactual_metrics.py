@@ -142,7 +142,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def counterfactual_image(
     final: Float[Tensor, "n *image"], photograph: Float[Tensor, "n *image"], truth: Float[Tensor, "n *image"]
 ) -> float:
-    """1 − Σ|out − x'| / Σ|x − x'| of final pictures against the true pictures x', the same scenes drawn with that factor.
+    """1 − Σ|out − x'| / Σ|x − x'| of final pictures; x' are the true ones, the same scenes drawn with that factor.
 
     1 is the exact edit, 0 the photograph as it was, below 0 worse than it.
     """
