@@ -137,7 +137,7 @@ def measure_iin(
 def baselines(latents: Float[Tensor, "n features"], labels: FactorTable, seed: int) -> dict[str, Editor]:
     """The linear editors, the mean difference also twice and three times as strong."""
     mean_difference = MeanDifference(latents, labels)
-    stronger = {f"baseline/mean_difference_{s}": AtStrength(mean_difference, s) for s in STRENGTHS}
+    stronger = {f"baseline/mean_difference_{s}": AtStrength(mean_difference, float(s)) for s in STRENGTHS}
     return {
         "baseline/mean_difference": mean_difference, **stronger, "baseline/linear_svm": LinearSVM(latents, labels, seed)
     }  # fmt: skip

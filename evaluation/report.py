@@ -19,8 +19,8 @@ from evaluation.charts import draw_charts
 from evaluation.command import command, options
 from evaluation.comparison import (
     CLUSTER_METHODS,
-    LABEL_FREE,
     FINAL,
+    LABEL_FREE,
     METRICS,
     PREFIXES,
     SCORES,

@@ -82,7 +82,7 @@ def test_a_random_edit_is_far_and_leaks(world: World) -> None:
     result = measured(world, {"edit": RandomEdit()}, embed=lambda images: images.flatten(1), drawn=False)["edit"]
     for one in result.results:
         assert one.final_leakage is not None and one.final_leakage > 0.2
-        assert one.minimality is not None and one.minimality > 0.4
+        assert one.minimality is not None and one.minimality > 0.3
         assert one.identity_distance is not None and one.identity_distance > 0.3
         assert one.counterfactual_image is None
 
@@ -155,13 +155,13 @@ class Slow(LeakyEditor):
 def test_leakage_at_equal_effectiveness(world: World) -> None:
     slow = Slow(world.encoder)
     editors: dict[str, Editor] = {"edit": PixelEditor(world.encoder), "slow": slow}
-    editors |= {f"slow_{s}": AtStrength(slow, s) for s in (2, 3)}
+    editors |= {f"slow_{s}": AtStrength(slow, float(s)) for s in (2, 3)}
     found = measured(world, editors)
     assert found["edit"].results[0].leakage_at_equal == 0, "that of the flow is its own"
     assert found["slow"].results[0].effectiveness == 0 and found["slow_2"].results[0].effectiveness == 1
     assert found["slow"].results[0].leakage_at_equal == pytest.approx(found["slow_2"].results[0].final_leakage)
     assert found["slow_2"].results[0].leakage_at_equal is None
-    never = measured(world, {"edit": PixelEditor(world.encoder), "not": NoEdit(), "not_2": AtStrength(NoEdit(), 2)})
+    never = measured(world, {"edit": PixelEditor(world.encoder), "not": NoEdit(), "not_2": AtStrength(NoEdit(), 2.0)})
     assert never["not"].results[0].leakage_at_equal is None
 
 

@@ -146,7 +146,8 @@ def test_nothing_is_best_on_a_factor_that_cannot_be_judged(full: Path) -> None:
 
 FINALS = {
     "edit/glasses/success": 0.95, "edit/glasses/effectiveness": 0.9, "edit/glasses/final_leakage": 0.03,
-    "edit/glasses/identity_distance": 0.3, "edit/glasses/effectiveness_net": 0.99, "edit/glasses/effectiveness_hog": 0.7,
+    "edit/glasses/identity_distance": 0.3,
+    "edit/glasses/effectiveness_net": 0.99, "edit/glasses/effectiveness_hog": 0.7,
     "baseline/mean_difference_2/glasses/effectiveness": 0.83, "baseline/mean_difference_2/glasses/final_leakage": 0.02,
     "composition/null_edit": 0.0, "reversibility/glasses": 0.0123,
 }  # fmt: skip
