@@ -8,8 +8,8 @@ from rich.table import Table
 from evaluation.judge import UNFIT_BELOW
 
 __all__ = [
-    "CLUSTER_METHODS", "FINAL", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN", "Comparison", "best",
-    "best_methods", "by_member", "cluster_rows", "cluster_table", "disagreement", "drawn", "edit_rows", "edit_table",
+    "CLUSTER_METHODS", "FINAL", "HEADINGS", "HIGHER", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN", "Comparison",
+    "best", "best_methods", "by_member", "cluster_rows", "cluster_table", "disagreement", "drawn", "edit_rows", "edit_table",
     "editor_title", "final_metrics", "invariance_line", "metric_table", "score_text", "unjudged",
 ]  # fmt: skip
 
@@ -27,7 +27,7 @@ METRICS = {  # heading, and whether higher is better
     "identity": ("identity", True),
     "cycle_error": ("cycle error", False),
 }
-FINAL = {  # of final pictures against photographs: heading, whether higher is better, and what it says
+FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, whether higher is better, what it says
     "effectiveness": ("effectiveness", True, "share of final pictures on which the judge sees the wanted value, of the "
                       "photographs on which it sees the label; of a committee the members' mean"),
     "final_leakage": ("leakage", False, "share of (final picture, other factor) pairs that the judge reads otherwise "
@@ -44,6 +44,8 @@ FINAL = {  # of final pictures against photographs: heading, whether higher is b
                          "real photographs that have the wanted value"),
     "fid": ("FID", False, "realism: the same in Inception's features"),
 }  # fmt: skip
+HEADINGS = {metric: entry[0] for metric, entry in METRICS.items()} | {m: entry[0] for m, entry in FINAL.items()}
+HIGHER = {metric: entry[1] for metric, entry in METRICS.items()} | {m: entry[1] for m, entry in FINAL.items()}
 TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
 SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
 SHOWN_FINAL = ("effectiveness", "final_leakage", "leakage_at_equal", "identity", "identity_distance", "minimality")
@@ -72,7 +74,7 @@ def edit_rows(metrics: Mapping[str, float]) -> Comparison:
     for key, value in metrics.items():
         for prefix in PREFIXES:
             name, _, metric = key.removeprefix(prefix + "/").rpartition("/")
-            if key.startswith(prefix + "/") and name and metric in {**METRICS, **FINAL}:
+            if key.startswith(prefix + "/") and name and metric in HEADINGS:
                 rows.setdefault(name, {}).setdefault(editor_title(prefix), {})[metric] = value
     order = [editor_title(prefix) for prefix in PREFIXES]
     return {name: {editor: of[editor] for editor in order if editor in of} for name, of in rows.items()}
@@ -90,8 +92,7 @@ def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
     }
     if len(numbers) < 2:
         return []
-    higher = {**FINAL, **METRICS}[metric][1]
-    wanted = max(numbers.values()) if higher else min(numbers.values())
+    wanted = max(numbers.values()) if HIGHER[metric] else min(numbers.values())
     return [editor for editor, number in numbers.items() if number == wanted]
 
 
@@ -137,7 +138,7 @@ def edit_table(metrics: Mapping[str, float]) -> Table:
         shown.append("counterfactual_image")
     table = Table("factor", "editor", box=None, pad_edge=False, header_style="bold")
     for metric in shown:
-        table.add_column({**METRICS, **FINAL}[metric][0], justify="right")
+        table.add_column(HEADINGS[metric], justify="right")
     for name, editors in rows.items():
         title = f"{name} (cannot be judged)" if unjudged(metrics, name) else name
         for editor, values in editors.items():

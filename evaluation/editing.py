@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -264,7 +265,8 @@ def scan(
         known, strengths, LEVEL,
         lambda strength: shares(held, i, rows, read_edits(editor, held, i, rows, target, strength), target)[:2],
     )  # fmt: skip
-    return {"curve": curve, "leakage_at_90": leakage_at(*zip(*curve, strict=True), LEVEL)}
+    searched, successes, leakages = zip(*curve, strict=True)
+    return {"curve": curve, "leakage_at_90": leakage_at(searched, successes, leakages, LEVEL)}
 
 
 def leakage_at_equal(
@@ -290,11 +292,9 @@ def leakage_at_equal(
         points = {0.0: (0.0, 0.0)} | {s: (r.effectiveness or 0.0, r.final_leakage or 0.0) for s, r in known.items()}
         ends = sorted(points)
         halfway = [(a + b) / 2 for a, b in zip(ends, ends[1:], strict=False)]
-        curve = search(
-            points, halfway, own.effectiveness,
-            lambda strength, editor=editor: final_shares(editor, held, i, rows, target, strength),
-        )  # fmt: skip
-        leaked = leakage_at(*zip(*curve, strict=True), own.effectiveness)
+        read = partial(final_shares, editor, held, i, rows, target)
+        searched, reaching, leakages = zip(*search(points, halfway, own.effectiveness, read), strict=True)
+        leaked = leakage_at(searched, reaching, leakages, own.effectiveness)
         if leaked is not None:
             found[name] = leaked
     return found

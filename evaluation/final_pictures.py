@@ -207,12 +207,14 @@ def embedded_numbers(
     labels = classes_of(photographs.labels.values[places, i], factor, median)
     others = own[:, None] != space.rows
     of_target, of_label = ((values == part[:, None]) & others for part in (wanted, labels))
-    numbers = {"minimality": minimality(originals, edited.float(), space.real, of_target, of_label)}
+    numbers: dict[str, float | None] = {
+        "minimality": minimality(originals, edited.float(), space.real, of_target, of_label)
+    }
     if space.of_faces:
         numbers["identity_distance"] = identity_distance(originals, edited)
         if photographs.data.counterfactual is None:
             numbers["identity"] = identity(originals, edited.float())
-        numbers |= {"frechet_identity": realism(edited, wanted, space.real, values)}
+        numbers["frechet_identity"] = realism(edited, wanted, space.real, values)
     return {name: number for name, number in numbers.items() if number is not None}
 
 

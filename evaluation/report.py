@@ -20,6 +20,8 @@ from evaluation.command import command, options
 from evaluation.comparison import (
     CLUSTER_METHODS,
     FINAL,
+    HEADINGS,
+    HIGHER,
     LABEL_FREE,
     METRICS,
     PREFIXES,
@@ -60,7 +62,6 @@ STRIP = "held-out images, both directions: the edited picture first, the origina
 CONTACT = "Each cluster's images: the most certain ones and the least certain ones; its size, and its commonest class"
 MAP = "Left to right: the features, and what the models made of them; from above: by label, by cluster"
 CONTINGENCY = "Share of each class (row) in each cluster (column) of the run's own method"
-TITLES = {metric: entry[0] for metric, entry in {**METRICS, **FINAL}.items()}
 AT_EDITS = ("factor_grid", "leakage_matrix", "strength_curves")
 
 
@@ -156,7 +157,7 @@ def tiles(files: Files) -> str:
                 means[editor] = sum(values) / len(values)
         if "flow" in means:
             others = "".join(f"<i>{e}<u>{value:.3f}</u></i>" for e, value in means.items() if e != "flow")
-            shown.append((TITLES[metric], f"{means['flow']:.3f}", others))
+            shown.append((HEADINGS[metric], f"{means['flow']:.3f}", others))
     for key, title, text in (
         ("reconstruction/psnr", "reconstruction, dB", "{:.1f}"),
         ("memory/peak_mib", "memory, MiB", "{:,.0f}"),
@@ -185,7 +186,7 @@ def factor_card(files: Files, factor: str) -> str:
     rows = edit_rows(files.metrics)
     values = rows.get(factor, {}).get("flow", {})
     metrics = [metric for metric in METRICS if metric != "cycle_error"] if drawn(rows) else final_metrics(rows)
-    numbers = [f"{TITLES[m]} {number(values[m], m)}" for m in metrics or METRICS if m in values]
+    numbers = [f"{HEADINGS[m]} {number(values[m], m)}" for m in metrics or METRICS if m in values]
     sources = {known["name"]: known.get("source", "") for known in files.data.get("factors", [])}
     if sources.get(factor) and sources[factor] != factor:
         numbers.append(f"labels from {sources[factor]}")
@@ -238,7 +239,7 @@ def compared(metrics: Mapping[str, float], rows: Comparison, shown: Sequence[str
     bodies = "".join(comparison_rows(metrics, factor, row, shown) for factor, row in of_shown.items() if row)
     if not bodies:
         return ""
-    heads = "".join(f"<th>{TITLES[m]} {'↑' if {**FINAL, **METRICS}[m][1] else '↓'}</th>" for m in shown)
+    heads = "".join(f"<th>{HEADINGS[m]} {'↑' if HIGHER[m] else '↓'}</th>" for m in shown)
     head = f"<thead><tr><th>factor</th><th class=name>editor</th>{heads}</tr></thead>"
     return card(f"<div class=scroll><table>{head}{bodies}</table></div><p class=muted>{caption}</p>")
 
