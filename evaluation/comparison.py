@@ -8,9 +8,10 @@ from rich.table import Table
 from evaluation.judge import UNFIT_BELOW
 
 __all__ = [
-    "CLUSTER_METHODS", "FINAL", "HEADINGS", "HIGHER", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN", "Comparison",
-    "best", "best_methods", "by_member", "cluster_rows", "cluster_table", "disagreement", "drawn", "edit_rows", "edit_table",
-    "editor_title", "final_metrics", "invariance_line", "metric_table", "score_text", "unjudged",
+    "CLUSTER_METHODS", "FINAL", "HEADINGS", "HIGHER", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN",
+    "Comparison", "best", "best_methods", "by_member", "cluster_rows", "cluster_table", "disagreement", "drawn",
+    "edit_rows", "edit_table", "editor_title", "final_metrics", "invariance_line", "metric_table", "score_text",
+    "unjudged",
 ]  # fmt: skip
 
 Comparison = dict[str, dict[str, dict[str, float]]]  # factor -> editor -> metric -> number
