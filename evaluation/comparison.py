@@ -50,6 +50,7 @@ HIGHER = {metric: entry[1] for metric, entry in METRICS.items()} | {m: entry[1] 
 TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
 SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
 SHOWN_FINAL = ("effectiveness", "final_leakage", "leakage_at_equal", "identity", "identity_distance", "minimality")
+SHORT = {"leakage_at_equal": "at equal", "identity_distance": "distance"}  # in the terminal, of 120 columns
 DISAGREE = 0.2  # between members of a committee, from where on it is flagged
 OTHER = ("time/", "throughput/", "memory/", "waiting/")
 CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
@@ -137,9 +138,10 @@ def edit_table(metrics: Mapping[str, float]) -> Table:
         shown = [metric for metric in SHOWN_FINAL if metric in final_metrics(rows)]
     elif "counterfactual_image" in final_metrics(rows):
         shown.append("counterfactual_image")
-    table = Table("factor", "editor", box=None, pad_edge=False, header_style="bold")
+    table = Table("factor", box=None, pad_edge=False, header_style="bold")
+    table.add_column("editor", no_wrap=True)
     for metric in shown:
-        table.add_column(HEADINGS[metric], justify="right")
+        table.add_column(SHORT.get(metric, HEADINGS[metric]), justify="right")
     for name, editors in rows.items():
         title = f"{name} (cannot be judged)" if unjudged(metrics, name) else name
         for editor, values in editors.items():
