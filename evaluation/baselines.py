@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from datamodules.factors import Factor, FactorTable
+from evaluation.interfaces import Editor
 from models import UserError
 
-__all__ = ["LinearSVM", "MeanDifference"]
+__all__ = ["AtStrength", "LinearSVM", "MeanDifference"]
 
 RIDGE = 1e-3  # added to covariances, as a share of their mean variance
 MOST_ROWS = 20_000  # liblinear takes seconds on these, minutes on all of CelebA
@@ -231,3 +232,20 @@ class LinearSVM:
             normals = fitted.normals[target]
             move = (fitted.projections[target] - (z * normals).sum(1))[:, None] * normals
         return latents + strength * move * self.deviation
+
+
+class AtStrength:
+    """An editor whose full edit is that of another one at a strength."""
+
+    def __init__(self, editor: Editor, strength: float) -> None:
+        self.editor, self.strength = editor, strength
+
+    def edit(
+        self,
+        latents: Float[Tensor, "batch features"],
+        factor: int,
+        value: Float[Tensor, " batch"],
+        strength: float = 1.0,
+    ) -> Float[Tensor, "batch features"]:
+        """The latents with a factor moved towards the value; see docs/architecture.md."""
+        return self.editor.edit(latents, factor, value, strength * self.strength)

@@ -8,14 +8,18 @@ from rich.table import Table
 from evaluation.judge import UNFIT_BELOW
 
 __all__ = [
-    "CLUSTER_METHODS", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN", "Comparison", "best", "best_methods",
-    "cluster_rows", "cluster_table", "edit_rows", "edit_table", "editor_title", "metric_table", "score_text",
+    "CLUSTER_METHODS", "FINAL", "HEADINGS", "HIGHER", "LABEL_FREE", "METRICS", "PREFIXES", "SCORES", "SHOWN",
+    "Comparison", "best", "best_methods", "by_member", "cluster_rows", "cluster_table", "disagreement", "drawn",
+    "edit_rows", "edit_table", "editor_title", "final_metrics", "invariance_line", "metric_table", "score_text",
     "unjudged",
 ]  # fmt: skip
 
 Comparison = dict[str, dict[str, dict[str, float]]]  # factor -> editor -> metric -> number
 
-PREFIXES = ("edit", "baseline/mean_difference", "baseline/linear_svm", "oracle")
+PREFIXES = (
+    "edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/mean_difference_3",
+    "baseline/linear_svm", "oracle",
+)  # fmt: skip
 METRICS = {  # heading, and whether higher is better
     "success": ("success", True),
     "leakage": ("leakage", False),
@@ -24,8 +28,30 @@ METRICS = {  # heading, and whether higher is better
     "identity": ("identity", True),
     "cycle_error": ("cycle error", False),
 }
+FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, whether higher is better, what it says
+    "effectiveness": ("effectiveness", True, "share of final pictures on which the judge sees the wanted value, of the "
+                      "photographs on which it sees the label; of a committee the members' mean"),
+    "final_leakage": ("leakage", False, "share of (final picture, other factor) pairs that the judge reads otherwise "
+                      "than on the photograph"),
+    "leakage_at_equal": ("leakage at equal", False, "leakage at the strength at which an editor is as effective as the "
+                         "flow; empty where up to three times its strength it never is"),
+    "counterfactual_image": ("counterfactual image", True, "1 is the true picture of that scene, 0 the picture as it "
+                             "was, negative worse than that"),
+    "identity": ("identity", True, "cosine of the identity model's embeddings, final picture against photograph"),
+    "identity_distance": ("identity distance", False, "Euclidean distance of the same embeddings"),
+    "minimality": ("minimality", False, "counterfactual latent divergence: .295 where nothing changed, .865 where the "
+                   "picture moved farther than to any person with that value"),
+    "frechet_identity": ("Fréchet, identity", False, "realism: Fréchet distance in the identity model's embedding to "
+                         "real photographs that have the wanted value"),
+    "fid": ("FID", False, "realism: the same in Inception's features"),
+}  # fmt: skip
+HEADINGS = {metric: entry[0] for metric, entry in METRICS.items()} | {m: entry[0] for m, entry in FINAL.items()}
+HIGHER = {metric: entry[1] for metric, entry in METRICS.items()} | {m: entry[1] for m, entry in FINAL.items()}
 TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
 SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
+SHOWN_FINAL = ("effectiveness", "final_leakage", "leakage_at_equal", "identity", "identity_distance", "minimality")
+SHORT = {"leakage_at_equal": "at equal", "identity_distance": "distance"}  # in the terminal, of 120 columns
+DISAGREE = 0.2  # between members of a committee, from where on it is flagged
 OTHER = ("time/", "throughput/", "memory/", "waiting/")
 CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
     "kmeans": "k-means", "autoencoder": "auto-encoder", "dec": "DEC", "idec": "IDEC", "turtle": "TURTLE",
@@ -38,6 +64,9 @@ LABEL_FREE = {"silhouette": "silhouette", "stability": "stability", "used_cluste
 def editor_title(key: str) -> str:
     """An editor as people read it, from its key in code or in metrics.json."""
     key = key.rpartition("/")[2]
+    name, _, strength = key.rpartition("_")
+    if name and strength.isdigit():
+        return f"{editor_title(name)} × {strength}"
     return TITLES.get(key, key.replace("_", " "))
 
 
@@ -47,7 +76,7 @@ def edit_rows(metrics: Mapping[str, float]) -> Comparison:
     for key, value in metrics.items():
         for prefix in PREFIXES:
             name, _, metric = key.removeprefix(prefix + "/").rpartition("/")
-            if key.startswith(prefix + "/") and name and metric in METRICS:
+            if key.startswith(prefix + "/") and name and metric in HEADINGS:
                 rows.setdefault(name, {}).setdefault(editor_title(prefix), {})[metric] = value
     order = [editor_title(prefix) for prefix in PREFIXES]
     return {name: {editor: of[editor] for editor in order if editor in of} for name, of in rows.items()}
@@ -65,7 +94,7 @@ def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
     }
     if len(numbers) < 2:
         return []
-    wanted = max(numbers.values()) if METRICS[metric][1] else min(numbers.values())
+    wanted = max(numbers.values()) if HIGHER[metric] else min(numbers.values())
     return [editor for editor, number in numbers.items() if number == wanted]
 
 
@@ -74,19 +103,62 @@ def unjudged(metrics: Mapping[str, float], factor: str) -> bool:
     return metrics.get(f"judge/{factor}/balanced_accuracy", 1.0) < UNFIT_BELOW
 
 
+def drawn(rows: Comparison) -> bool:
+    """Whether the scenes can be drawn again, so that the edits are compared with the truth."""
+    return any("counterfactual" in values for editors in rows.values() for values in editors.values())
+
+
+def final_metrics(rows: Comparison) -> list[str]:
+    """The measures of final pictures that there are, of a run that has them.
+
+    Of drawn data identity is that of decoded edits, which stand in the other table.
+    """
+    present = {metric for editors in rows.values() for values in editors.values() for metric in values}
+    if not present & {"effectiveness", "counterfactual_image"}:
+        return []
+    return [metric for metric in FINAL if metric in present and not (metric == "identity" and drawn(rows))]
+
+
+def by_member(metrics: Mapping[str, float], prefix: str, factor: str) -> dict[str, float]:
+    """The effectiveness that each member of a committee sees, by its name."""
+    start = f"{prefix}/{factor}/effectiveness_"
+    return {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
+
+
+def disagreement(shares: Mapping[str, float]) -> bool:
+    """Whether the members of a committee see too different shares for their mean to say much."""
+    return bool(shares) and max(shares.values()) - min(shares.values()) > DISAGREE
+
+
 def edit_table(metrics: Mapping[str, float]) -> Table:
-    """For the terminal: the flow and, dimmed, what it is measured against."""
-    table = Table("factor", "editor", box=None, pad_edge=False, header_style="bold")
-    for metric in SHOWN:
-        table.add_column(METRICS[metric][0], justify="right")
-    for name, editors in edit_rows(metrics).items():
+    """For the terminal: the flow and, dimmed, what it is measured against; of photographs, by the final pictures."""
+    rows = edit_rows(metrics)
+    shown = list(SHOWN)
+    if not drawn(rows) and final_metrics(rows):
+        shown = [metric for metric in SHOWN_FINAL if metric in final_metrics(rows)]
+    elif "counterfactual_image" in final_metrics(rows):
+        shown.append("counterfactual_image")
+    table = Table("factor", box=None, pad_edge=False, header_style="bold")
+    table.add_column("editor", no_wrap=True)
+    for metric in shown:
+        table.add_column(SHORT.get(metric, HEADINGS[metric]), justify="right")
+    for name, editors in rows.items():
         title = f"{name} (cannot be judged)" if unjudged(metrics, name) else name
         for editor, values in editors.items():
-            numbers = [values.get(metric) for metric in SHOWN]
+            numbers = [values.get(metric) for metric in shown]
             cells = ["" if number is None else f"{number:.3f}" for number in numbers]
             table.add_row(title, editor, *cells, style=None if editor == "flow" else "dim")
             title = ""
     return table
+
+
+def invariance_line(metrics: Mapping[str, float]) -> str:
+    """For the terminal: how far null edits and edits there and back are from the photographs; empty of none."""
+    named = {"null edit": "composition/null_edit", "ten": "composition/ten_null_edits"}
+    parts = [f"{name} {metrics[key]:.4f}" for name, key in named.items() if key in metrics]
+    back = {key.removeprefix("reversibility/"): v for key, v in metrics.items() if key.startswith("reversibility/")}
+    parts += [f"there and back {', '.join(f'{name} {value:.4f}' for name, value in back.items())}"] if back else []
+    return f"Mean absolute difference to the photograph: {'; '.join(parts)}" if parts else ""
 
 
 def metric_table(metrics: Mapping[str, float]) -> Table:

@@ -105,7 +105,7 @@ def to_uint8(images: Shaped[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n 3 size
 
 
 def enlargement(size: int) -> int:
-    return max(1, CELL // size)
+    return max(1, -(-CELL // size))  # the smallest whole factor that makes a cell of 128 pixels
 
 
 def lefts(columns: Sequence[Column], side: int) -> list[int]:
@@ -159,13 +159,16 @@ def edit_strips(
     edits: Mapping[str, Shaped[Tensor, "rows 3 size size"]],
     truth: Shaped[Tensor, "rows 3 size size"] | None = None,
 ) -> None:
-    """One factor edited by several editors, the flow (the first) beside the truth where that is known."""
+    """One factor edited by several editors: the picture that a user gets first, the original beside it.
+
+    The truth comes next where it is known, then the other editors, and last the reconstruction that edits start from.
+    """
     (flow, edited), *others = edits.items()
-    columns = [Column("original", original), Column("reconstruction", reconstruction), Column(flow, edited, True)]
+    columns = [Column(flow, edited), Column("original", original)]
     if truth is not None:
         columns.append(Column("truth", truth))
     columns += [Column(name, images, i == 0) for i, (name, images) in enumerate(others)]
-    strip(path, columns, labels, title)
+    strip(path, [*columns, Column("reconstruction", reconstruction, True)], labels, title)
 
 
 def signed(value: float) -> str:
@@ -194,9 +197,9 @@ def factor_grid(
     edited: Mapping[str, Shaped[Tensor, "rows 3 size size"]],
 ) -> None:
     """One image per row, one column per edited factor."""
-    columns = [Column("original", original), Column("reconstruction", reconstruction)]
+    columns = [Column("original", original)]
     columns += [Column(name, images, i == 0) for i, (name, images) in enumerate(edited.items())]
-    strip(path, columns)
+    strip(path, [*columns, Column("reconstruction", reconstruction, True)])
 
 
 def reconstructions(

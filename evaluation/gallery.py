@@ -9,10 +9,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from datamodules.factors import TEST, TRAIN, Factor, ImageData
-from datamodules.features import ImageEncoder
+from datamodules.features import ImageEncoder, as_read
 from evaluation.comparison import editor_title
+from evaluation.composition import compose
 from evaluation.editing import edit_targets
 from evaluation.figures import COMPONENT_VALUES, component_strip, edit_strips, factor_grid, reconstructions, samples
+from evaluation.final_pictures import as_pictures, final_pictures
 from evaluation.interfaces import Editor
 from evaluation.metrics import Statistics, factor_statistics
 
@@ -29,7 +31,7 @@ def shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
 def encoded(
     encoder: ImageEncoder, images: UInt8[Tensor, "n 3 size size"], device: torch.device | str
 ) -> Float[Tensor, "n d"]:
-    return encoder.encode(images.to(device))[0]
+    return encoder.encode(as_read(images, encoder.size).to(device))[0]
 
 
 def both_directions(targets: Float[Tensor, " n"], rows: int) -> Int64[Tensor, " rows"]:
@@ -59,11 +61,13 @@ def draw_edits(
     device: torch.device | str = "cpu",
     rows: int = 4,
     seed: int = 0,
+    how: str = "threshold",
 ) -> None:
     """`edit_<factor>.png`, both directions of each factor by every editor (the first is the run's own), and
     `factor_grid.png`, all factors by the first.
 
-    The truth, where scenes can be drawn again, is shown through the encoder, as the score sees it.
+    Edits are composed into their images as `how` says, so they are the pictures that a user gets; the truth, where
+    scenes can be drawn again, is the true picture.
     """  # fmt: skip
     train, held = data.factors[data.rows(TRAIN)], shuffled(data.rows(TEST), seed)
     statistics = factor_statistics(train.values)
@@ -73,19 +77,41 @@ def draw_edits(
         if not len(places):
             continue
         chosen, wanted = held[places], targets[places, i]
-        latents = encoded(encoder, data.images[chosen], device)
+        images = rgb(data.images[chosen])
+        latents = encoded(encoder, images, device)
+        reconstruction = encoder.decode(latents).cpu()
         edited = {
-            editor_title(name): encoder.decode(editor.edit(latents, i, wanted.to(latents.device)))
+            editor_title(name): final(images, reconstruction, editor.edit(latents, i, wanted.to(device)), encoder, how)
             for name, editor in editors.items()
         }
-        truth = None
-        if data.counterfactual is not None:
-            drawn = data.counterfactual(chosen, factor.name, wanted)
-            truth = encoder.decode(encoded(encoder, drawn, device))
+        truth = None if data.counterfactual is None else rgb(data.counterfactual(chosen, factor.name, wanted))
         labels = [f"→ {target_name(factor, target, statistics, i)}" for target in wanted.tolist()]
         file = folder / f"edit_{factor.name.replace('/', '_')}.png"
-        edit_strips(file, factor.name, labels, data.images[chosen], encoder.decode(latents), edited, truth)
-    draw_grid(folder, data, encoder, next(iter(editors.values())), device, held[:rows], targets[:rows])
+        shown = shown_reconstruction(reconstruction, images)
+        edit_strips(file, factor.name, labels, images, shown, edited, truth)
+    draw_grid(folder, data, encoder, next(iter(editors.values())), device, held[:rows], targets[:rows], how)
+
+
+def rgb(images: UInt8[Tensor, "n channels size size"]) -> UInt8[Tensor, "n 3 size size"]:
+    return images.expand(-1, 3, -1, -1)
+
+
+def final(
+    images: UInt8[Tensor, "n 3 size size"],
+    reconstruction: Float[Tensor, "n 3 side side"],
+    edited: Float[Tensor, "n d"],
+    encoder: ImageEncoder,
+    how: str,
+) -> Float[Tensor, "n 3 size size"]:
+    """The pictures that a user gets of edited latents."""
+    return final_pictures(as_pictures(images), reconstruction, encoder.decode(edited).cpu(), how)
+
+
+def shown_reconstruction(
+    reconstruction: Float[Tensor, "n 3 side side"], images: UInt8[Tensor, "n 3 size size"]
+) -> Float[Tensor, "n 3 size size"]:
+    """At the size of the images beside it."""
+    return compose(as_pictures(images), reconstruction, reconstruction, "none")
 
 
 def draw_grid(
@@ -96,18 +122,20 @@ def draw_grid(
     device: torch.device | str,
     rows: Int64[Tensor, " rows"],
     targets: Float[Tensor, "rows factors"],
+    how: str,
 ) -> None:
     """Every factor of the same images edited to its target; where that is unknown, left as it is."""
-    latents = encoded(encoder, data.images[rows], device)
-    edited = {}
+    images = rgb(data.images[rows])
+    latents = encoded(encoder, images, device)
+    edited, reconstruction = {}, encoder.decode(latents).cpu()
     for i, factor in enumerate(data.factors.factors):
         known = ~targets[:, i].isnan()
         changed = latents.clone()
         if known.any():
             changed[known] = editor.edit(latents[known], i, targets[known, i].to(latents.device))
-            edited[factor.name] = encoder.decode(changed)
+            edited[factor.name] = final(images, reconstruction, changed, encoder, how)
     if edited:
-        factor_grid(folder / "factor_grid.png", data.images[rows], encoder.decode(latents), edited)
+        factor_grid(folder / "factor_grid.png", images, shown_reconstruction(reconstruction, images), edited)
 
 
 @torch.inference_mode()

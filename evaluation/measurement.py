@@ -1,7 +1,8 @@
 """What was measured of an editor, and its keys in metrics.json."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,11 @@ from datamodules.factors import Factor
 
 __all__ = ["FactorMeasurement", "Measurement", "keys", "matrix_keys"]
 
-NUMBERS = ("success", "leakage", "leakage_at_90", "cycle_error", "counterfactual", "identity")
+NUMBERS = (
+    "success", "leakage", "leakage_at_90", "cycle_error", "counterfactual", "identity",
+    "effectiveness", "final_leakage", "leakage_at_equal", "identity_distance", "minimality", "counterfactual_image",
+    "frechet_identity", "fid",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class FactorMeasurement:
     """The edits of one factor. None: not applicable, or no image to measure it on.
 
     `images` counts those that success and leakage are shares of. `leakage_row` is the share of flips per other
-    factor. `curve` holds (strength, success, leakage) of the scan for leakage_at_90.
+    factor. `curve` holds (strength, success, leakage) of the scan for leakage_at_90. From `effectiveness` on, the
+    numbers are of final pictures against photographs, `photographs` counts those on which the judge sees the label, and
+    `by_member` is each committee member's effectiveness.
     """
 
     images: int
@@ -31,6 +38,16 @@ class FactorMeasurement:
     counterfactual: float | None = None
     identity: float | None = None
     curve: tuple[tuple[float, float, float], ...] = ()
+    effectiveness: float | None = None
+    final_leakage: float | None = None
+    leakage_at_equal: float | None = None
+    identity_distance: float | None = None
+    minimality: float | None = None
+    counterfactual_image: float | None = None
+    frechet_identity: float | None = None
+    fid: float | None = None
+    photographs: int = 0
+    by_member: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,11 +66,11 @@ class Measurement:
 
 def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
     """The measurement as keys of metrics.json, `<prefix>/<factor>/<number>`; what is not known is left out."""
-    table = {
-        f"{prefix}/{factor.name}/{number}": getattr(result, number)
-        for factor, result in zip(measurement.factors, measurement.results, strict=True)
-        for number in NUMBERS
-    }
+    table: dict[str, float | None] = {}
+    for factor, result in zip(measurement.factors, measurement.results, strict=True):
+        own = {number: getattr(result, number) for number in NUMBERS}
+        own |= {f"effectiveness_{member}": share for member, share in result.by_member.items()}
+        table |= {f"{prefix}/{factor.name}/{number}": value for number, value in own.items()}
     return {key: value for key, value in table.items() if value is not None and math.isfinite(value)}
 
 

@@ -3,23 +3,28 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datamodules.factors import TEST, TRAIN, ImageData
+from datamodules.factors import TEST, TRAIN, FactorTable, ImageData
 from datamodules.features import ImageEncoder, Latents
 from datamodules.people import training_halves
-from evaluation.baselines import LinearSVM, MeanDifference
+from evaluation.baselines import AtStrength, LinearSVM, MeanDifference
 from evaluation.charts import draw_charts, measurements
 from evaluation.committee import train_committee
-from evaluation.editing import measure
+from evaluation.counterfactual_metrics import mean_known
+from evaluation.editing import edit_targets, measure
+from evaluation.final_pictures import EXTRAS
 from evaluation.gallery import draw_edits, draw_flow, draw_reconstructions
 from evaluation.identity import Network, load_identity
 from evaluation.interfaces import Editor, Embed, ImageJudge
+from evaluation.invariance import measure_null_edits, measure_reversibility
 from evaluation.judge import judge_quality, unfit
-from evaluation.measurement import keys, matrix_keys
-from evaluation.metrics import cycle_error
+from evaluation.measurement import Measurement, keys, matrix_keys
+from evaluation.metrics import cycle_error, factor_statistics
 from evaluation.oracle import train_oracle
 from evaluation.outside import load_outside
+from evaluation.realism import inception_features
 from evaluation.record import Run
 from evaluation.settings import Settings
 from models import UserError
@@ -28,6 +33,8 @@ from models.vae import kl_divergence
 
 __all__ = ["identity_model", "judge_networks", "measure_autoencoder", "measure_iin"]
 
+STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
+DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
 
 
@@ -115,9 +122,8 @@ def measure_iin(
         )  # fmt: skip
     editors: dict[str, Editor] = {"edit": iin}
     with run.stage("baselines", len(train)):
-        editors["baseline/mean_difference"] = MeanDifference(means, known)
-        editors["baseline/linear_svm"] = LinearSVM(means, known, config.seed)
-    scanned = list(editors)
+        editors |= baselines(means, known, config.seed)
+    scanned = [name for name, editor in editors.items() if not isinstance(editor, AtStrength)]
     if data.counterfactual is not None:
         with run.stage("oracle", len(train)):
             editors["oracle"] = train_oracle(data, encoder, means, train, config.seed)
@@ -134,15 +140,18 @@ def measure_iin(
             run.update(member_keys(judge.qualities(images, data.factors[test])))
         labels = data.factors[test]
         measured = measure(
-            editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed
-        )
+            editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed,
+            how=config.compose, reconstructions=images, fid=inception_features(device),
+        )  # fmt: skip
         for prefix, result in measured.items():
             run.update(keys(result, prefix))
         run.update(matrix_keys(measured["edit"], "edit"))
+        run.update(realism_keys(measured["edit"]))
+        run.update(measure_invariance(iin, data, test[:EXTRAS], encoder, config.compose, config.seed, device))
         run.measurements = measurements({name: measured[name] for name in scanned})
     with run.stage("pictures"):
         run.save()
-        draw_edits(figures, data, encoder, {name: editors[name] for name in scanned}, device)
+        draw_edits(figures, data, encoder, {name: editors[name] for name in DRAWN}, device, how=config.compose)
         draw_charts(run.path, run.measurements)
 
 
@@ -161,6 +170,39 @@ def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, 
         for name, row in table.items()
         for key, value in row.items()
     }
+
+
+def baselines(latents: Float[Tensor, "n features"], labels: FactorTable, seed: int) -> dict[str, Editor]:
+    """The linear editors, the mean difference also twice and three times as strong."""
+    mean_difference = MeanDifference(latents, labels)
+    stronger = {f"baseline/mean_difference_{s}": AtStrength(mean_difference, float(s)) for s in STRENGTHS}
+    return {
+        "baseline/mean_difference": mean_difference, **stronger, "baseline/linear_svm": LinearSVM(latents, labels, seed)
+    }  # fmt: skip
+
+
+def measure_invariance(
+    iin: Editor, data: ImageData, rows: Int64[Tensor, " n"], encoder: ImageEncoder, how: str, seed: int,
+    device: torch.device,
+) -> dict[str, float]:  # fmt: skip
+    """`composition/…` and `reversibility/<factor>` of the run's own editor on these photographs."""
+    labels, train = data.factors[rows], data.factors[data.rows(TRAIN)]
+    generator = torch.Generator().manual_seed(seed)
+    targets = edit_targets(labels, train, factor_statistics(train.values), generator)
+    names, images = [factor.name for factor in labels.factors], data.images[rows]
+    return {
+        **measure_null_edits(iin, images, labels.values, encoder, how, device),
+        **measure_reversibility(iin, images, labels.values, targets, names, encoder, how, device),
+    }
+
+
+def realism_keys(measurement: Measurement) -> dict[str, float]:
+    """`realism/{fid,frechet_identity}`: the mean over the factors of the run's own edits."""
+    means = {
+        f"realism/{name}": mean_known([getattr(result, name) for result in measurement.results])
+        for name in ("fid", "frechet_identity")
+    }
+    return {key: mean for key, mean in means.items() if mean is not None}
 
 
 @torch.inference_mode()

@@ -23,7 +23,7 @@ from torch import Tensor
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
 from datamodules.texts import TextData
-from evaluation.comparison import cluster_rows, cluster_table, edit_rows, edit_table, metric_table
+from evaluation.comparison import cluster_rows, cluster_table, edit_rows, edit_table, invariance_line, metric_table
 from evaluation.files import read_json, write_file, write_json
 from evaluation.manifest import manifest
 from evaluation.settings import shortened
@@ -123,6 +123,8 @@ class Run:
         tables = (edit_table, edit_rows), (cluster_table, cluster_rows), (metric_table, bool)
         self.console.print()
         self.console.print(next(draw(self.metrics) for draw, rows in tables if rows(self.metrics)))
+        if line := invariance_line(self.metrics):
+            self.console.print(f"\n{line}", markup=False)
         if self.shortened:
             self.console.print(f"\n[bold]{self.shortened}[/]", soft_wrap=True)
         self.console.print(f"\nOpen: {self.path / 'report.html'}", soft_wrap=True, markup=False)

@@ -19,13 +19,23 @@ from evaluation.charts import draw_charts
 from evaluation.command import command, options
 from evaluation.comparison import (
     CLUSTER_METHODS,
+    FINAL,
+    HEADINGS,
+    HIGHER,
     LABEL_FREE,
     METRICS,
+    PREFIXES,
     SCORES,
+    Comparison,
     best,
     best_methods,
+    by_member,
     cluster_rows,
+    disagreement,
+    drawn,
     edit_rows,
+    editor_title,
+    final_metrics,
     score_text,
     unjudged,
 )
@@ -49,6 +59,7 @@ FIGURES = {
     "concept_images": "The commonest concepts and the images with most of each",
     "training_curves": "Training: as logged, and smoothed",
 }
+STRIP = "held-out images, both directions: the edited picture first, the original beside it"
 CONTACT = "Each cluster's images: the most certain ones and the least certain ones; its size, and its commonest class"
 MAP = "Left to right: the features, and what the models made of them; from above: by label, by cluster"
 CONTINGENCY = "Share of each class (row) in each cluster (column) of the run's own method"
@@ -144,15 +155,15 @@ def tiles(files: Files) -> str:
     """The headline numbers: means over the factors that can be judged, the baselines' below."""
     rows = {name: row for name, row in edit_rows(files.metrics).items() if not unjudged(files.metrics, name)}
     shown = []
-    for metric in ("success", "leakage_at_90", "counterfactual"):
+    for metric in headline_metrics(rows):
         means: dict[str, float] = {}
-        for editor in ("flow", "mean difference", "linear SVM", "oracle"):
+        for editor in map(editor_title, PREFIXES):
             values = [row[editor][metric] for row in rows.values() if metric in row.get(editor, {})]
             if values:
                 means[editor] = sum(values) / len(values)
         if "flow" in means:
             others = "".join(f"<i>{e}<u>{value:.3f}</u></i>" for e, value in means.items() if e != "flow")
-            shown.append((METRICS[metric][0], f"{means['flow']:.3f}", others))
+            shown.append((HEADINGS[metric], f"{means['flow']:.3f}", others))
     for key, title, text in (
         ("reconstruction/psnr", "reconstruction, dB", "{:.1f}"),
         ("memory/peak_mib", "memory, MiB", "{:,.0f}"),
@@ -169,15 +180,24 @@ def tiles(files: Files) -> str:
     )
 
 
+def headline_metrics(rows: Comparison) -> tuple[str, ...]:
+    """Of photographs what a user gets is measured, where it was."""
+    if drawn(rows) or not final_metrics(rows):
+        return ("success", "leakage_at_90", "counterfactual", "counterfactual_image")
+    return ("effectiveness", "leakage_at_equal", "identity_distance", "minimality")
+
+
 def factor_card(files: Files, factor: str) -> str:
     """One factor's strip under its numbers."""
-    values = edit_rows(files.metrics).get(factor, {}).get("flow", {})
-    numbers = [f"{METRICS[m][0]} {number(values[m], m)}" for m in METRICS if m in values and m != "cycle_error"]
+    rows = edit_rows(files.metrics)
+    values = rows.get(factor, {}).get("flow", {})
+    metrics = [metric for metric in METRICS if metric != "cycle_error"] if drawn(rows) else final_metrics(rows)
+    numbers = [f"{HEADINGS[m]} {number(values[m], m)}" for m in metrics or METRICS if m in values]
     sources = {known["name"]: known.get("source", "") for known in files.data.get("factors", [])}
     if sources.get(factor) and sources[factor] != factor:
         numbers.append(f"labels from {sources[factor]}")
     flag = "<span class='badge warn'>cannot be judged</span> " if unjudged(files.metrics, factor) else ""
-    image = picture(files, f"edit_{factor.replace('/', '_')}", "held-out images, both directions")
+    image = picture(files, f"edit_{factor.replace('/', '_')}", STRIP)
     head = f"<h3>{escape(factor)}</h3>{flag}<span class='muted'>{escape(' · '.join(numbers))}</span>"
     return card(head + image) if image else ""
 
@@ -185,36 +205,81 @@ def factor_card(files: Files, factor: str) -> str:
 def comparison_rows(metrics: Mapping[str, float], factor: str, editors: Mapping[str, Mapping[str, float]],
                     shown: Sequence[str]) -> str:  # fmt: skip
     """One factor's part of the comparison table, the judge's accuracy under its name."""
-    accuracy = metrics.get(f"judge/{factor}/balanced_accuracy")
+    accuracy, judged = metrics.get(f"judge/{factor}/balanced_accuracy"), not unjudged(metrics, factor)
     note = "" if accuracy is None else f"<br><span class='muted'>judge {accuracy:.3f}</span>"
-    if unjudged(metrics, factor):
+    if not judged:
         note += "<br><span class='badge warn'>cannot be judged</span>"
     rows = []
     for i, (editor, values) in enumerate(editors.items()):
         cells = "".join(
-            f"<td{' class=best' if editor in best(editors, metric) else ''}>{number(values.get(metric), metric)}</td>"
+            f"<td{' class=best' if judged and editor in best(editors, metric) else ''}>"
+            f"{number(values.get(metric), metric)}</td>"
             for metric in shown
         )
         first = f"<th rowspan={len(editors)}>{escape(factor)}{note}</th>" if i == 0 else ""
-        rows.append(f"<tr{'' if editor == 'flow' else ' class=other'}>{first}<td class=name>{editor}</td>{cells}</tr>")
+        name = f"{editor}{members(metrics, editor, factor) if 'effectiveness' in shown else ''}"
+        rows.append(f"<tr{'' if editor == 'flow' else ' class=other'}>{first}<td class=name>{name}</td>{cells}</tr>")
     return f"<tbody>{''.join(rows)}</tbody>"
 
 
 def comparison(metrics: Mapping[str, float]) -> str:
     """The flow against the baselines, factor by factor, the best number of each marked."""
     rows = edit_rows(metrics)
-    if not rows:
-        return ""
     present = {metric for row in rows.values() for values in row.values() for metric in values}
-    shown = [metric for metric in METRICS if metric in present]
-    heads = "".join(f"<th>{METRICS[metric][0]} {'↑' if METRICS[metric][1] else '↓'}</th>" for metric in shown)
-    bodies = "".join(comparison_rows(metrics, factor, editors, shown) for factor, editors in rows.items())
+    final = final_metrics(rows)
+    shown = [metric for metric in METRICS if metric in present and (metric != "identity" or "identity" not in final)]
     caption = (
-        "Marked: the best of flow, mean difference and linear SVM. ↑ higher is better, ↓ lower. The judge's number is "
-        "its balanced accuracy on test reconstructions; below .75 it cannot tell. The oracle was trained on true pairs."
+        "Marked: the best of flow, mean difference and linear SVM, on factors that can be judged. ↑ higher is better, "
+        "↓ lower. The judge's number is its balanced accuracy on test reconstructions; below .75 it cannot tell. The "
+        "oracle was trained on true pairs."
     )
+    return compared(metrics, rows, shown, caption)
+
+
+def compared(metrics: Mapping[str, float], rows: Comparison, shown: Sequence[str], caption: str) -> str:
+    """A table of these metrics, factor by factor and editor by editor, above its caption; nothing of no metric."""
+    of_shown = {
+        factor: {editor: values for editor, values in editors.items() if set(shown) & set(values)}
+        for factor, editors in rows.items()
+    }
+    bodies = "".join(comparison_rows(metrics, factor, row, shown) for factor, row in of_shown.items() if row)
+    if not bodies:
+        return ""
+    heads = "".join(f"<th>{HEADINGS[m]} {'↑' if HIGHER[m] else '↓'}</th>" for m in shown)
     head = f"<thead><tr><th>factor</th><th class=name>editor</th>{heads}</tr></thead>"
     return card(f"<div class=scroll><table>{head}{bodies}</table></div><p class=muted>{caption}</p>")
+
+
+def members(metrics: Mapping[str, float], editor: str, factor: str) -> str:
+    """Under an editor's name: its effectiveness as each member of a committee sees it, flagged where they disagree."""
+    prefix = next(prefix for prefix in PREFIXES if editor_title(prefix) == editor)
+    seen = by_member(metrics, prefix, factor)
+    if not seen:
+        return ""
+    text = ", ".join(f"{escape(name)} {share:.2f}" for name, share in seen.items())
+    flag = " <span class='badge warn'>members disagree</span>" if disagreement(seen) else ""
+    return f"<br><span class=muted>{text}</span>{flag}"
+
+
+def final_comparison(metrics: Mapping[str, float]) -> str:
+    """The final pictures against the photographs, by the field's own measures, each with a sentence."""
+    rows = edit_rows(metrics)
+    shown = final_metrics(rows)
+    sentences = "".join(f"<li><b>{FINAL[metric][0]}</b>: {FINAL[metric][2]}.</li>" for metric in shown)
+    return compared(metrics, rows, shown, f"Arrows and marks as below.</p><ul class=muted>{sentences}</ul><p>")
+
+
+def invariance(metrics: Mapping[str, float]) -> str:
+    """Null edits, and edits there and back: what should be left as it was."""
+    told = {
+        "composition/null_edit": "composition: a null edit, which sets every factor to what it is",
+        "composition/ten_null_edits": "composition: ten null edits, each of the picture before",
+    } | {key: f"reversibility: {key.removeprefix('reversibility/')} there and back" for key in metrics
+         if key.startswith("reversibility/")}  # fmt: skip
+    rows = [f"<tr><td class=name>{escape(text)}</td><td>{metrics[key]:.4f}</td></tr>" for key, text in told.items()
+            if key in metrics]  # fmt: skip
+    caption = "Mean absolute difference to the original photograph, black to white being 1; 0 is a perfect answer."
+    return card(f"<table><tbody>{''.join(rows)}</tbody></table><p class=muted>{caption}</p>") if rows else ""
 
 
 def clusterings(metrics: Mapping[str, float]) -> str:
@@ -263,7 +328,15 @@ def timings(metrics: Mapping[str, float]) -> str:
 
 def other_numbers(metrics: Mapping[str, float]) -> str:
     """What is shown nowhere else: the autoencoder's, the flow's and the judge's numbers."""
-    elsewhere = ("edit/", "baseline/", "oracle/", "time/", "throughput/")  # tables have these
+    elsewhere = (
+        "edit/",
+        "baseline/",
+        "oracle/",
+        "composition/",
+        "reversibility/",
+        "time/",
+        "throughput/",
+    )  # tables have these
     rows = [
         f"<tr><td class=name>{escape(key)}</td><td>{value:.4g}</td></tr>"
         for key, value in metrics.items()
@@ -309,6 +382,8 @@ def page(files: Files) -> str:
     at_edits = [card(picture(files, name, FIGURES[name])) for name in AT_EDITS]
     parts = [
         heading(files),
+        section("Edits", *(factor_card(files, factor) for factor in factors)),
+        section("Final pictures against the originals", final_comparison(files.metrics), invariance(files.metrics)),
         section("The flow against the baselines", comparison(files.metrics)),
         section("Clusterings", clusterings(files.metrics)),
         section(
@@ -321,7 +396,6 @@ def page(files: Files) -> str:
         section("Clusters", *(card(picture(files, name, CONTACT)) for name in sheets)),
         section("Classes and clusters", *(card(picture(files, name, CONTINGENCY)) for name in tables)),
         section("About the data", notes(files.data)),
-        section("Edits", *(factor_card(files, factor) for factor in factors)),
         section("Leakage and strength", *at_edits[1:]),
         section("Every factor on the same images", at_edits[0]),
         section(

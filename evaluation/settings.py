@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.factors import near_names
-from models import UserError
+from evaluation.composition import COMPOSITIONS
+from models import UserError, check_choice
 
 __all__ = ["Settings", "asked", "differences", "shortened", "stored"]
 
@@ -24,7 +25,7 @@ Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape chec
 # Where things lie changes no number; `groups` only says how the values were chosen.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
-        "judge_model")  # fmt: skip
+        "judge_model", "compose")  # fmt: skip
 # The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
 STAGES = {
     "vae": ("vae.learning_rate", "trainer.vae", "trainer.bf16", "trainer.scale"),
@@ -199,6 +200,7 @@ def check_numbers(settings: Settings) -> None:
         value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
         if type(value) is not int or value < least:
             raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
+    check_choice("compose", OmegaConf.select(settings, "compose", default="threshold"), COMPOSITIONS)
     scale = OmegaConf.select(settings, "trainer.scale")
     if scale is not None and (type(scale) not in (int, float) or not 0 < scale < float("inf")):
         raise UserError(f"Expected trainer.scale to be a positive number, got {scale!r}.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.factors import Factor, FactorTable
-from evaluation.baselines import LinearSVM, MeanDifference
+from evaluation.baselines import AtStrength, LinearSVM, MeanDifference
 from models import UserError
 
 FACTORS = (
@@ -160,3 +160,11 @@ def test_a_class_without_training_images(baseline: type, train: Planted) -> None
     with pytest.raises(UserError, match="got 'c'"):
         editor.edit(train.latents, 1, torch.full((4000,), 2.0))
     assert editor.edit(train.latents, 1, torch.ones(4000)).isfinite().all()
+
+
+def test_an_editor_at_twice_its_strength() -> None:
+    planted = Planted(400)
+    editor = MeanDifference(planted.latents, FactorTable(FACTORS, planted.labels))
+    z, value = planted.latents[:5], torch.ones(5)
+    torch.testing.assert_close(AtStrength(editor, 2.0).edit(z, 0, value), editor.edit(z, 0, value, 2.0))
+    torch.testing.assert_close(AtStrength(editor, 2.0).edit(z, 0, value, 0.5), editor.edit(z, 0, value))

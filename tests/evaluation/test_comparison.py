@@ -1,8 +1,24 @@
 """The flow against the baselines."""
 
-import pytest
+import io
 
-from evaluation.comparison import best, best_methods, cluster_rows, cluster_table, edit_rows, editor_title, unjudged
+import pytest
+from rich.console import Console
+
+from evaluation.comparison import (
+    best,
+    best_methods,
+    by_member,
+    cluster_rows,
+    cluster_table,
+    disagreement,
+    edit_rows,
+    edit_table,
+    editor_title,
+    final_metrics,
+    invariance_line,
+    unjudged,
+)
 
 METRICS = {
     "reconstruction/psnr": 27.0,
@@ -25,8 +41,9 @@ def test_rows_by_factor_and_editor() -> None:
 
 
 def test_titles() -> None:
-    keys = ("edit", "baseline/mean_difference", "linear_svm", "oracle", "flow")
-    assert [editor_title(key) for key in keys] == ["flow", "mean difference", "linear SVM", "oracle", "flow"]
+    keys = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "linear_svm", "oracle", "flow")
+    titles = ["flow", "mean difference", "mean difference × 2", "linear SVM", "oracle", "flow"]
+    assert [editor_title(key) for key in keys] == titles
 
 
 @pytest.mark.parametrize(
@@ -47,6 +64,46 @@ def test_a_weak_judge_is_flagged() -> None:
     assert unjudged(METRICS, "smile")
     assert not unjudged(METRICS, "a/b")
     assert not unjudged(METRICS, "unknown")
+
+
+FINALS = {
+    "edit/glasses/success": 0.9, "edit/glasses/effectiveness": 0.8, "edit/glasses/final_leakage": 0.1,
+    "edit/glasses/leakage_at_equal": 0.1, "edit/glasses/identity": 0.95, "edit/glasses/identity_distance": 0.3,
+    "edit/glasses/minimality": 0.4, "edit/glasses/effectiveness_net": 0.9, "edit/glasses/effectiveness_hog": 0.69,
+    "baseline/mean_difference_3/glasses/effectiveness": 0.7, "composition/null_edit": 0.0,
+    "composition/ten_null_edits": 0.002, "reversibility/glasses": 0.01,
+}  # fmt: skip
+
+
+def test_of_photographs_the_terminal_shows_the_final_pictures() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(edit_table(FINALS | {"judge/glasses/balanced_accuracy": 0.6}))
+    lines = console.export_text().splitlines()
+    assert lines[0].split("  ")[0] == "factor" and len(lines) == 3, "a row was folded"
+    heads = ("effectiveness", "leakage", "at equal", "identity", "distance", "minimality")
+    assert all(head in lines[0] for head in heads) and "success" not in lines[0]
+    assert lines[1].startswith("glasses (cannot be judged)  flow")
+    assert lines[1].split()[-6:] == ["0.800", "0.100", "0.100", "0.950", "0.300", "0.400"]
+    assert "mean difference × 3" in lines[2]
+
+
+def test_of_drawn_data_identity_is_no_measure_of_final_pictures() -> None:
+    drawn_again = edit_rows(FINALS | {"edit/glasses/counterfactual": 0.5, "edit/glasses/counterfactual_image": 0.6})
+    assert "identity" in final_metrics(edit_rows(FINALS)) and "identity" not in final_metrics(drawn_again)
+    assert final_metrics(edit_rows({"edit/glasses/identity": 0.9, "edit/glasses/success": 1.0})) == [], "an earlier run"
+
+
+def test_members_of_a_committee() -> None:
+    seen = by_member(FINALS, "edit", "glasses")
+    assert seen == {"net": 0.9, "hog": 0.69} and disagreement(seen)
+    assert not disagreement({"net": 0.9, "hog": 0.75}) and not disagreement({})
+
+
+def test_null_edits_in_a_line() -> None:
+    assert invariance_line(FINALS) == (
+        "Mean absolute difference to the photograph: null edit 0.0000; ten 0.0020; there and back glasses 0.0100"
+    )
+    assert invariance_line(METRICS) == ""
 
 
 CLUSTERINGS = {

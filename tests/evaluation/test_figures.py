@@ -63,6 +63,11 @@ def test_tile_takes_floats() -> None:
     assert [int(canvas[y, 9, 0]) for y in (9, 9 + CELL + GAP, 9 + 2 * (CELL + GAP))] == [0, 128, 255]
 
 
+@pytest.mark.parametrize(("size", "side"), [(16, 128), (50, 150), (96, 192), (128, 128), (256, 256)])
+def test_no_picture_is_smaller_than_a_cell(size: int, side: int) -> None:
+    assert tile([Column("", noise(1, size))]).shape == (side, side, 3)
+
+
 def test_strip_shows_the_very_pixels(tmp_path: Path) -> None:
     images = noise(3)
     columns = [Column("one", images), Column("two", images.flip(0))]
@@ -85,7 +90,7 @@ def test_edit_strips_put_the_truth_beside_the_flow(tmp_path: Path) -> None:
     pixels = read(tmp_path / "e.png")
     middle = pixels.shape[0] - 12 - CELL // 2  # of the last row
     greys = pixels[middle, :, 0]
-    assert [int(grey) for i, grey in enumerate(greys) if grey < 60 and greys[i - 1] != grey] == [2, 11, 21, 26, 31, 41]
+    assert [int(grey) for i, grey in enumerate(greys) if grey < 60 and greys[i - 1] != grey] == [21, 2, 26, 31, 41, 11]
     edit_strips(tmp_path / "e.png", "hat", ["→ with"], flat(1), flat(10), {"flow": flat(20)})
     assert read(tmp_path / "e.png").shape[1] < pixels.shape[1] - 3 * CELL
 
@@ -94,7 +99,7 @@ def test_component_strip_and_grid(tmp_path: Path) -> None:
     component_strip(tmp_path / "c.png", "component 1", flat(1), [-3.0, 0.0, 3.0], [flat(10), flat(20), flat(30)])
     assert cells(tmp_path / "c.png", 0, 3) == [[10, 20, 30]]
     factor_grid(tmp_path / "g.png", flat(1), flat(2), {"glasses": flat(11), "hat": flat(12)})
-    assert cells(tmp_path / "g.png", 0, 2) == [[11, 12]]
+    assert cells(tmp_path / "g.png", 0, 2) == [[12, 2]], "the reconstruction last"
 
 
 @pytest.mark.parametrize(("n", "rows"), [(3, 2), (8, 2), (12, 2), (16, 4)])

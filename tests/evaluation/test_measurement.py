@@ -26,3 +26,10 @@ def test_every_key_of_the_contract() -> None:
     result = FactorMeasurement(10, 0.9, 0.25, torch.tensor([torch.nan, 0.25]), 0.1, 1e-5, 0.5, 0.75)
     names = {"success", "leakage", "leakage_at_90", "cycle_error", "counterfactual", "identity"}
     assert set(keys(Measurement(FACTORS[:1], (result,)), "edit")) == {f"edit/glasses/{name}" for name in names}
+    final = {"effectiveness", "final_leakage", "leakage_at_equal", "identity_distance", "minimality",
+             "counterfactual_image", "frechet_identity", "fid"}  # fmt: skip
+    numbers = dict.fromkeys(final, 0.5)
+    full = FactorMeasurement(10, by_member={"net": 0.9}, **numbers)
+    found = keys(Measurement(FACTORS[:1], (full,)), "baseline/mean_difference_2")
+    expected = {f"baseline/mean_difference_2/glasses/{name}" for name in {*final, "effectiveness_net"}}
+    assert set(found) == expected

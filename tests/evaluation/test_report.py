@@ -136,6 +136,39 @@ def test_weak_judges_are_flagged(page: Page) -> None:
     assert "glasses judge 0.990 flow" in page.text
 
 
+def test_nothing_is_best_on_a_factor_that_cannot_be_judged(full: Path) -> None:
+    metrics = METRICS | {"baseline/mean_difference/sex/success": 0.6, "baseline/mean_difference/sex/leakage": 0.2}
+    (full / "metrics.json").write_text(json.dumps(metrics))
+    table = rows(write_report(full).read_text())
+    assert [cell for row in table[3:] for cell in row if "*" in cell] == [] and len(table) == 5
+    assert [cell for row in table[:3] for cell in row if "*" in cell] != []
+
+
+FINALS = {
+    "edit/glasses/success": 0.95, "edit/glasses/effectiveness": 0.9, "edit/glasses/final_leakage": 0.03,
+    "edit/glasses/identity_distance": 0.3,
+    "edit/glasses/effectiveness_net": 0.99, "edit/glasses/effectiveness_hog": 0.7,
+    "baseline/mean_difference_2/glasses/effectiveness": 0.83, "baseline/mean_difference_2/glasses/final_leakage": 0.02,
+    "composition/null_edit": 0.0, "reversibility/glasses": 0.0123,
+}  # fmt: skip
+
+
+def test_final_pictures_of_photographs_come_first(full: Path) -> None:
+    (full / "metrics.json").write_text(json.dumps(FINALS))
+    text = write_report(full).read_text()
+    assert rows(text) == [
+        ["flow<br><span class=muted>net 0.99, hog 0.70</span> <span class='badge warn'>members disagree</span>",
+         "0.900*", "0.030", "0.300"],
+        ["mean difference × 2", "0.830", "0.020*", ""],
+    ]  # fmt: skip
+    page = Page(text)
+    assert "effectiveness : share of final pictures on which the judge sees the wanted value" in page.text
+    assert "identity distance : Euclidean" in page.text and "FID" not in page.text, "a sentence for what there is"
+    assert "reversibility: glasses there and back 0.0123" in page.text
+    assert page.text.index("Edits glasses effectiveness 0.900") < page.text.index("Final pictures against")
+    assert "effectiveness 0.900 mean difference × 2 0.830" in page.text, "the headline"
+
+
 def test_sources_notes_and_times(page: Page) -> None:
     assert "labels from Eyeglasses" in page.text
     assert "race is Pale_Skin here <b>& no race</b>" in page.text, "text stays text"

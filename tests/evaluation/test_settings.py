@@ -67,6 +67,7 @@ def test_a_damaged_file_of_settings(folder: Path) -> None:
         ("trainer.iin.steps=7", "trainer.iin.steps", 7),
         ("trainer.accelerator=cpu", "trainer.accelerator", "cpu"),
         ("measured_images=7", "measured_images", 7),
+        ("compose=none", "compose", "none"),
         ("cache_dir=elsewhere", "data.cache_dir", "elsewhere"),
         ("iin={learning_rate:0.5}", "iin.learning_rate", 0.5),
         ("model=iin", "model.name", "iin"),
@@ -110,7 +111,15 @@ def test_ckpt_outside_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["seed=abc", "seed=-1", "measured_images=0", "trainer.vae.steps=1.5", "trainer.scale=0", "trainer.bf16=no_"],
+    [
+        "seed=abc",
+        "seed=-1",
+        "measured_images=0",
+        "trainer.vae.steps=1.5",
+        "trainer.scale=0",
+        "trainer.bf16=no_",
+        "compose=soft",
+    ],
 )
 def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=f"Expected {override.split('=')[0]} to be .*, got "):
