@@ -77,7 +77,7 @@ def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
 def usable_columns(
     table: pd.DataFrame, training: Bool[Tensor, " n"], people: str | None
 ) -> tuple[list[str], list[str]]:
-    """The attributes that can be factors, and a note for each that cannot; ids, split, people, probabilities are none."""
+    """The attributes that can be factors, and a note for each that cannot; ids, split and the like are none."""
     beside = {probability_column(column, table) for column in table}  # of other columns' labels
     others = {*ID_COLUMNS, *SPLIT_COLUMNS}
     chosen = [c for c in table if c.lower() not in others and c not in beside and c != people]
