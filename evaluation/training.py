@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from datamodules.factors import TRAIN, FactorTable, ImageData, fingerprint
@@ -29,7 +30,7 @@ from datamodules.images import with_progress
 from datamodules.pairs import EditBatches, PairBatches, PairSampler
 from datamodules.people import training_halves
 from datamodules.texts import TextData, TextEncoder, extract_texts
-from evaluation.files import read_json, write_json
+from evaluation.files import read_json, write_file, write_json
 from evaluation.fitting import STEPS_PER_EPOCH, Pictures, finish, fit, plain, stage_steps
 from evaluation.judge import train_judge
 from evaluation.record import Run, device_of, made
@@ -47,6 +48,7 @@ __all__ = ["features_of", "image_encoder", "latents_of", "text_encoder", "train_
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
 EDITED = 256  # rows that the guide edits at a time
+EDITS = "edits.partial.safetensors"  # its edits, until the flow has learnt them
 VAE_VERSION = 2  # of its network and training: an earlier one is not taken for the same
 
 
@@ -280,28 +282,30 @@ def train_guide(
 def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
     """Where the guide's edits of training rows end, every factor of each once to another value: computed once.
 
-    An edit takes some twenty passes of the guide's network, so no step of the flow's training waits for one.
+    An edit takes some twenty passes of the guide's network, so no step of the flow's training waits for one. A run that
+    goes on finds them in its folder.
     """
-    device = latents.mean.device
+    device, count = latents.mean.device, len(labels.factors)
     generator = torch.Generator().manual_seed(config.seed + 2)
     rows = torch.randperm(len(labels.values), generator=generator)[: config.spatial_guide_edits]
-    before, count = labels.values[rows], len(labels.factors)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed + 2)
-        changed = [
-            guide.labels.change(before.to(device), torch.full((len(rows),), i, device=device)) for i in range(count)
-        ]
-    after = torch.stack(changed, 1)
-    ends = []
-    with run.stage("edits", len(rows) * count):
-        parts = list(zip(rows.split(EDITED), after.split(EDITED), strict=True))
-        for some, labels_after in with_progress(parts, len(rows), "Editing latents by the guide", each=EDITED):
-            held = latents.mean[some.to(device)]
-            targets = guide.transport(held, labels.values[some].to(device), *labels_after.unbind(1))
-            ends.append(torch.stack(targets, 1).half())
-    steps = STEPS_PER_EPOCH
+    file = run.path / "checkpoints" / EDITS
+    if file.exists():
+        stored = load_file(file)
+        after, targets = stored["after"], stored["targets"]
+    else:
+        pl.seed_everything(config.seed + 2, verbose=False)
+        before = labels.values[rows].to(device)
+        factors = [torch.full((len(rows),), i, device=device) for i in range(count)]
+        after, ends = torch.stack([guide.labels.change(before, factor) for factor in factors], 1), []
+        with run.stage("edits", len(rows) * count):
+            parts = list(zip(rows.split(EDITED), before.split(EDITED), after.split(EDITED), strict=True))
+            for some, known, wanted in with_progress(parts, len(rows), "Editing latents by the guide", each=EDITED):
+                edited = guide.transport(latents.mean[some.to(device)], known, *wanted.unbind(1))
+                ends.append(torch.stack(edited, 1).half())
+        targets = torch.cat(ends)
+        write_file(file, save({"after": after.cpu(), "targets": targets.cpu()}))
     size = config.trainer.spatial_iin.batch_size
-    return EditBatches(latents, labels, rows, after, torch.cat(ends), size, config.seed + 2, steps)
+    return EditBatches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
 
 
 def decoder(encoder: ImageEncoder) -> Any:
@@ -358,6 +362,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
     finish(iin, run, "iin", "last")
+    (done.parent / EDITS).unlink(missing_ok=True)
     return iin.to(device_of(config))
 
 
