@@ -89,7 +89,8 @@ class Judge(nn.Module):
         training, device = self.training, self.mean.device
         self.eval()
         with torch.autocast(device.type, enabled=False):
-            rows = [self.decide(self(self.prepared(chunk.to(device)))) for chunk in images.split(batch)]
+            parts = images.split(batch) if len(images) else ()  # of which PixelUnshuffle makes no other channels
+            rows = [self.decide(self(self.prepared(part.to(device)))) for part in parts]
         self.train(training)
         return torch.cat(rows) if rows else torch.empty(0, len(self.factors), device=device)
 

@@ -226,6 +226,7 @@ def test_image_sizes(size: int) -> None:
     judge = Judge(FACTORS, factor_statistics(torch.rand(5, 3)), size, width=4)
     read = judge.read(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8))
     assert read.shape == (2, 3) and read.isfinite().all()
+    assert judge.read(torch.rand(0, 3, size, size)).shape == (0, 3)
 
 
 def test_a_handful_of_images(data: ImageData) -> None:
