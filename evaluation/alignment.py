@@ -60,7 +60,8 @@ def cut_out(photograph: UInt8[Tensor, "3 height width"], square: Square, side: i
 
     A square larger than `side` is taken out at about its own size and averaged down, without aliasing.
     """
-    left, top, right, bottom = bounds(square, *photograph.shape[-2:], margin=3)  # bicubic reads two pixels around
+    height, width = photograph.shape[-2:]
+    left, top, right, bottom = bounds(square, height, width, margin=3)  # bicubic reads two pixels around
     region = photograph[:, top:bottom, left:right].float() / 255
     finer = side * max(1, round(float(square[:, 0].norm()) / side))
     y, x = torch.meshgrid(centres(finer), centres(finer), indexing="ij")

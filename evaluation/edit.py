@@ -236,7 +236,11 @@ def edit_name(run: LoadedRun, asked: Options) -> str:
     if asked.donor is not None:
         return f"swap_{asked.factor}_from_{Path(asked.donor).stem}"
     single = [] if asked.value is None else [asked.value]
-    wanted = [(asked.factor, value) for value in asked.values or single] if asked.factor else list(asked.edits.items())
+    wanted = (
+        [(asked.factor, value) for value in asked.values or single]
+        if asked.factor
+        else list((asked.edits or {}).items())
+    )
     return "_".join(["set", *(titled(run, name, value) for name, value in wanted)]) if wanted else f"set_{asked.factor}"
 
 

@@ -90,7 +90,9 @@ def test_decoded_edits_beside_the_reconstruction(run: Callable[..., Answer]) -> 
 
 
 def test_no_call_overwrites_anothers_picture(run: Callable[..., Answer], faces: list[str], tmp_path: Path) -> None:
-    calls = [("factor=sex", f"value={value}", f"strength={strength}") for value in (0, 1) for strength in (1, 0.5)]
+    calls: list[tuple[str, ...]] = [
+        ("factor=sex", f"value={value}", f"strength={strength}") for value in (0, 1) for strength in (1, 0.5)
+    ]
     calls += [("factor=sex",), ("factor=sex", "seed=1"), ("factor=sex", "seed=1"), ("edits={sex:1,hat:0}",)]
     calls += [
         ("component=1", "values=[2]"),
