@@ -7,6 +7,7 @@ are, and their mean says so.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -164,7 +165,7 @@ def train_committee(
     Raises:
         UserError: a cache folder that cannot be written.
     """
-    options = {"flip": flip, "device": device, "cache_dir": cache_dir, "rows": rows}
+    options: dict[str, Any] = {"flip": flip, "device": device, "cache_dir": cache_dir, "rows": rows}
     members: dict[str, ImageJudge] = {}
     if data.counterfactual is not None:
         members["convolution"] = train_judge(data, seed, **options)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["compressed", "distorted", "erased", "lit", "moved", "noisy", "smoothed"]
+__all__ = ["compressed", "cosine_transform", "distorted", "erased", "lit", "moved", "noisy", "smoothed"]
 
 TURN, SHIFT, SCALE = 8.0, 0.06, 0.12  # degrees, shares of the side, share of the size: as loosely as faces are aligned
 LIGHT = 0.25  # largest change of contrast, brightness, colour: what lamps and cameras differ by
