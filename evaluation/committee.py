@@ -171,7 +171,9 @@ def train_committee(
         members["convolution"] = train_judge(data, seed, **options)
     else:
         members["convolution"] = train_judge(data, seed, batch=64, kind=Convolution, **options)
-        members["transformer"] = train_judge(data, seed + 1, width=96, batch=64, kind=Transformer, **options)
+        members["transformer"] = train_judge(
+            data, seed + 1, width=96, batch=32, learning_rate=8e-3, kind=Transformer, **options
+        )
         members["gradients"] = train_judge(data, seed + 2, 1, kind=Gradients, learn=fit_linear, **options)
     if outside is not None:
         members["outside"] = outside

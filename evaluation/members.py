@@ -46,6 +46,7 @@ class Convolution(Judge):
     """The judge's net at 64 pixels, on distorted images."""
 
     views = 40_000
+    moves = 1.0  # how far training images are moved
 
     def build(self, size: int, width: int) -> int:
         self.side = min(size, SIDE)
@@ -57,7 +58,7 @@ class Convolution(Judge):
     def augmented(
         self, images: Shaped[Tensor, "batch 3 size size"], generator: torch.Generator, flip: bool
     ) -> Float[Tensor, "batch 3 side side"]:
-        return distorted(scaled(images), self.side, generator, flip) * 2 - 1
+        return distorted(scaled(images), self.side, generator, flip, self.moves) * 2 - 1
 
 
 class Block(nn.Module):
@@ -98,21 +99,25 @@ class Patches(nn.Module):
     def __init__(self, side: int, width: int, depth: int) -> None:
         super().__init__()
         self.register_buffer("filters", flat_spectrum())
-        self.tokens = nn.Linear(len(self.filters), width)
+        self.tokens = nn.Linear(2 * len(self.filters), width)
         self.places = nn.Parameter(0.02 * torch.randn((side // PATCH) ** 2, width))
         self.blocks = nn.Sequential(*(Block(width, width // 32) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         patches = functional.conv2d(images, self.filters, stride=PATCH)
-        tokens = self.norm(self.blocks(self.tokens(patches.flatten(2).mT) + self.places))
-        return functional.adaptive_avg_pool2d(tokens.mT.unflatten(2, patches.shape[2:]), GRID).flatten(1)
+        coefficients = patches.flatten(2).mT
+        # Of a fine line the size says that it is there, the sign only where in the patch it is.
+        tokens = self.tokens(torch.cat([coefficients, coefficients.abs()], dim=2)) + self.places
+        tokens = self.norm(self.blocks(tokens)).mT.unflatten(2, patches.shape[2:])
+        return functional.adaptive_avg_pool2d(tokens, GRID).flatten(1)
 
 
 class Transformer(Convolution):
     """A small transformer of 8 × 8 patches at 64 pixels, on distorted images."""
 
     views = 30_000
+    moves = 0.4
 
     def build(self, size: int, width: int) -> int:
         self.side = min(size // PATCH * PATCH, SIDE)
