@@ -7,6 +7,7 @@ are, and their mean says so.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -165,13 +166,17 @@ def train_committee(
     Raises:
         UserError: a cache folder that cannot be written.
     """
-    options = {"flip": flip, "device": device, "cache_dir": cache_dir, "rows": rows, "scale": scale}
+    options: dict[str, Any] = {
+        "flip": flip, "device": device, "cache_dir": cache_dir, "rows": rows, "scale": scale
+    }  # fmt: skip
     members: dict[str, ImageJudge] = {}
     if data.counterfactual is not None:
         members["convolution"] = train_judge(data, seed, **options)
     else:
         members["convolution"] = train_judge(data, seed, batch=64, kind=Convolution, **options)
-        members["transformer"] = train_judge(data, seed + 1, width=96, batch=64, kind=Transformer, **options)
+        members["transformer"] = train_judge(
+            data, seed + 1, width=96, batch=32, learning_rate=8e-3, kind=Transformer, **options
+        )
         members["gradients"] = train_judge(data, seed + 2, 1, kind=Gradients, learn=fit_linear, **options)
     if outside is not None:
         members["outside"] = outside

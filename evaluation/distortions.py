@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["compressed", "distorted", "erased", "lit", "moved", "noisy", "smoothed"]
+__all__ = ["compressed", "cosine_transform", "distorted", "erased", "lit", "moved", "noisy", "smoothed"]
 
 TURN, SHIFT, SCALE = 8.0, 0.06, 0.12  # degrees, shares of the side, share of the size: as loosely as faces are aligned
 LIGHT = 0.25  # largest change of contrast, brightness, colour: what lamps and cameras differ by
@@ -32,13 +32,17 @@ def uniform(
 
 
 def moved(
-    images: Float[Tensor, "n 3 high wide"], size: int, generator: torch.Generator, flip: bool = True
+    images: Float[Tensor, "n 3 high wide"],
+    size: int,
+    generator: torch.Generator,
+    flip: bool = True,
+    amount: float = 1.0,
 ) -> Float[Tensor, "n 3 size size"]:
     """Each image turned, shifted, scaled and, half of them, mirrored, and at once resampled to `size`."""
-    angle = uniform(generator, images, -TURN, TURN).flatten() * math.pi / 180
-    scale = 1 + uniform(generator, images, -SCALE, SCALE).flatten()
+    angle = amount * uniform(generator, images, -TURN, TURN).flatten() * math.pi / 180
+    scale = 1 + amount * uniform(generator, images, -SCALE, SCALE).flatten()
     mirror = 1 - 2 * (uniform(generator, images, 0.0, 1.0).flatten() < 0.5).float() * flip
-    across, down = uniform(generator, images, -2 * SHIFT, 2 * SHIFT, 2).flatten().chunk(2)
+    across, down = (amount * uniform(generator, images, -2 * SHIFT, 2 * SHIFT, 2)).flatten().chunk(2)
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     rows = [torch.stack(row, dim=1) for row in ((cosine * mirror, -sine, across), (sine * mirror, cosine, down))]
     grid = functional.affine_grid(torch.stack(rows, dim=1), [len(images), 3, size, size], align_corners=False)
@@ -114,10 +118,17 @@ def erased(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -
 
 
 def distorted(
-    images: Float[Tensor, "n 3 high wide"], size: int, generator: torch.Generator, flip: bool = True
+    images: Float[Tensor, "n 3 high wide"],
+    size: int,
+    generator: torch.Generator,
+    flip: bool = True,
+    amount: float = 1.0,
 ) -> Float[Tensor, "n 3 size size"]:
-    """Images in [0, 1], each with its own move, light and blur; of each half, noise, compression and an erased box."""
-    images = lit(moved(images, size, generator, flip), generator)
+    """Images in [0, 1], each with its own move, light and blur; half of them with noise, compression, an erased box.
+
+    `amount` is of the moves: a reader of fixed places needs thousands of photographs more to read moved ones.
+    """
+    images = lit(moved(images, size, generator, flip, amount), generator)
     images = smoothed(images, generator)
     for_noise, for_jpeg = torch.rand(2, len(images), generator=generator).to(images.device).lt(0.5).unbind(0)
     images[for_noise] = noisy(images[for_noise], generator)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from datamodules.factors import TRAIN
+from datamodules.factors import TEST, TRAIN, VALIDATION
 from datamodules.features import Latents
 from evaluation import training
-from evaluation.measuring import judge_networks, judged_rows, member_keys
+from evaluation.measuring import judge_networks, judged_rows, measure_iin, member_keys
+from evaluation.members import Convolution, Transformer
 from evaluation.record import Run
+from evaluation.run import load
 from models import UserError
 from tests.evaluation.colours import colour_images
 from tests.evaluation.linear_world import RotatedPixels
@@ -20,6 +22,16 @@ from tests.evaluation.linear_world import RotatedPixels
 
 class Enough(Exception):
     """Nothing that follows is of interest."""
+
+
+class Truth:
+    """Reads the labels of as many images as there are of validation; of the others those of test images."""
+
+    def __init__(self, validation: torch.Tensor, test: torch.Tensor) -> None:
+        self.validation, self.test = validation, test
+
+    def read(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.validation if len(images) == len(self.validation) else self.test)[: len(images)]
 
 
 def settings(weight: float, objective: str = "faithful", **others: Any) -> Any:
@@ -63,3 +75,19 @@ def test_the_judge_model_is_read_first() -> None:
     for given in ("nothing.pt", {"warm": "nothing.pt"}):
         with pytest.raises(UserError, match="a judge model .* got no file at nothing.pt"):
             judge_networks(settings(0.0, judge_model=given), device)
+
+
+def test_photographs_are_judged_by_a_committee(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faces that cannot be redrawn take the way of photographs, each member with its own accuracy."""
+    for kind in (Convolution, Transformer):
+        monkeypatch.setattr(kind, "views", 160)
+    loaded = load(run_copy)
+    data = replace(loaded.data, counterfactual=None)
+    latents = Latents(*loaded.encoder.encode(data.images))
+    run, config = Run(run_copy, loaded.config), settings(1.0, measured_images=7)
+    truth = Truth(data.factors.values[data.rows(VALIDATION)], data.factors.values[data.rows(TEST)])
+    measure_iin(config, data, loaded.encoder, latents, loaded.iin, run, outside=truth)
+    members = ("convolution", "transformer", "gradients", "outside")
+    assert all(f"judge/hat/{name}/balanced_accuracy" in run.metrics for name in members)
+    assert run.metrics["judge/hat/outside/accuracy"] == 1
+    assert 0 <= run.metrics["judge/hat/balanced_accuracy"] <= 1

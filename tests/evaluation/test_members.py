@@ -44,7 +44,8 @@ def train(kind: type[Judge], data: ImageData, **options: Any) -> Judge:
     if kind is Gradients:
         return train_judge(data, epochs=1, kind=Gradients, learn=fit_linear, **options)
     width = 32 if kind is Transformer else 8
-    return train_judge(data, **({"epochs": 12, "batch": 20, "width": width, "kind": kind} | options))
+    defaults: dict[str, Any] = {"epochs": 12, "batch": 20, "width": width, "kind": kind}
+    return train_judge(data, **(defaults | options))
 
 
 @pytest.mark.parametrize("kind", [Convolution, Transformer, Gradients])

@@ -40,7 +40,7 @@ def colours(*levels: tuple[float, float, float]) -> Tensor:
     return torch.tensor(levels)[:, :, None, None].expand(-1, 3, 8, 8).contiguous()
 
 
-ALL = [[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 10, 0]]
+ALL: list[list[float]] = [[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 10, 0]]
 
 
 def test_one_file_reads_every_factor_in_the_runs_order(tmp_path: Path) -> None:
