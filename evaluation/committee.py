@@ -109,7 +109,11 @@ class Committee:
 
     def read(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
         """What the committee sees in images, uint8 or float in [0, 1]."""
-        return vote(self.read_members(images), self.factors)
+        return self.vote(self.read_members(images))
+
+    def vote(self, members: Float[Tensor, "members n factors"]) -> Float[Tensor, "n factors"]:
+        """What the committee sees where its members have read already."""
+        return vote(members, self.factors)
 
     def qualities(
         self, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
