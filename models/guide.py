@@ -17,8 +17,8 @@ the edited image to its original. The guide says where an edit should end. It is
 Labels of photographs are now and then wrong, and an encoder loses some of what they tell (thin frames): p(z | n, y')
 is then a face with half a pair of glasses. With `reading_weight` the alignment may go beyond p by a change ε(n, y, y')
 of the latents, as far as a reader, a classifier of decoded images, needs it to see the wanted value and to read of the
-other factors what it read before. The reader is not the judge that measures: it is trained from another seed, and is
-narrower.
+other factors what it read before. The reader is none of the judges that measure: those are of other kinds, and learn
+from other people.
 """
 
 from collections.abc import Callable, Sequence
