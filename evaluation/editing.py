@@ -247,7 +247,8 @@ def edit_all(
                 if held.embed is not None:
                     tally.embedded.append(held.embed(image).cpu())
             kept = begins[some] if number == 0 and held.photographs.fid is not None else None
-            tally.final.add(held.photographs, held.photographs.finals(some, image), drawn, chosen[some], kept)
+            originals, final = held.photographs.pictures(some), held.photographs.finals(some, image)
+            tally.final.add(held.photographs, originals, final, drawn, chosen[some], kept)
             errors = [round_trip_error(editor, latents) for latents in (z, edited)] if cycle else []
             tally.cycle = max([e for e in (*errors, tally.cycle) if e is not None], default=None)
     return tallies, shared

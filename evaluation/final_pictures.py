@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from evaluation.counterfactual_metrics import (
     read_as_labelled,
     value_weights,
 )
+from evaluation.identity import embed_edited
 from evaluation.interfaces import Embed, ImageJudge, JudgeCommittee
 from evaluation.metrics import Statistics, absolute_error, counterfactual_from_errors, identity, leakage
 
@@ -46,9 +47,12 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Space:
-    """A fixed embedding of pictures, and real photographs in it; `of_faces` where it is the identity model's."""
+    """A fixed embedding of pictures and what they are edits of, and real photographs in it.
 
-    embed: Callable[[Float[Tensor, "batch 3 size size"]], Float[Tensor, "batch d"]]
+    `of_faces` where it is the identity model's, which may look for the face in the original.
+    """
+
+    embed: Callable[[Float[Tensor, "batch 3 size size"], Float[Tensor, "batch 3 size size"]], Float[Tensor, "batch d"]]
     rows: Int64[Tensor, " real"]  # numbers in the data
     real: Float[Tensor, "real d"]
     labels: Float[Tensor, "real factors"]
@@ -111,6 +115,7 @@ class FinalTally:
     def add(
         self,
         photographs: Photographs,
+        originals: Float[Tensor, "some 3 height width"],
         final: Float[Tensor, "some 3 height width"],
         truth: Float[Tensor, "some 3 height width"] | None,
         chosen: Bool[Tensor, " some"],
@@ -121,7 +126,7 @@ class FinalTally:
         if truth is not None:
             self.left += absolute_error(final, truth)
         if chosen.any():
-            self.embedded.append(photographs.space.embed(final[chosen]).cpu())
+            self.embedded.append(photographs.space.embed(final[chosen], originals[chosen]).cpu())
         if begins is not None:
             self.kept.append((final[begins] * 255).round().to(torch.uint8))
 
@@ -160,7 +165,9 @@ def latent_space(
 ) -> Space:
     """The frozen encoder's posterior means, where there is no identity model; the real photographs are the held-out."""
 
-    def embed(pictures: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch d"]:
+    def embed(
+        pictures: Float[Tensor, "batch 3 height width"], _: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch d"]:
         pixels = as_read((pictures * 255).round().to(torch.uint8), encoder.size)
         return encoder.encode(pixels.to(latents.device))[0].cpu()
 
@@ -181,7 +188,7 @@ def identity_space(data: ImageData, rows: Int64[Tensor, " n"], embed: Embed) -> 
             others = others[~torch.isin(others, rows) & ~torch.isin(others, chosen)]
             chosen = torch.cat([chosen, others[: max(missing, 0)]])
     real = torch.cat([embed(as_pictures(data.images[some])).cpu() for some in chosen.split(BATCH)])
-    return Space(lambda pictures: embed(pictures), chosen, real.float(), data.factors.values[chosen], True)
+    return Space(partial(embed_edited, embed), chosen, real.float(), data.factors.values[chosen], True)
 
 
 def value_columns(data: ImageData) -> list[Float[Tensor, " n"]]:
