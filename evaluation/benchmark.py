@@ -40,6 +40,7 @@ from evaluation.command import command, options
 from evaluation.nearest import Index
 from models import check_choice
 from models.clip import CLIP
+from models.flow import Flow
 from models.iin import IIN
 from models.precision import half_precision
 from models.splice import nonnegative_lasso
@@ -104,6 +105,7 @@ def fit(iin: IIN, batches: Any, steps: int) -> None:
 
 def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
     """FrEIA's flow alone: forward and backward of both halves, in one pass, which is faster than two."""
+    assert isinstance(iin.flow, Flow)  # of flat latents
     inn, both = iin.flow.inn.to(a.device), torch.cat([a, b])
     for _ in range(steps):
         codes, log_det = inn(both)

@@ -27,7 +27,7 @@ from datamodules.features import (
     extract,
 )
 from datamodules.images import with_progress
-from datamodules.pairs import EditBatches, PairBatches, PairSampler
+from datamodules.pairs import EditBatches, PairBatches, PairSampler, discretise
 from datamodules.people import training_halves
 from datamodules.texts import TextData, TextEncoder, extract_texts
 from evaluation.files import read_json, write_file, write_json
@@ -286,8 +286,7 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
     goes on finds them in its folder.
     """
     device, count = latents.mean.device, len(labels.factors)
-    generator = torch.Generator().manual_seed(config.seed + 2)
-    rows = torch.randperm(len(labels.values), generator=generator)[: config.spatial_guide_edits]
+    rows = rows_to_edit(labels, config.spatial_guide_edits, config.seed + 2)
     file = run.path / "checkpoints" / EDITS
     if file.exists():
         stored = load_file(file)
@@ -306,6 +305,17 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
         write_file(file, save({"after": after.cpu(), "targets": targets.cpu()}))
     size = config.trainer.spatial_iin.batch_size
     return EditBatches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
+
+
+def rows_to_edit(labels: FactorTable, most: int, seed: int) -> Tensor:
+    """Different rows at random, in which rare values are more frequent than in the data: they are to be edited, too."""
+    weights = torch.zeros(len(labels.values), dtype=torch.float64)
+    for column in discretise(labels).unbind(1):
+        known = column >= 0
+        counts = torch.bincount(column[known]).clamp(min=1)
+        weights[known] += 1 / counts[column[known]]
+    weights += 1e-3 * weights.mean()  # a row without any label can be drawn
+    return torch.multinomial(weights, min(most, len(weights)), generator=torch.Generator().manual_seed(seed))
 
 
 def decoder(encoder: ImageEncoder) -> Any:

@@ -64,8 +64,11 @@ def label_loss(
     known: Float[Tensor, "batch label"],
     deviation: float,
 ) -> Float[Tensor, " batch"]:
-    """−log p(codes | labels) per row, in nats up to a constant: N(label, deviation²) where known, else N(0, 1)."""
-    return 0.5 * torch.where(known > 0, ((codes - labels) / deviation).square(), codes.square()).sum(1)
+    """−log p(codes | labels) per row, in nats up to a constant: N(label, deviation²) where known, else N(0, 1).
+
+    `known` is 0 or 1, or how much a known label weighs.
+    """
+    return 0.5 * torch.where(known > 0, known * ((codes - labels) / deviation).square(), codes.square()).sum(1)
 
 
 def residual_nll(
@@ -280,7 +283,9 @@ class IIN(pl.LightningModule):
         wanted = pad(self.reach * self.labels(after), codes.shape[1])
         edited_codes = torch.where(self.shared[batch["factor"]] > 0, wanted, codes)
         edit = latent_nll(target, self.flow.inverse(edited_codes), self.deviation)
-        reading = label_loss(codes[:, : self.residual], label, self.labels.known(before), self.label_deviation)
+        # A rare value read as the common one cannot be edited away: of photographs every value weighs the same.
+        known = self.labels.balanced(before) if self.spatial else self.labels.known(before)
+        reading = label_loss(codes[:, : self.residual], label, known, self.label_deviation)
         likelihood = residual_nll(codes[:, self.residual :], log_det)
         return {"edit": edit.mean(), "label": reading.mean(), "likelihood": self.likelihood_weight * likelihood.mean()}
 

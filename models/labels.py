@@ -34,6 +34,9 @@ def simplex(classes: int) -> Float[Tensor, "classes dim"]:
     return centred @ basis.T
 
 
+HEAVIEST = 10.0  # weight of a rare class: a handful of rows must not rule the gradient
+
+
 class LabelEmbedding(nn.Module):
     """Label values (batch, factors), NaN where unknown, as vectors (batch, dim).
 
@@ -56,6 +59,8 @@ class LabelEmbedding(nn.Module):
         for i, factor in enumerate(self.factors):
             corners = torch.zeros(0, 1) if factor.kind == "continuous" else simplex(len(factor.values))
             self.register_buffer(f"corners{i}", corners)
+            # Of training alone, which begins with `fit`; so checkpoints need not hold it.
+            self.register_buffer(f"weights{i}", torch.ones(max(1, len(corners))), persistent=False)
             self.blocks.append(slice(start, start + corners.shape[1]))
             start += corners.shape[1]
         self.dim = start
@@ -66,9 +71,16 @@ class LabelEmbedding(nn.Module):
         self.register_buffer("high", torch.ones(count))
 
     def fit(self, values: Float[Tensor, "n factors"]) -> None:
-        """Take each continuous factor's mean, standard deviation and 2 % and 98 % quantiles from training labels."""
+        """Take each continuous factor's mean, standard deviation and 2 % and 98 % quantiles from training labels.
+
+        And of one with classes by how much each has to weigh for all to weigh the same, at most ten times its share.
+        """
         for i, factor in enumerate(self.factors):
             known = values[:, i][~values[:, i].isnan()]
+            if factor.kind != "continuous":
+                counts = torch.bincount(known.long(), minlength=len(factor.values)).to(values.dtype)
+                weights: Tensor = getattr(self, f"weights{i}")
+                weights.copy_((len(known) / (len(counts) * counts.clamp(min=1))).clamp(max=HEAVIEST))
             if factor.kind == "continuous" and len(known):
                 self.mean[i], self.sd[i] = known.mean(), known.std().clamp(min=1e-12)
                 self.low[i], self.high[i] = torch.quantile(known[:1_000_000], torch.tensor([0.02, 0.98]).to(known))
@@ -106,6 +118,20 @@ class LabelEmbedding(nn.Module):
             [block.stop - block.start for block in self.blocks], dtype=torch.long, device=values.device
         )
         return (~values.isnan()).float().repeat_interleave(sizes, dim=1)
+
+    def balanced(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
+        """`known`, times the weight that makes all classes of a factor weigh the same."""
+        columns = []
+        for i, factor in enumerate(self.factors):
+            weights: Tensor = getattr(self, f"weights{i}")
+            label = (
+                values[:, i].nan_to_num().long()
+                if factor.kind != "continuous"
+                else torch.zeros_like(values[:, i]).long()
+            )
+            columns.append(weights[label])
+        sizes = torch.tensor([block.stop - block.start for block in self.blocks], device=values.device)
+        return self.known(values) * torch.stack(columns, 1).repeat_interleave(sizes, dim=1)
 
     def change(
         self, values: Float[Tensor, "batch factors"], factor: Int64[Tensor, " batch"]

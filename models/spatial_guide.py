@@ -97,8 +97,8 @@ class SpatialGuide(pl.LightningModule):
         shape: Sequence[int],
         width: int = 160,
         noise: float = 1.5,
-        guidance: float | list[float] = 6.0,
-        solver_steps: int = 6,
+        guidance: float | list[float] = 5.0,
+        solver_steps: int = 5,
         learning_rate: float = 5e-3,
     ) -> None:
         super().__init__()

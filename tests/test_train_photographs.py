@@ -59,9 +59,10 @@ def test_an_edit_of_strength_0_is_the_picture_and_another_one_is_of_its_size(run
     loaded = load(run)
     picture = Image.fromarray(loaded.data.images[0].permute(1, 2, 0).numpy()).resize((37, 29))
     same = loaded.edit(picture, glasses=1, strength=0.0)
+    assert isinstance(same, Image.Image)
     assert ImageChops.difference(same, picture).getbbox() is None
     edited = loaded.edit(picture, hat=1, glasses=1, beard=1, sex=1, smile=1, strength=3.0)
-    assert edited.size == picture.size
+    assert isinstance(edited, Image.Image) and edited.size == picture.size
 
 
 def test_a_run_killed_while_the_flow_learns_goes_on_with_the_guides_edits(folder: Path, run: Path) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 """The keys that a measurement has in metrics.json."""
 
 import torch
@@ -28,7 +30,7 @@ def test_every_key_of_the_contract() -> None:
     assert set(keys(Measurement(FACTORS[:1], (result,)), "edit")) == {f"edit/glasses/{name}" for name in names}
     final = {"effectiveness", "final_leakage", "leakage_at_equal", "identity_distance", "minimality",
              "counterfactual_image", "frechet_identity", "fid"}  # fmt: skip
-    numbers = dict.fromkeys(final, 0.5)
+    numbers: dict[str, Any] = dict.fromkeys(final, 0.5)
     full = FactorMeasurement(10, by_member={"net": 0.9}, **numbers)
     found = keys(Measurement(FACTORS[:1], (full,)), "baseline/mean_difference_2")
     expected = {f"baseline/mean_difference_2/glasses/{name}" for name in {*final, "effectiveness_net"}}

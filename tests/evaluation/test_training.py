@@ -48,8 +48,8 @@ def settings(*overrides: str) -> Any:
 )
 def test_block_sizes_that_no_pairs_can_give(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_iin(settings("iin.block_sizes=auto", *overrides), LABELS, 8)
-    check_iin(settings("model=vae"), LABELS, 8)  # makes no flow
+        check_iin(settings("iin.block_sizes=auto", *overrides), LABELS, (8,))
+    check_iin(settings("model=vae"), LABELS, (8,))  # makes no flow
 
 
 def test_stage_checkpoints_that_are_no_use(run_copy: Path) -> None:

@@ -43,3 +43,16 @@ def test_change_gives_another_value_of_that_factor_alone() -> None:
     assert (changed[categorical, 1] != values[categorical, 1]).all()
     assert set(changed[categorical, 1].tolist()) == {0.0, 1.0, 2.0}
     assert 0 <= changed[continuous, 2].min() < 10 and 40 < changed[continuous, 2].max() <= 50
+
+
+def test_balanced_weights_make_every_class_weigh_the_same() -> None:
+    labels = LabelEmbedding([("glasses", "binary", ["without", "with"]), ("age", "continuous", ["young", "old"]),
+                             ("race", "categorical", ["a", "b", "c"])])  # fmt: skip
+    values = torch.tensor([[0.0, 3, 0]] * 6 + [[1.0, 5, 1]] * 2 + [[torch.nan, 4, 2]] * 4)
+    labels.fit(values)
+    weighed = labels.balanced(values)
+    assert weighed.shape == (12, labels.dim)
+    totals = [weighed[values[:, 0] == value, 0].sum().item() for value in (0, 1)]
+    assert totals[0] == pytest.approx(totals[1]) == pytest.approx(4)
+    assert weighed[8:, 0].abs().max() == 0 and (weighed[:, 1] == 1).all()
+    assert torch.equal(weighed[:, 2], weighed[:, 3])

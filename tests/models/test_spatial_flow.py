@@ -11,7 +11,7 @@ from models.spatial_flow import SpatialFlow, discriminants
 SHAPES = [("glow", (4, 4, 4)), ("rnvp", (3, 4, 4)), ("glow", (4, 16, 16)), ("glow", (5, 3, 3))]
 
 
-def world(shape: tuple[int, int, int], n: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
+def world(shape: tuple[int, ...], n: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents in which the first label moves one place and the second one another, and the labels −1 or 1."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(2, (n, 2), generator=generator).float() * 2 - 1
