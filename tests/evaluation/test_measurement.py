@@ -1,6 +1,6 @@
-from typing import Any
-
 """The keys that a measurement has in metrics.json."""
+
+from typing import Any
 
 import torch
 
