@@ -440,7 +440,10 @@ def test_photographs_load_unchanged(tmp_path: Path) -> None:
     assert data.images.shape == (594, 3, 64, 64) and data.skipped == []
     assert torch.bincount(data.split).sum() == 594 and torch.bincount(data.split).min() > 30
     assert data.factors.factors[3].values == ("asian", "black", "indian", "latino hispanic", "middle eastern", "white")
-    assert data.factors.values[0].tolist() == [0.0, 1.0, 0.0, 5.0]
+    assert data.factors.values[0, :3].tolist() == [0.0, 1.0, 0.0]
+    assert data.factors.values[0, 3].isnan(), "white with 42 %: not sure enough to be a label"
+    sure = data.factors.values[:, 3]
+    assert 250 < int((~sure.isnan()).sum()) < 450 and (sure == 5).sum() > 150
     assert not any("Pale_Skin" in note for note in data.notes)
     assert data.people is not None and (data.people >= 0).all() and len(data.people.unique()) > 400
 
