@@ -57,7 +57,7 @@ def test_photographs_get_the_pretrained_encoder(
     config, choices = decided(*overrides)
     assert config.encoder._target_ == "models.encoders.TinyAutoencoder" and choices["encoder"] == "taesd"
     assert config.data.size == config.encoder.size == size and "vae" not in config
-    assert config.guide.reading_weight == 100.0, "what this data asks of the guide stays"
+    assert config.guide.reading_weight == 0.0, "the guide of latents with places has no reader"
     (line,) = capsys.readouterr().out.splitlines()
     assert f"encoder=taesd at {size} px" in line
 
