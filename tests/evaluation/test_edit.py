@@ -54,7 +54,7 @@ def close(a: Tensor, b: Tensor) -> None:
 
 def as_set(loaded: LoadedRun, codes: Tensor, factor: int, value: float) -> Tensor:
     """The codes of a binary factor after an edit: where it is set, but those that clearly show the value stay."""
-    wanted, other = (loaded.iin.destination(factor, torch.full((1,), float(v))) for v in (value, 1 - value))
+    wanted, other = (loaded.iin.destination(factor, torch.full((1,), float(v)))[0, 0] for v in (value, 1 - value))
     column = codes[:, factor]
     return torch.where((column - wanted).abs() < (column - other).abs() / 2, column, wanted.expand_as(column))
 
