@@ -36,7 +36,9 @@ class Truth:
 
 def settings(weight: float, objective: str = "faithful", **others: Any) -> Any:
     chosen = {"iin": {"objective": objective}, "guide": {"reading_weight": weight}, "model": {"name": "iin"}}
-    return OmegaConf.create({**chosen, "seed": 0, "cache_dir": None, "trainer": {"accelerator": "cpu"}, **others})
+    return OmegaConf.create(
+        {**chosen, "seed": 0, "cache_dir": None, "trainer": {"accelerator": "cpu", "scale": 1.0}, **others}
+    )
 
 
 def test_the_judges_see_nobody_whom_the_reader_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,8 +259,10 @@ def test_edit_sets_the_code_and_nothing_else(loaded: LoadedRun) -> None:
     latents = loaded.encode(loaded.data.images[loaded.data.rows(TEST)])
     edited = loaded.iin.encode(loaded.edit_latents(latents, {"hat": 1, "glasses": "without"}))
     wanted = loaded.iin.encode(latents)
-    wanted[:, 0] = loaded.iin.destination(0, torch.zeros(1))
-    wanted[:, 3] = loaded.iin.destination(3, torch.ones(1))
+    for factor, value in ((3, 1.0), (0, 0.0)):
+        to, other = (loaded.iin.destination(factor, torch.tensor([v]))[0, 0] for v in (value, 1 - value))
+        code = wanted[:, factor]  # which stays where it clearly shows the value
+        wanted[:, factor] = torch.where((code - to).abs() < (code - other).abs() / 2, code, to)
     torch.testing.assert_close(edited, wanted, atol=1e-4, rtol=0)
 
 
@@ -490,7 +492,7 @@ def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:
         loaded.edit([], glasses=1)
     with pytest.raises(UserError, match=r"^Expected tensors of 16 pixels a side, the run's, got 20: give the picture"):
         loaded.edit(torch.zeros(3, 20, 20, dtype=torch.uint8), glasses=1)
-    with pytest.raises(UserError, match=r"^Expected compose to be one of threshold, .*, got paste\.$"):
+    with pytest.raises(UserError, match=r"^Expected compose to be one of blend, .*, got paste\.$"):
         loaded.edit(pixels, glasses=1, compose="paste")
     with pytest.raises(UserError, match=r"^Expected align to be one of auto, none, got eyes\.$"):
         loaded.set_component(Image.new("RGB", (20, 20)), 1, 1.0, align="eyes")
