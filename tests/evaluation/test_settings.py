@@ -85,7 +85,7 @@ def test_what_may_change(folder: Path, override: str, key: str, value: object) -
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("iin.blocks=12", r"got iin.blocks=12 \(there 6\), on which what is trained there depends"),
+        ("iin.blocks=12", r"got iin.blocks=12 \(there null\), on which what is trained there depends"),
         ("data.correlate={glasses:{hat:0.9}}", r"got data.correlate.glasses.hat=0.9"),
         ("vae.learning_rate=1e-4", r"got vae.learning_rate=0.0001 \(there 0.01\)"),  # the VAE is finished
         ("trainer.scale=2", "got trainer.scale=2"),
