@@ -21,6 +21,7 @@ FLAGS = (
 WEBGL, NO_WEBGL = "--enable-unsafe-swiftshader", "--disable-3d-apis"
 PATIENCE = 60.0  # seconds
 T = TypeVar("T")
+OF_THE_BROWSER = ("chrome:", "chrome-untrusted:")  # its own pages, a new tab's for one
 
 
 class Browser:
@@ -75,7 +76,7 @@ class Browser:
         """Addresses that the page asked for, without those that hold their content and the browser's own."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         sent = [message["params"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-        pages = [each["request"]["url"] for each in sent if not each["documentURL"].startswith("chrome:")]
+        pages = [each["request"]["url"] for each in sent if not each["documentURL"].startswith(OF_THE_BROWSER)]
         return [address for address in pages if not address.startswith(("data:", "blob:"))]
 
 
