@@ -86,7 +86,7 @@ def test_photographs_are_judged_by_a_committee(run_copy: Path, monkeypatch: pyte
     loaded = load(run_copy)
     data = replace(loaded.data, counterfactual=None)
     latents = Latents(*loaded.encoder.encode(data.images))
-    run, config = Run(run_copy, loaded.config), settings(1.0, measured_images=7)
+    run, config = Run(run_copy, loaded.config), settings(1.0, measured_images=7, compose="blend")
     truth = Truth(data.factors.values[data.rows(VALIDATION)], data.factors.values[data.rows(TEST)])
     measure_iin(config, data, loaded.encoder, latents, loaded.iin, run, outside=truth)
     members = ("convolution", "transformer", "gradients", "outside")
