@@ -17,39 +17,14 @@ from datamodules.factors import TRAIN, VALIDATION, Factor, FactorTable, ImageDat
 from evaluation.interfaces import ImageJudge
 from evaluation.judge import MOST_VALIDATION, train_judge
 from evaluation.members import Convolution, Gradients, Transformer, fit_linear
-from evaluation.metrics import factor_statistics, reached, reading_quality
+from evaluation.metrics import factor_statistics, reading_quality
 
 __all__ = [
-    "ABLE_FROM", "DISAGREEMENT", "Committee", "committee_success", "disagreement", "member_successes",
+    "ABLE_FROM", "Committee",
     "train_committee", "vote",
 ]  # fmt: skip
 
 ABLE_FROM = 0.6  # balanced accuracy on validation images under which a member has no say about a factor
-# The standard error of a share of a hundred images is about .04, of a difference of two .06: two and a half of those.
-DISAGREEMENT = 0.15
-
-
-def member_successes(
-    read: Float[Tensor, "members n"], target: Float[Tensor, " n"], factor: Factor, median: float
-) -> Float[Tensor, " members"]:
-    """Share of the images in which each member sees the target value; NaN of a member that has no say."""
-    shares = [reached(values, target, factor, median).double().mean() for values in read]
-    without = read.isnan().all(1)
-    return torch.stack(shares).masked_fill(without, torch.nan)
-
-
-def committee_success(
-    read: Float[Tensor, "members n"], target: Float[Tensor, " n"], factor: Factor, median: float
-) -> float:
-    """The mean over the members of the share that sees the target; NaN of no images."""
-    return member_successes(read, target, factor, median).nanmean().item()
-
-
-def disagreement(read: Float[Tensor, "members n"], target: Float[Tensor, " n"], factor: Factor, median: float) -> float:
-    """The largest difference between two members' success; 0 of one member alone."""
-    shares = member_successes(read, target, factor, median)
-    shares = shares[~shares.isnan()]
-    return (shares.max() - shares.min()).item() if len(shares) else float("nan")
 
 
 def vote(read: Float[Tensor, "members n factors"], factors: Sequence[Factor]) -> Float[Tensor, "n factors"]:

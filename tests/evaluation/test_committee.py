@@ -10,15 +10,9 @@ from torch import Tensor
 from datamodules.faces import FaceParameters, render, sample_parameters
 from datamodules.factors import TEST, Factor, FactorTable, ImageData
 from evaluation import committee as committees
-from evaluation.committee import (
-    DISAGREEMENT,
-    Committee,
-    committee_success,
-    disagreement,
-    member_successes,
-    train_committee,
-    vote,
-)
+from evaluation.committee import Committee, train_committee, vote
+from evaluation.comparison import disagreement
+from evaluation.counterfactual_metrics import effectiveness, mean_known
 from evaluation.judge import Judge, judge_quality, train_judge, unfit
 from evaluation.members import Convolution, Gradients, Transformer, fit_linear
 
@@ -36,21 +30,6 @@ class Says:
 
     def read(self, images: Tensor) -> Tensor:
         return self.values[: len(images)]
-
-
-def test_success_and_disagreement() -> None:
-    read = torch.tensor([[1.0, 1, 1, 1], [1, 0, 0, 0], [NAN] * 4])
-    target = torch.ones(4)
-    assert member_successes(read, target, BINARY, 0.5)[:2].tolist() == [1, 0.25]
-    assert committee_success(read, target, BINARY, 0.5) == 0.625
-    assert disagreement(read, target, BINARY, 0.5) == 0.75 > DISAGREEMENT
-    assert disagreement(read[:1], target, BINARY, 0.5) == 0
-    ages = torch.tensor([[30.0, 50], [45, 50]])
-    assert committee_success(ages, torch.tensor([60.0, 60]), NUMBER, 40.0) == 0.75
-    nobody = torch.full((2, 3), NAN)
-    assert committee_success(nobody, torch.ones(3), BINARY, 0.5) != committee_success(
-        nobody, torch.ones(3), BINARY, 0.5
-    )
 
 
 def test_votes() -> None:
@@ -136,15 +115,16 @@ def test_a_smear_that_fools_one_member_does_not_fool_the_committee(faces: ImageD
     starts = (before == labels).all(0)
     assert starts.sum() > 60
     images, target = images[starts], 1 - labels[starts]
-    assert committee_success(before[:, starts], target, BINARY, 0.5) == 0
+    assert effectiveness(before[:, starts], before[:, starts], labels[starts], target, BINARY, 0.5) == [0, 0, 0]
     fooled = committee.members["convolution"]
     assert isinstance(fooled, Judge)
     read = committee.read_members(smeared(fooled, images, target))[..., 0]
-    shares = member_successes(read, target, BINARY, 0.5)
-    assert shares[0] > 0.95 and shares[1:].mean() < 0.5, shares
-    success = committee_success(read, target, BINARY, 0.5)
-    assert success == pytest.approx(shares.mean().item()) and success < shares[1:].mean() + 1 / 3
-    assert disagreement(read, target, BINARY, 0.5) > DISAGREEMENT
+    shares = effectiveness(before[:, starts], read, labels[starts], target, BINARY, 0.5)
+    first, others = shares[0], mean_known(shares[1:])
+    assert first is not None and others is not None and first > 0.95 and others < 0.5, shares
+    reported = mean_known(shares)
+    assert reported is not None and reported < others + 1 / 3
+    assert disagreement({name: share for name, share in zip(committee.names, shares, strict=True) if share is not None})
     seen = vote(read[..., None], (BINARY,))[:, 0]
     assert (seen == target).float().mean() < 0.6
 
