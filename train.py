@@ -48,7 +48,8 @@ def train(config: DictConfig, run: "Run") -> None:
         known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
-        iin = training.train_iin(config, known, labels, guide, run, encoder)
+        reader = training.reader_rows(data) if len(encoder.latent_shape) == 3 and guide is not None else None
+        iin = training.train_iin(config, known, labels, guide, run, encoder, reader)
         measure_iin(config, data, encoder, latents, iin, run, embed, outside)
         if dlib_faces.are_installed():
             photographs.kept_place(run.path, lambda: data)  # so that photographs can be edited without the data

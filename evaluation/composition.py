@@ -20,7 +20,7 @@ __all__ = ["COMPOSITIONS", "DEFAULT", "compose"]
 COMPOSITIONS = ("blend", "threshold", "add", "none")
 DEFAULT = "blend"  # of run.edit and of python -m evaluation.edit
 KNEE = 0.04  # of the soft threshold, in [0, 1]: smaller changes are of the decoder, not of the edit
-REPLACED = 0.1  # mean change of the channels from which on the photograph is replaced
+REPLACED = 0.05  # mean change of the channels from which on the photograph is replaced
 NEAR = 1 / 64  # of the picture's side: the deviation of the blur that joins neighbouring changes
 
 
@@ -34,7 +34,7 @@ def compose(
 
     `none`: D(z') itself, at the photograph's resolution. `add`: x + D(z') − D(z). `threshold`: the same with every
     change d of a channel shrunk to sign(d) · max(|d| − .04, 0). `blend`: (1 − m) (x + shrunken d) + m D(z'), m from 0
-    to 1 as the change nearby goes from 0 to .1 (see `replaced`). Decoded pictures are brought to the photograph's
+    to 1 as the change nearby goes from 0 to .05 (see `replaced`). Decoded pictures are brought to the photograph's
     resolution bilinearly. Where the two of them are equal, the photograph comes back bit for bit.
 
     Raises:
@@ -55,7 +55,7 @@ def compose(
 
 
 def replaced(change: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n 1 size size"]:
-    """m: 0 where nothing changed nearby, 1 where the change is .1 or more, 3 t² − 2 t³ between (t the change / .1)."""
+    """m: 0 where nothing changed nearby, 1 where the change is .05 or more; 3 t² − 2 t³ between, t the change / .05."""
     deviation = NEAR * change.shape[-1]
     reach = min(math.ceil(2 * deviation), change.shape[-1] - 1)
     places = torch.arange(-reach, reach + 1, device=change.device)

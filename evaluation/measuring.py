@@ -28,6 +28,7 @@ from evaluation.realism import inception_features
 from evaluation.record import Run
 from evaluation.settings import Settings
 from models import UserError
+from models.diffusion_flow import DiffusionFlow
 from models.iin import IIN
 from models.vae import kl_divergence
 
@@ -35,6 +36,7 @@ __all__ = ["identity_model", "judge_networks", "measure_autoencoder", "measure_i
 
 STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
 DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")
+DENSITY_ROWS = 64  # whose density under a diffusion flow is estimated, which takes many passes
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
 
 
@@ -116,8 +118,9 @@ def measure_iin(
     train = data.rows(TRAIN)
     known, means = data.factors[train], latents.mean[train.to(device)]
     with run.stage("judge", len(train)):
+        rows = judged_rows(config, data, iin)
         judge = train_committee(
-            data, config.seed, judged_rows(config, data), device=device, cache_dir=config.cache_dir, outside=outside,
+            data, config.seed, rows, device=device, cache_dir=config.cache_dir, outside=outside,
             scale=config.trainer.scale,
         )  # fmt: skip
     editors: dict[str, Editor] = {"edit": iin}
@@ -155,9 +158,10 @@ def measure_iin(
         draw_charts(run.path, run.measurements)
 
 
-def judged_rows(config: Settings, data: ImageData) -> Tensor:
+def judged_rows(config: Settings, data: ImageData, iin: IIN) -> Tensor:
     """The training rows that the judges learn from: where a reader was trained, those of the people it never saw."""
-    if config.iin.objective != "faithful" or not config.guide.reading_weight:
+    reader = iin.objective == "faithful" and not iin.spatial and config.guide.reading_weight
+    if not reader and not isinstance(iin.flow, DiffusionFlow):
         return data.rows(TRAIN)
     return training_halves(data)[1]
 
@@ -211,6 +215,10 @@ def flow_quality(iin: IIN, held: Latents) -> dict[str, float]:
 
     The density is that of N(0, I) codes whatever the labels: -log₂ p(z) / d.
     """
+    if isinstance(iin.flow, DiffusionFlow):
+        some = held.mean[:DENSITY_ROWS]
+        errors = [cycle_error(part, iin.inverse(iin.encode(part))) for part in held.mean.split(256)]
+        return {"flow/nll_bits_per_dim": float(iin.flow.bits(some).mean()), "flow/inverse_error": max(errors)}
     codes, log_det = iin.flow(held.mean)
     nll = 0.5 * (codes.square() + torch.log(torch.tensor(2 * torch.pi))).sum(1) - log_det
     bits: Any = nll.mean() / (codes.shape[1] * torch.log(torch.tensor(2.0)))

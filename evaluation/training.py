@@ -37,13 +37,17 @@ from evaluation.record import Run, device_of, made
 from evaluation.run import load_module
 from evaluation.settings import Settings
 from models import UserError
+from models.diffusion_flow import DiffusionFlow
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.precision import fast_precision, half_precision
 from models.spatial_guide import SpatialGuide
 from models.vae import VAE
 
-__all__ = ["features_of", "image_encoder", "latents_of", "text_encoder", "train_guide", "train_iin", "train_vae"]
+__all__ = [
+    "features_of", "image_encoder", "latents_of", "reader_rows", "text_encoder", "train_guide", "train_iin",
+    "train_vae",
+]  # fmt: skip
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
 READER_WIDTH = 16  # the judge has 24
@@ -204,7 +208,6 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
     """Refuse settings that no flow or guide can be made with for such latents, before any time is spent on them."""
     if config.model.name != "iin":
         return
-    features = math.prod(shape)
     settings, factors = dict(config.iin), factor_lists(labels)
     faithful = settings["objective"] == "faithful"
     if settings["block_sizes"] == "auto":
@@ -214,9 +217,18 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
                 f"iin.objective={settings['objective']} iin.head={settings['head']}: leave it null."
             )
         settings["block_sizes"] = None
-    made(OmegaConf.create({"iin": settings}).iin, features=features, factors=factors, shape=list(shape))
+    made_iin(config, settings, labels, shape)
     if faithful and factors:
         made_guide(config, labels, shape)
+
+
+def made_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
+    """The invertible network for latents of this shape, untrained."""
+    diffusion = {name: value for name, value in plain(dict(config.spatial_guide)).items() if not name.startswith("_")}
+    return made(
+        OmegaConf.create({"iin": settings}).iin, features=math.prod(shape), factors=factor_lists(labels),
+        shape=list(shape), diffusion=diffusion if len(shape) == 3 else None,
+    )  # fmt: skip
 
 
 def made_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
@@ -266,8 +278,7 @@ def train_guide(
                 stage_steps(config, config.trainer.spatial_guide.steps),
                 config.trainer.spatial_guide.batch_size,
             )
-            tensors = {"mean": latents.mean, "labels": labels.values.to(latents.mean.device)}
-            batches: Any = Batches(tensors, size, config.seed + 1, torch.arange(len(latents.mean)), STEPS_PER_EPOCH)
+            batches: Any = labelled_batches(latents, labels, torch.arange(len(labels.values)), size, config.seed + 1)
         else:
             guide.decode, guide.read = decoder(encoder), read
             steps, size = sum(parts.values()), config.trainer.guide.batch_size
@@ -277,6 +288,17 @@ def train_guide(
         stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1.0 if spatial else 1000.0)
     finish(guide, run, "guide")
     return guide.to(device_of(config)).eval().requires_grad_(False)
+
+
+def reader_rows(data: ImageData) -> Tensor:
+    """Which of the training rows, by number, a reader learns from; see `training_halves`."""
+    return torch.isin(data.rows(TRAIN), training_halves(data)[0]).nonzero().flatten()
+
+
+def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: int, seed: int) -> Batches:
+    """Batches of these rows of latents and their labels."""
+    tensors = {"mean": latents.mean, "labels": labels.values.to(latents.mean.device)}
+    return Batches(tensors, size, seed, rows, STEPS_PER_EPOCH)
 
 
 def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
@@ -337,8 +359,11 @@ def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
 
 
 def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | SpatialGuide | None, run: Run,
-              encoder: ImageEncoder) -> IIN:  # fmt: skip
-    """The invertible network of this run, trained on latents and labels of the training split."""
+              encoder: ImageEncoder, reader: Tensor | None = None) -> IIN:  # fmt: skip
+    """The invertible network of this run, trained on latents and labels of the training split.
+
+    What a diffusion flow reads is learnt from the rows `reader` of these alone: the judges see other people.
+    """
     done = run.path / "checkpoints" / "last.ckpt"
     if done.exists():
         iin = load_module(IIN, done)
@@ -354,14 +379,22 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
     if not labels.factors:
         settings |= {"objective": "likelihood", "block_sizes": None}
-    shape = list(encoder.latent_shape)
-    iin = made(settings, features=latents.mean.shape[1], factors=factor_lists(labels), shape=shape)
-    length = config.trainer.spatial_iin if iin.spatial else config.trainer.iin
+    iin = made_iin(config, settings, labels, encoder.latent_shape)
+    reading = isinstance(iin.flow, DiffusionFlow)  # all that there is to train
+    length = config.trainer.reading if reading else config.trainer.spatial_iin if iin.spatial else config.trainer.iin
     steps, size = stage_steps(config, length.steps), length.batch_size
-    edits = guided_edits(config, latents, labels, guide, run) if isinstance(guide, SpatialGuide) else None
+    edits: Any = None
+    if isinstance(guide, SpatialGuide):
+        if reading:
+            rows = torch.arange(len(labels.values)) if reader is None else reader
+            edits = labelled_batches(latents, labels, rows, size, config.seed + 2)
+        else:
+            edits = guided_edits(config, latents, labels, guide, run)
     pl.seed_everything(config.seed + 2, verbose=False)
     with run.stage("iin") as stage:
         iin.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
+        if isinstance(iin.flow, DiffusionFlow) and isinstance(guide, SpatialGuide):
+            iin.flow.guide.load_state_dict(guide.state_dict())
         iin.transport = guide.transport if isinstance(guide, Guide) else None
         partners = iin.objective == "likelihood" and iin.head == "pairs" and sampler is not None
         batches: Any = edits or PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)

@@ -12,7 +12,7 @@ Objectives:
         (Wołczyk et al. 2022, https://arxiv.org/abs/2109.09011; `head="label"`). Without factors: plain likelihood.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from models import check_choice
+from models.diffusion_flow import DiffusionFlow
 from models.flow import Flow
 from models.guide import latent_nll, posterior_deviation, within_class_whitening
 from models.labels import Factor, LabelEmbedding
@@ -34,6 +35,8 @@ __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual
 
 QUANTILES = 257
 KNOTS = 9
+READING_RATE, READING_DECAY = 3e-3, 0.1  # of AdamW, for what a diffusion flow reads
+MOST_ENCODED = 2048  # training rows that the residual of a diffusion flow is taken from, which is slow to find
 
 
 def pair_loss(
@@ -107,8 +110,12 @@ class IIN(pl.LightningModule):
             factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
         correlation: ρ of the pair loss, one for all or one per factor.
         shape: (channels, height, width) of latents with places: T is then convolutional (`models/spatial_flow.py`).
-        blocks, width, depth, coupling: of the flow; by default 6 blocks of 192 units and 2 layers, for latents with
-            places 4 blocks of 128 channels and 3 layers.
+        blocks, width, depth: of the couplings; by default 6 blocks of 192 units and 2 layers, for latents with places 4
+            blocks of 128 channels and 3 layers.
+        coupling: FrEIA's `glow` (the default) or `rnvp`; for latents with places under `faithful` the default is
+            `diffusion`, see `models/diffusion_flow.py`.
+        diffusion: settings of the diffusion model that `diffusion` needs, as `models.spatial_guide.SpatialGuide` takes
+            them.
         linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
             For latents with places: at the factors' directions over all of them.
         label_deviation: σ of a component around its label.
@@ -118,7 +125,7 @@ class IIN(pl.LightningModule):
         optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
             whose steps are too short to carry another half of their time for the optimiser).
         learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly to nothing, Muon's from the start,
-            Adam's over the second half.
+            Adam's over the second half. What `diffusion` reads is trained by AdamW, at 3e-3.
         betas: of Adam.
 
     Raises:
@@ -146,7 +153,8 @@ class IIN(pl.LightningModule):
         blocks: int | None = None,
         width: int | None = None,
         depth: int | None = None,
-        coupling: Literal["rnvp", "glow"] = "glow",
+        coupling: Literal["rnvp", "glow", "diffusion"] | None = None,
+        diffusion: Mapping[str, Any] | None = None,
         linear_start: bool | None = None,
         label_deviation: float = 0.2,
         likelihood_weight: float = 0.1,
@@ -158,7 +166,7 @@ class IIN(pl.LightningModule):
         super().__init__()
         check_choice("iin.objective", objective, ("faithful", "likelihood"))
         check_choice("iin.head", head, ("pairs", "label"))
-        check_choice("iin.coupling", coupling, ("rnvp", "glow"))
+        check_choice("iin.coupling", coupling, (None, "rnvp", "glow", "diffusion"))
         check_choice("iin.optimizer", optimizer, (None, "muon", "adam"))
         self.save_hyperparameters()
         self.labels = LabelEmbedding(factors)
@@ -168,28 +176,38 @@ class IIN(pl.LightningModule):
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
         self.label_deviation, self.likelihood_weight, self.reach = label_deviation, likelihood_weight, reach
         self.optimizer = optimizer or ("muon" if objective == "faithful" else "adam")
-        self.learning_rate = learning_rate or (1e-2 if self.optimizer == "muon" else 1e-3)
         self.betas = (betas[0], betas[1])
-        self.spatial = shape is not None and len(shape) == 3
-        if self.spatial:
-            assert shape is not None
-            parts = self.residual, blocks or 4, width or 128, depth or 3, coupling
-            self.flow: Flow | SpatialFlow = SpatialFlow((shape[0], shape[1], shape[2]), *parts)
+        places = list(shape) if shape is not None and len(shape) == 3 else None
+        self.spatial = places is not None
+        kind = coupling or ("diffusion" if places and self.factors and objective == "faithful" else "glow")
+        if kind == "diffusion":
+            if places is None or not self.factors or objective != "faithful":
+                raise ValueError(
+                    "Expected iin.coupling=diffusion for latents with places (encoder=taesd), factors and "
+                    "iin.objective=faithful: leave iin.coupling at null."
+                )
+            self.flow: Flow | SpatialFlow | DiffusionFlow = DiffusionFlow(features, factors, places, **diffusion or {})
+        elif places:
+            parts = self.residual, blocks or 4, width or 128, depth or 3, kind
+            self.flow = SpatialFlow((places[0], places[1], places[2]), *parts)
         else:
-            self.flow = Flow(features, blocks or 6, width or 192, depth or 2, coupling)
+            self.flow = Flow(features, blocks or 6, width or 192, depth or 2, kind)
+        rates = {"muon": READING_RATE if kind == "diffusion" else 1e-2, "adam": 1e-3}
+        self.learning_rate = learning_rate or rates[self.optimizer]
+        codes = self.flow.codes if isinstance(self.flow, DiffusionFlow) else features
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
-        shared = torch.zeros(count, features)
+        shared = torch.zeros(count, codes)
         for i, block in enumerate(self.blocks):
             shared[i, block] = 1.0
         self.register_buffer("shared", shared)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float32))
         self.register_buffer("deviation", torch.ones(features))
-        self.register_buffer("targets", torch.zeros(count, max(self.labels.dim + 1, KNOTS), features))
+        self.register_buffer("targets", torch.zeros(count, max(self.labels.dim + 1, KNOTS), codes))
         self.register_buffer("knots", torch.zeros(count, KNOTS))
-        self.register_buffer("quantiles", torch.zeros(QUANTILES, features))
-        self.register_buffer("prior_mean", torch.zeros(features - self.residual))
-        self.register_buffer("prior_factor", torch.eye(features - self.residual))
+        self.register_buffer("quantiles", torch.zeros(QUANTILES, codes))
+        self.register_buffer("prior_mean", torch.zeros(codes - self.residual))
+        self.register_buffer("prior_factor", torch.eye(codes - self.residual))
         # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
         self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
@@ -229,6 +247,8 @@ class IIN(pl.LightningModule):
         """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
         self.labels.fit(labels)
         self.deviation.copy_(posterior_deviation(logvar))
+        if isinstance(self.flow, DiffusionFlow):
+            return
         if isinstance(self.flow, SpatialFlow):
             fitting = self.linear_start and self.residual == self.labels.dim
             self.flow.initialise(mean, self.labels(labels) if fitting else None)
@@ -242,14 +262,21 @@ class IIN(pl.LightningModule):
             linear = torch.cat([reading @ whitening, complement @ whitening])
         self.flow.initialise(mean[:8192], linear, -(linear @ mean.mean(0)))
 
-    def encode(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
-        return self.flow(latents)[0]
+    def encode(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch codes"]:
+        codes = self.flow(latents)
+        return codes if isinstance(self.flow, DiffusionFlow) else codes[0]
 
-    def inverse(self, codes: Float[Tensor, "batch d"]) -> Float[Tensor, "batch d"]:
+    def components(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch components"]:
+        """The codes of the factors, or more; of a diffusion flow without the way to the rest of them."""
+        return self.flow.read(latents) if isinstance(self.flow, DiffusionFlow) else self.encode(latents)
+
+    def inverse(self, codes: Float[Tensor, "batch codes"]) -> Float[Tensor, "batch d"]:
         return self.flow.inverse(codes)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        if self.objective == "faithful":
+        if isinstance(self.flow, DiffusionFlow):
+            terms = {"label": self.reading_term(self.flow.read(batch["mean"]), batch["labels"])}
+        elif self.objective == "faithful":
             terms = self.faithful_terms(batch)
         elif self.head == "label" or not self.factors:
             codes, log_det = self.flow(draw(batch["mean"], batch["logvar"]))
@@ -272,7 +299,7 @@ class IIN(pl.LightningModule):
     def faithful_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         latents = draw(batch["mean"], batch["logvar"])
         codes, log_det = self.flow(latents)
-        before, label = batch["labels"], self.labels(batch["labels"])
+        before = batch["labels"]
         if "target" in batch:  # what the guide said of the mean is far from what a draw of it changes
             after, target = batch["after"], batch["target"] + latents - batch["mean"]
         else:
@@ -283,17 +310,26 @@ class IIN(pl.LightningModule):
         wanted = pad(self.reach * self.labels(after), codes.shape[1])
         edited_codes = torch.where(self.shared[batch["factor"]] > 0, wanted, codes)
         edit = latent_nll(target, self.flow.inverse(edited_codes), self.deviation)
-        # A rare value read as the common one cannot be edited away: of photographs every value weighs the same.
-        known = self.labels.balanced(before) if self.spatial else self.labels.known(before)
-        reading = label_loss(codes[:, : self.residual], label, known, self.label_deviation)
+        reading = self.reading_term(codes[:, : self.residual], before)
         likelihood = residual_nll(codes[:, self.residual :], log_det)
-        return {"edit": edit.mean(), "label": reading.mean(), "likelihood": self.likelihood_weight * likelihood.mean()}
+        return {"edit": edit.mean(), "label": reading, "likelihood": self.likelihood_weight * likelihood.mean()}
+
+    def reading_term(
+        self, components: Float[Tensor, "batch components"], values: Float[Tensor, "batch factors"]
+    ) -> Float[Tensor, ""]:
+        """The mean label loss. A rare value read as the common one cannot be edited away: of photographs every value
+        weighs the same.
+        """
+        known = self.labels.balanced(values) if self.spatial else self.labels.known(values)
+        return label_loss(components, self.labels(values), known, self.label_deviation).mean()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        kind = Muon if self.optimizer == "muon" else partial(torch.optim.Adam, fused=True)
+        kind: Any = Muon if self.optimizer == "muon" else partial(torch.optim.Adam, fused=True)
+        if isinstance(self.flow, DiffusionFlow):
+            kind = partial(torch.optim.AdamW, weight_decay=READING_DECAY)
         optimizer = kind(self.flow_parameters(), self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
-        fall = 1 if self.optimizer == "muon" else 2  # Adam has not got far enough by half of the steps
+        fall = 2 if self.optimizer == "adam" else 1  # Adam has not got far enough by half of the steps
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 50, fall * (1 - step / max(1, steps)))
         )
@@ -311,7 +347,9 @@ class IIN(pl.LightningModule):
         they say. The prior of the residual is a normal fitted to its codes, which a light likelihood leaves narrower
         than the standard one and correlated.
         """
-        codes = torch.cat([self.encode(part) for part in latents.split(4096)])
+        diffusion = isinstance(self.flow, DiffusionFlow)
+        some = latents[:: max(1, len(latents) // MOST_ENCODED)] if diffusion else latents
+        codes = torch.cat([self.encode(part) for part in some.split(512 if diffusion else 4096)])
         steps = torch.linspace(0, 1, QUANTILES, device=codes.device)
         self.quantiles.copy_(torch.quantile(codes[:100_000], steps, dim=0))
         residual = codes[:, self.residual :].double()
@@ -320,6 +358,8 @@ class IIN(pl.LightningModule):
         ridge = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
         self.prior_mean.copy_(residual.mean(0))
         self.prior_factor.copy_(torch.linalg.cholesky(covariance + ridge))
+        if isinstance(self.flow, DiffusionFlow):
+            codes = torch.cat([self.flow.read(part) for part in latents.split(4096)])
         for i, block in enumerate(self.blocks):
             known = ~labels[:, i].isnan()
             values = labels[known, i]
@@ -349,11 +389,17 @@ class IIN(pl.LightningModule):
 
     def destination(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
         """The codes that an edit to a value sets: those that it was trained for, at and beyond those of data."""
-        return (
-            self.reach * self.labels.embed(factor, value)
-            if self.objective == "faithful"
-            else self.target(factor, value)
-        )
+        return self.reach_of(factor) * self.centre(factor, value)
+
+    def reach_of(self, factor: int) -> float:
+        """How far an edit goes, in distances of the labels: of a diffusion flow the guidance."""
+        if isinstance(self.flow, DiffusionFlow):
+            return float(self.flow.guide.weights[factor])
+        return self.reach if self.objective == "faithful" else 1.0
+
+    def centre(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
+        """Where the codes of data of a value are: at its label where T learnt that."""
+        return self.labels.embed(factor, value) if self.objective == "faithful" else self.target(factor, value)
 
     @torch.no_grad()
     def edit(self, latents: Float[Tensor, "batch d"], factor: int, value: Float[Tensor, " batch"],
@@ -361,8 +407,11 @@ class IIN(pl.LightningModule):
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
 
         Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
-        half as far from it as from any other.
+        half as far from it as from any other. Under a diffusion flow an edit goes as far as it takes until the edited
+        latents are read as the value (`DiffusionFlow.reach`).
         """
+        if isinstance(self.flow, DiffusionFlow):
+            return self.towards(latents, factor, self.centre(factor, value), strength)
         codes, block = self.encode(latents), self.blocks[factor]
         moved = torch.lerp(codes[:, block], self.destination(factor, value), strength)
         if self.factors[factor].kind != "continuous":
@@ -373,21 +422,37 @@ class IIN(pl.LightningModule):
         codes[:, block] = moved
         return self.inverse(codes)
 
+    def towards(
+        self, latents: Float[Tensor, "batch d"], factor: int, goal: Float[Tensor, "batch block"], strength: float
+    ) -> Float[Tensor, "batch d"]:
+        """The latents of a diffusion flow with a factor moved to an embedding, as `edit` does it."""
+        assert isinstance(self.flow, DiffusionFlow)
+        read, edited = self.flow.read(latents)[:, self.blocks[factor]], latents.clone()
+        moves = torch.ones_like(read[:, 0], dtype=torch.bool)
+        if self.factors[factor].kind != "continuous":
+            moves = (read * goal).sum(1) <= goal.square().sum(1) / 3
+        if moves.any():
+            codes, block = self.encode(latents[moves]), self.blocks[factor]
+            far = self.flow.reach(codes, factor, goal[moves])
+            codes[:, block] = torch.lerp(codes[:, block], far, strength)
+            edited[moves] = self.inverse(codes)
+        return edited
+
     def distances(self, codes: Float[Tensor, "batch d"], factor: int) -> Float[Tensor, "batch classes"]:
-        """From the codes of a factor with classes to where an edit sets each class."""
+        """From the codes of a factor with classes to where those of each class are."""
         classes = torch.arange(len(self.factors[factor].values), device=codes.device, dtype=codes.dtype)
-        return torch.cdist(codes[:, self.blocks[factor]], self.destination(factor, classes))
+        return torch.cdist(codes[:, self.blocks[factor]], self.centre(factor, classes))
 
     @torch.no_grad()
     def read(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch factors"]:
-        """The value of each factor, in its own unit, that the codes are nearest to where an edit would set them."""
-        codes, columns = self.encode(latents), []
+        """The value of each factor, in its own unit, whose codes are nearest."""
+        codes, columns = self.components(latents), []
         for i, factor in enumerate(self.factors):
             if factor.kind != "continuous":
                 columns.append(self.distances(codes, i).argmin(1).to(codes.dtype))
             else:
                 knots = torch.linspace(float(self.labels.low[i]), float(self.labels.high[i]), 257).to(codes)
-                distance = torch.cdist(codes[:, self.blocks[i]], self.destination(i, knots))
+                distance = torch.cdist(codes[:, self.blocks[i]], self.centre(i, knots))
                 columns.append(knots[distance.argmin(1)])
         return torch.stack(columns, 1)
 
@@ -396,11 +461,13 @@ class IIN(pl.LightningModule):
         self, latents: Float[Tensor, "batch d"], component: int, value: float
     ) -> Float[Tensor, "batch d"]:
         """The latents with one component at the quantile Φ(value) of its own distribution over training data."""
-        codes = self.encode(latents)
+        codes, reach = self.encode(latents), 1.0
+        if isinstance(self.flow, DiffusionFlow) and component < self.residual:
+            reach = self.reach_of(next(i for i, block in enumerate(self.blocks) if component < block.stop))
         position = torch.special.ndtr(torch.tensor(float(value))) * (QUANTILES - 1)
         low = int(position.floor().clamp(max=QUANTILES - 2))
         below, above = self.quantiles[low, component], self.quantiles[low + 1, component]
-        codes[:, component] = torch.lerp(below, above, position.to(codes) - low)
+        codes[:, component] = reach * torch.lerp(below, above, position.to(codes) - low)
         return self.inverse(codes)
 
     @torch.no_grad()
@@ -408,6 +475,8 @@ class IIN(pl.LightningModule):
         self, latents: Float[Tensor, "batch d"], donors: Float[Tensor, "batch d"], factor: int
     ) -> Float[Tensor, "batch d"]:
         """The latents with a factor's block taken from the donors."""
+        if isinstance(self.flow, DiffusionFlow):
+            return self.towards(latents, factor, self.flow.read(donors)[:, self.blocks[factor]], 1.0)
         codes = self.encode(latents)
         codes[:, self.blocks[factor]] = self.encode(donors)[:, self.blocks[factor]]
         return self.inverse(codes)
@@ -417,7 +486,7 @@ class IIN(pl.LightningModule):
         self, n: int, values: dict[int, float], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
         """Latents drawn from the prior; a factor with a chosen value is where an edit sets it, others as in data."""
-        noise = torch.randn(n, self.flow.features - self.residual, generator=generator).to(self.quantiles)
+        noise = torch.randn(n, len(self.prior_mean), generator=generator).to(self.quantiles)
         row = torch.randint(QUANTILES, (n, self.residual), generator=generator).to(self.quantiles.device)
         factors = self.quantiles[:, : self.residual].gather(0, row)
         codes = torch.cat([factors, self.prior_mean + noise @ self.prior_factor.T], 1)

@@ -97,6 +97,14 @@ class LabelEmbedding(nn.Module):
         embedded = corners[values.nan_to_num().long()]
         return torch.where(values.isnan()[:, None], torch.zeros_like(embedded), embedded)
 
+    def longest(self, factor: int) -> Tensor:
+        """The length of the longest embedding that a factor's labels have."""
+        corners: Tensor = getattr(self, f"corners{factor}")
+        if len(corners):
+            return corners[0].norm()  # all corners are equally far from the centre
+        ends = torch.stack([self.low[factor], self.high[factor]])
+        return self.embed(factor, ends).abs().amax()
+
     def readings(self, values: Float[Tensor, "batch factors"]) -> list[Float[Tensor, "batch _"]]:
         """Per factor what a classifier should say of labels: (batch, 1) the probability of a binary one being 1,
         (batch, classes) one-hot of a categorical one, (batch, 1) the standardised value of a continuous one.

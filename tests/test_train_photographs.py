@@ -1,6 +1,7 @@
 """`python train.py` on latents with places, at a size that takes seconds: a tiny auto-encoder at random weights."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from PIL import Image, ImageChops
 
 from evaluation.run import load
+from models.diffusion_flow import DiffusionFlow
 from models.iin import IIN
 from models.spatial_flow import SpatialFlow
 from tests.command import ROOT, train, weights
@@ -19,9 +21,11 @@ diffusers = pytest.importorskip("diffusers")
 
 SMALL = [
     "encoder=taesd", "data.n=200", "data.size=16", "spatial_guide.width=8", "spatial_guide.solver_steps=2",
-    "spatial_guide_edits=100", "iin.blocks=2", "iin.width=8", "iin.depth=1", "trainer.spatial_guide.steps=120",
-    "trainer.spatial_iin.steps=120", "trainer.spatial_iin.batch_size=16", "trainer.accelerator=cpu",
-    "measured_images=8",
+    "trainer.spatial_guide.steps=120", "trainer.reading.steps=60", "trainer.accelerator=cpu", "measured_images=8",
+]  # fmt: skip
+COUPLINGS = [
+    *SMALL, "iin.coupling=glow", "spatial_guide_edits=100", "iin.blocks=2", "iin.width=8", "iin.depth=1",
+    "trainer.spatial_iin.steps=120", "trainer.spatial_iin.batch_size=16",
 ]  # fmt: skip
 
 
@@ -43,7 +47,28 @@ def run(folder: Path) -> Path:
     return path
 
 
-def test_latents_with_places_have_a_flow_and_a_guide_of_their_own(run: Path) -> None:
+@pytest.fixture(scope="module")
+def glow(folder: Path) -> Path:
+    path = folder / "glow"
+    train(folder, *COUPLINGS, f"encoder.weights={folder / 'taesd'}", f"run_dir={path}")
+    return path
+
+
+def test_the_flow_of_latents_with_places_is_a_diffusion_models(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["flow/inverse_error"] < 1e-4 and math.isfinite(metrics["flow/nll_bits_per_dim"])
+    for factor in ("glasses", "sex", "smile", "hat", "beard", "skin"):
+        assert f"edit/{factor}/effectiveness" in metrics and f"edit/{factor}/counterfactual_image" in metrics
+    assert all(metrics[f"time/{stage}_s"] > 0 for stage in ("guide", "iin"))
+    assert not {"time/edits_s", "time/reader_s"} & set(metrics)
+    iin = IIN.load_from_checkpoint(run / "checkpoints/last.ckpt", map_location="cpu")
+    assert isinstance(iin.flow, DiffusionFlow)
+    guide = weights(run / "checkpoints/guide.ckpt")
+    assert all(torch.equal(iin.flow.guide.state_dict()[name], tensor) for name, tensor in guide.items())
+
+
+def test_latents_with_places_can_have_couplings_that_learn_from_the_guides_edits(glow: Path) -> None:
+    run = glow
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["flow/inverse_error"] < 1e-4
     for factor in ("glasses", "sex", "smile", "hat", "beard", "skin"):
@@ -65,7 +90,7 @@ def test_an_edit_of_strength_0_is_the_picture_and_another_one_is_of_its_size(run
     assert isinstance(edited, Image.Image) and edited.size == picture.size
 
 
-def test_a_run_killed_while_the_flow_learns_goes_on_with_the_guides_edits(folder: Path, run: Path) -> None:
+def test_a_run_killed_while_the_flow_learns_goes_on_with_the_guides_edits(folder: Path, glow: Path) -> None:
     stopped = folder / "stopped"
     code = (
         "import os\nfrom models.iin import IIN as Dying\n"
@@ -78,10 +103,10 @@ def test_a_run_killed_while_the_flow_learns_goes_on_with_the_guides_edits(folder
     )
     places = [f"cache_dir={folder / 'cache'}", f"run_dir={stopped}", f"encoder.weights={folder / 'taesd'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code, *SMALL, *places]
+    command = [sys.executable, "-c", code, *COUPLINGS, *places]
     killed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert killed.returncode == 9, killed.stderr[-2000:]
     resumed = train(folder, f"ckpt={stopped / 'checkpoints/iin.partial.ckpt'}")
     assert "iin started" in resumed.stdout and "edits started" not in resumed.stdout
-    expected, found = (weights(path / "checkpoints/last.ckpt") for path in (run, stopped))
+    expected, found = (weights(path / "checkpoints/last.ckpt") for path in (glow, stopped))
     assert all(torch.equal(expected[key], found[key]) for key in expected)

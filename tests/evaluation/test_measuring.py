@@ -16,8 +16,13 @@ from evaluation.members import Convolution, Transformer
 from evaluation.record import Run
 from evaluation.run import load
 from models import UserError
+from models.iin import IIN
 from tests.evaluation.colours import colour_images
 from tests.evaluation.linear_world import RotatedPixels
+
+
+def flat_iin(objective: Any = "faithful") -> IIN:
+    return IIN(4, [("hat", "binary", ["without", "with"])], objective=objective, blocks=1, width=4)
 
 
 class Enough(Exception):
@@ -54,16 +59,24 @@ def test_the_judges_see_nobody_whom_the_reader_saw(tmp_path: Path, monkeypatch: 
     latents = Latents(torch.zeros(60, 4), torch.zeros(60, 4))
     with pytest.raises(Enough):
         training.train_guide(config, data, latents, encoder, Run(tmp_path, config))
-    judged = judged_rows(config, data)
+    judged = judged_rows(config, data, flat_iin())
     assert data.people is not None and not set(data.people[read[0]].tolist()) & set(data.people[judged].tolist())
     assert torch.equal(torch.cat([read[0], judged]).sort().values, data.rows(TRAIN))
 
 
 def test_without_a_reader_the_judges_see_all_training_images() -> None:
     data = colour_images()[0]
-    for config in (settings(0.0), settings(1.0, "likelihood")):
-        assert torch.equal(judged_rows(config, data), data.rows(TRAIN))
-    assert 0 < len(judged_rows(settings(1.0), data)) < len(data.rows(TRAIN))  # by image where nobody is known
+    assert torch.equal(judged_rows(settings(0.0), data, flat_iin()), data.rows(TRAIN))
+    assert torch.equal(judged_rows(settings(1.0), data, flat_iin("likelihood")), data.rows(TRAIN))
+    assert 0 < len(judged_rows(settings(1.0), data, flat_iin())) < len(data.rows(TRAIN))  # by image: nobody is known
+
+
+def test_a_diffusion_flow_has_a_reader_whose_people_the_judges_do_not_see() -> None:
+    data = replace(colour_images()[0], people=torch.arange(60) // 3)
+    assert data.people is not None
+    iin = IIN(64, [("hat", "binary", ["without", "with"])], shape=(4, 4, 4), diffusion={"width": 8})
+    judged, read = judged_rows(settings(0.0), data, iin), data.rows(TRAIN)[training.reader_rows(data)]
+    assert len(judged) and len(read) and not set(data.people[read].tolist()) & set(data.people[judged].tolist())
 
 
 def test_each_member_has_its_keys() -> None:
