@@ -249,7 +249,8 @@ def edit_all(
             kept = begins[some] if number == 0 and held.photographs.fid is not None else None
             originals, final = held.photographs.pictures(some), held.photographs.finals(some, image)
             tally.final.add(held.photographs, originals, final, drawn, chosen[some], kept)
-            errors = [round_trip_error(editor, latents) for latents in (z, edited)] if cycle else []
+            most = len(z) if held.drawn else EXTRAS  # of photographs a way there and back takes long
+            errors = [round_trip_error(editor, latents[:most]) for latents in (z, edited)] if cycle else []
             tally.cycle = max([e for e in (*errors, tally.cycle) if e is not None], default=None)
     return tallies, shared
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.factors import TEST, TRAIN, Factor, ImageData
 from datamodules.features import ImageEncoder, as_read
 from evaluation.comparison import editor_title
-from evaluation.composition import compose
+from evaluation.composition import DEFAULT, compose
 from evaluation.editing import edit_targets
 from evaluation.figures import COMPONENT_VALUES, component_strip, edit_strips, factor_grid, reconstructions, samples
 from evaluation.final_pictures import as_pictures, final_pictures
@@ -61,7 +61,7 @@ def draw_edits(
     device: torch.device | str = "cpu",
     rows: int = 4,
     seed: int = 0,
-    how: str = "threshold",
+    how: str = DEFAULT,
 ) -> None:
     """`edit_<factor>.png`, both directions of each factor by every editor (the first is the run's own), and
     `factor_grid.png`, all factors by the first.
@@ -147,18 +147,24 @@ def draw_flow(
     device: torch.device | str = "cpu",
     rows: int = 4,
     seed: int = 0,
+    how: str = DEFAULT,
 ) -> None:
     """`component_<number>.png` of the first components of each block and of the residual, and `samples.png`.
 
-    Each row of samples is drawn from the same noise, with one factor at one of its values.
+    What a component changes is composed into the images as `how` says, as in `draw_edits`. Each row of samples is drawn
+    from the same noise, with one factor at one of its values.
     """
     images = data.images[shuffled(data.rows(TEST), seed)[:rows]]
     latents = encoded(encoder, images, device)
+    reconstruction = encoder.decode(latents).cpu()
     blocks = {factor.name: block for factor, block in zip(iin.factors, iin.blocks, strict=True)}
     first = max((block.stop for block in blocks.values()), default=0)
     for name, block in {**blocks, "residual": slice(first, latents.shape[1])}.items():
         for component in range(block.start, min(block.stop, block.start + PER_BLOCK)):
-            edited = [encoder.decode(iin.set_component(latents, component, value)) for value in COMPONENT_VALUES]
+            edited = [
+                final(rgb(images), reconstruction, iin.set_component(latents, component, value), encoder, how)
+                for value in COMPONENT_VALUES
+            ]
             title = f"component {component} ({name})"
             component_strip(folder / f"component_{component}.png", title, images, COMPONENT_VALUES, edited)
     drawn: dict[str, Tensor] = {"any": sampled(encoder, iin, {}, seed)}

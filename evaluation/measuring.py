@@ -112,7 +112,7 @@ def measure_iin(
     figures = run.path / "figures"
     with run.stage("flow", len(test)):
         run.update(flow_quality(iin, held))
-        draw_flow(figures, data, encoder, iin, device)
+        draw_flow(figures, data, encoder, iin, device, how=config.compose)
     if not data.factors.factors:
         return
     train = data.rows(TRAIN)

@@ -109,7 +109,7 @@ class IIN(pl.LightningModule):
         block_sizes: code dimensions of each factor; by default what its labels need: 1 for a binary or continuous
             factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
         correlation: ρ of the pair loss, one for all or one per factor.
-        shape: (channels, height, width) of latents with places: T is then convolutional (`models/spatial_flow.py`).
+        shape: (channels, height, width) of latents with places.
         blocks, width, depth: of the couplings; by default 6 blocks of 192 units and 2 layers, for latents with places 4
             blocks of 128 channels and 3 layers.
         coupling: FrEIA's `glow` (the default) or `rnvp`; for latents with places under `faithful` the default is
@@ -149,7 +149,7 @@ class IIN(pl.LightningModule):
         head: Literal["pairs", "label"] = "pairs",
         block_sizes: list[int] | None = None,
         correlation: float | list[float] = 0.975,
-        shape: Sequence[int] | None = None,
+        shape: Sequence[int] = (),
         blocks: int | None = None,
         width: int | None = None,
         depth: int | None = None,
@@ -171,30 +171,34 @@ class IIN(pl.LightningModule):
         self.save_hyperparameters()
         self.labels = LabelEmbedding(factors)
         self.objective, self.head = objective, head
+        self.spatial = len(shape) == 3
         self.blocks = self.labels.blocks if block_sizes is None else blocks_of(block_sizes)
         self.check(features, block_sizes, correlation)
         self.linear_start = objective == "faithful" if linear_start is None else linear_start
         self.label_deviation, self.likelihood_weight, self.reach = label_deviation, likelihood_weight, reach
         self.optimizer = optimizer or ("muon" if objective == "faithful" else "adam")
         self.betas = (betas[0], betas[1])
-        places = list(shape) if shape is not None and len(shape) == 3 else None
-        self.spatial = places is not None
-        kind = coupling or ("diffusion" if places and self.factors and objective == "faithful" else "glow")
+        kind = coupling or ("diffusion" if self.spatial and self.factors and objective == "faithful" else "glow")
         if kind == "diffusion":
-            if places is None or not self.factors or objective != "faithful":
+            if not self.spatial or not self.factors or objective != "faithful":
                 raise ValueError(
                     "Expected iin.coupling=diffusion for latents with places (encoder=taesd), factors and "
                     "iin.objective=faithful: leave iin.coupling at null."
                 )
-            self.flow: Flow | SpatialFlow | DiffusionFlow = DiffusionFlow(features, factors, places, **diffusion or {})
-        elif places:
-            parts = self.residual, blocks or 4, width or 128, depth or 3, kind
-            self.flow = SpatialFlow((places[0], places[1], places[2]), *parts)
+            self.flow: Flow | SpatialFlow | DiffusionFlow = DiffusionFlow(features, factors, shape, **diffusion or {})
+        elif self.spatial:
+            self.flow = SpatialFlow(shape, self.residual, blocks or 4, width or 128, depth or 3, kind)
         else:
             self.flow = Flow(features, blocks or 6, width or 192, depth or 2, kind)
         rates = {"muon": READING_RATE if kind == "diffusion" else 1e-2, "adam": 1e-3}
         self.learning_rate = learning_rate or rates[self.optimizer]
         codes = self.flow.codes if isinstance(self.flow, DiffusionFlow) else features
+        self.register_statistics(features, codes, correlation)
+        # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
+        self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def register_statistics(self, features: int, codes: int, correlation: float | list[float]) -> None:
+        """The buffers of what is taken from training data, and which codes belong to which factor."""
         count = len(self.factors)
         rho = [correlation] * count if isinstance(correlation, (int, float)) else list(correlation)
         shared = torch.zeros(count, codes)
@@ -208,8 +212,6 @@ class IIN(pl.LightningModule):
         self.register_buffer("quantiles", torch.zeros(QUANTILES, codes))
         self.register_buffer("prior_mean", torch.zeros(codes - self.residual))
         self.register_buffer("prior_factor", torch.eye(codes - self.residual))
-        # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
-        self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     @property
     def factors(self) -> tuple[Factor, ...]:

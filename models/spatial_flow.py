@@ -15,6 +15,7 @@ The IIN paper (https://arxiv.org/abs/2004.13166) has latents H × W × C and cou
 Dhariwal 2018, https://arxiv.org/abs/1807.03039) the squeeze.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -84,7 +85,7 @@ class SpatialFlow(nn.Module):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
+        shape: Sequence[int],
         components: int,
         blocks: int = 4,
         width: int = 128,

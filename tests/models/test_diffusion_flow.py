@@ -142,7 +142,7 @@ def test_training_learns_the_reading_and_leaves_the_diffusion_model() -> None:
         torch.testing.assert_close(tensor, kept[name], atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("settings", [{"shape": None}, {"shape": SHAPE, "objective": "likelihood"}])
+@pytest.mark.parametrize("settings", [{"shape": ()}, {"shape": SHAPE, "objective": "likelihood"}])
 def test_where_there_is_nothing_to_diffuse_it_is_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"iin\.coupling=diffusion for latents with places"):
         IIN(64, FACTORS, coupling="diffusion", **settings)  # type: ignore[arg-type]
