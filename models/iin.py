@@ -409,8 +409,8 @@ class IIN(pl.LightningModule):
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
 
         Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
-        half as far from it as from any other. Under a diffusion flow an edit goes as far as it takes until the edited
-        latents are read as the value (`DiffusionFlow.reach`).
+        half as far from it as from any other. Under a diffusion flow those that are read as the value stay, and an edit
+        goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
         """
         if isinstance(self.flow, DiffusionFlow):
             return self.towards(latents, factor, self.centre(factor, value), strength)
@@ -432,7 +432,8 @@ class IIN(pl.LightningModule):
         read, edited = self.flow.read(latents)[:, self.blocks[factor]], latents.clone()
         moves = torch.ones_like(read[:, 0], dtype=torch.bool)
         if self.factors[factor].kind != "continuous":
-            moves = (read * goal).sum(1) <= goal.square().sum(1) / 3
+            corners = self.centre(factor, torch.arange(len(self.factors[factor].values)).to(read))
+            moves = torch.cdist(read, corners).argmin(1) != torch.cdist(goal, corners).argmin(1)
         if moves.any():
             codes, block = self.encode(latents[moves]), self.blocks[factor]
             far = self.flow.reach(codes, factor, goal[moves])
