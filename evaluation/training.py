@@ -413,7 +413,8 @@ def edit_grids(
     iin: IIN, shown: Tensor, latents: Latents, labels: FactorTable, encoder: ImageEncoder
 ) -> list[tuple[str, Tensor]]:
     """Per factor: a few training images above their edits to the first and the last value."""
-    iin.calibrate(latents.mean[:4096], labels.values[:4096].to(latents.mean.device))
+    if not isinstance(iin.flow, DiffusionFlow):  # whose edits need no such thing, and which would take a minute
+        iin.calibrate(latents.mean[:4096], labels.values[:4096].to(latents.mean.device))
     grids = []
     for i, factor in enumerate(iin.factors):
         low, high = (
