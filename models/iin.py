@@ -35,6 +35,7 @@ __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual
 
 QUANTILES = 257
 KNOTS = 9
+SURE = 0.6  # of the way to a label's embedding: what a diffusion flow reads beyond is surely that label
 READING_RATE, READING_DECAY = 3e-3, 0.1  # of AdamW, for what a diffusion flow reads
 MOST_ENCODED = 2048  # training rows that the residual of a diffusion flow is taken from, which is slow to find
 
@@ -409,8 +410,8 @@ class IIN(pl.LightningModule):
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
 
         Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
-        half as far from it as from any other. Under a diffusion flow those that are read as the value stay, and an edit
-        goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
+        half as far from it as from any other. Under a diffusion flow those that are surely read as the value stay, and an
+        edit goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
         """
         if isinstance(self.flow, DiffusionFlow):
             return self.towards(latents, factor, self.centre(factor, value), strength)
@@ -432,8 +433,7 @@ class IIN(pl.LightningModule):
         read, edited = self.flow.read(latents)[:, self.blocks[factor]], latents.clone()
         moves = torch.ones_like(read[:, 0], dtype=torch.bool)
         if self.factors[factor].kind != "continuous":
-            corners = self.centre(factor, torch.arange(len(self.factors[factor].values)).to(read))
-            moves = torch.cdist(read, corners).argmin(1) != torch.cdist(goal, corners).argmin(1)
+            moves = (read * goal).sum(1) < SURE * goal.square().sum(1)
         if moves.any():
             codes, block = self.encode(latents[moves]), self.blocks[factor]
             far = self.flow.reach(codes, factor, goal[moves])
@@ -448,11 +448,16 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def read(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch factors"]:
-        """The value of each factor, in its own unit, whose codes are nearest."""
+        """The value of each factor, in its own unit, whose codes are nearest; NaN where a diffusion flow is not sure."""
         codes, columns = self.components(latents), []
         for i, factor in enumerate(self.factors):
             if factor.kind != "continuous":
-                columns.append(self.distances(codes, i).argmin(1).to(codes.dtype))
+                column = self.distances(codes, i).argmin(1).to(codes.dtype)
+                if isinstance(self.flow, DiffusionFlow):
+                    goal = self.centre(i, column)
+                    sure = (codes[:, self.blocks[i]] * goal).sum(1) >= SURE * goal.square().sum(1)
+                    column = torch.where(sure, column, torch.nan)
+                columns.append(column)
             else:
                 knots = torch.linspace(float(self.labels.low[i]), float(self.labels.high[i]), 257).to(codes)
                 distance = torch.cdist(codes[:, self.blocks[i]], self.centre(i, knots))

@@ -96,7 +96,7 @@ class SpatialGuide(pl.LightningModule):
         factors: Sequence[Sequence[Any]],
         shape: Sequence[int],
         width: int = 160,
-        noise: float = 1.5,
+        noise: float = 3.0,
         guidance: float | list[float] = 5.0,
         solver_steps: int = 5,
         learning_rate: float = 5e-3,

@@ -96,26 +96,37 @@ def test_the_density_of_normal_latents_is_known(flow: DiffusionFlow, monkeypatch
         assert flow.bits(latents, steps=2).isfinite().all()
 
 
-def test_an_iin_of_it_edits_one_factor_and_leaves_alone_what_shows_it() -> None:
+def test_an_iin_of_it_edits_one_factor_and_leaves_alone_what_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     iin = IIN(64, FACTORS, shape=SHAPE, diffusion={"width": 8, "solver_steps": 2, "guidance": [4.0, 3.0, 2.0]}).eval()
     assert isinstance(iin.flow, DiffusionFlow)
-    perturbed(iin.flow)
+    perturbed(iin.flow.guide)
     latents = torch.randn(40, 64)
     values = torch.stack([torch.arange(40) % 2, torch.arange(40) % 3, torch.rand(40)], 1).float()
     iin.start(latents, torch.zeros(40, 64), values)
     iin.flow.guide.labels.fit(values)
     iin.calibrate(latents, values)
+
+    def reads(z: Tensor) -> Tensor:
+        race = iin.labels.embed(1, (z[:, 1] > 0).float()) * z[:, 2:3].tanh().abs()
+        return torch.cat([(2 * z[:, :1]).tanh(), race, z[:, 3:4]], 1)
+
+    monkeypatch.setattr(iin.flow, "read", reads)
     read = iin.read(latents)
-    assert set(read[:, 0].tolist()) <= {0.0, 1.0} and set(read[:, 1].tolist()) <= {0.0, 1.0, 2.0}
+    assert set(read[:, 0].nan_to_num(0).tolist()) == {0.0, 1.0} and read[:, 1].nan_to_num(0).max() <= 2
     for factor in (0, 1):
-        torch.testing.assert_close(iin.edit(latents, factor, read[:, factor]), latents, atol=0, rtol=0)
-    assert (iin.edit(latents, 0, 1 - read[:, 0]) - latents).abs().amax(1).min() > 1e-4
-    torch.testing.assert_close(iin.edit(latents, 1, read[:, 1] * 0, strength=0.0), latents, atol=1e-5, rtol=0)
+        sure = ~read[:, factor].isnan()
+        assert sure.any()
+        same = iin.edit(latents[sure], factor, read[sure, factor])
+        torch.testing.assert_close(same, latents[sure], atol=0, rtol=0)
+    sure = ~read[:, 0].isnan()
+    assert (iin.edit(latents, 0, 1 - read[:, 0].nan_to_num(0)) - latents).abs().amax(1)[sure].min() > 1e-4
+    torch.testing.assert_close(iin.edit(latents, 1, torch.zeros(40), strength=0.0), latents, atol=1e-5, rtol=0)
     assert iin.set_component(latents, 0, 3.0).isfinite().all()
     assert iin.sample(3, {0: 1.0}, torch.Generator().manual_seed(0)).shape == (3, 64)
     swapped = iin.swap(latents, latents.flip(0), 0)
-    alike = read[:, 0] == read[:, 0].flip(0)
+    c = iin.flow.read(latents)[:, 0]
+    alike = c * c.flip(0) >= 0.6 * c.flip(0).square()
     torch.testing.assert_close(swapped[alike], latents[alike], atol=0, rtol=0)
 
 
