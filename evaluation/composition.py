@@ -7,6 +7,7 @@ change leaves its outlines. So where the change is strong the decoded edit takes
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,12 +16,12 @@ from torch.nn import functional
 
 from models import check_choice
 
-__all__ = ["COMPOSITIONS", "DEFAULT", "compose"]
+__all__ = ["COMPOSITIONS", "DEFAULT", "compose", "default_composition"]
 
-COMPOSITIONS = ("blend", "threshold", "add", "none")
-DEFAULT = "blend"  # of run.edit and of python -m evaluation.edit
+COMPOSITIONS = ("blend", "replace", "threshold", "add", "none")
+DEFAULT = "blend"  # of latents without places; see `default_composition`
 KNEE = 0.04  # of the soft threshold, in [0, 1]: smaller changes are of the decoder, not of the edit
-REPLACED = 0.05  # mean change of the channels from which on the photograph is replaced
+REPLACED = {"blend": 0.2, "replace": 0.05}  # mean change of the channels from which on the photograph is replaced
 NEAR = 1 / 64  # of the picture's side: the deviation of the blur that joins neighbouring changes
 
 
@@ -34,8 +35,8 @@ def compose(
 
     `none`: D(z') itself, at the photograph's resolution. `add`: x + D(z') − D(z). `threshold`: the same with every
     change d of a channel shrunk to sign(d) · max(|d| − .04, 0). `blend`: (1 − m) (x + shrunken d) + m D(z'), m from 0
-    to 1 as the change nearby goes from 0 to .05 (see `replaced`). Decoded pictures are brought to the photograph's
-    resolution bilinearly. Where the two of them are equal, the photograph comes back bit for bit.
+    to 1 as the change nearby goes from 0 to .2 (see `replaced`); `replace`: the same to .05. Decoded pictures are
+    brought to the photograph's resolution bilinearly. Where the two are equal, the photograph comes back bit for bit.
 
     Raises:
         UserError: no such composition.
@@ -45,17 +46,25 @@ def compose(
     if how == "none":
         return resized(edited, size).clamp(0, 1)
     change = edited - reconstruction
-    if how in ("threshold", "blend"):
+    if how != "add":
         change = functional.softshrink(change, KNEE)
-    if how != "blend":
+    if how not in REPLACED:
         return (photograph + resized(change, size)).clamp(0, 1)
-    share = replaced(edited - reconstruction)
+    share = replaced(edited - reconstruction, REPLACED[how])
     decoded = resized(share, size) * (resized(edited, size) - photograph)
     return (photograph + resized((1 - share) * change, size) + decoded).clamp(0, 1)
 
 
-def replaced(change: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n 1 size size"]:
-    """m: 0 where nothing changed nearby, 1 where the change is .05 or more; 3 t² − 2 t³ between, t the change / .05."""
+def default_composition(latent_shape: Sequence[int]) -> str:
+    """What is best for latents of this shape: `replace` for those with places, else `blend`.
+
+    A flat code moves the whole picture a little, whatever is edited, so that a small change says nothing.
+    """
+    return "replace" if len(latent_shape) == 3 else DEFAULT
+
+
+def replaced(change: Float[Tensor, "n 3 size size"], most: float) -> Float[Tensor, "n 1 size size"]:
+    """m: 0 where nothing changed nearby, 1 where the change is `most` or more; 3 t² − 2 t³ between, t their ratio."""
     deviation = NEAR * change.shape[-1]
     reach = min(math.ceil(2 * deviation), change.shape[-1] - 1)
     places = torch.arange(-reach, reach + 1, device=change.device)
@@ -63,7 +72,7 @@ def replaced(change: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n 1 size 
     taps = taps / taps.sum()
     near = functional.pad(change.abs().mean(1, keepdim=True), (reach,) * 4, mode="reflect")
     near = functional.conv2d(functional.conv2d(near, taps[None, None, None]), taps[None, None, :, None])
-    t = (near / REPLACED).clamp(0, 1)
+    t = (near / most).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 

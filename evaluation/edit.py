@@ -14,7 +14,8 @@ of which images:
   face=1                       the largest face of a photograph; 2: the second largest
 how:
   strength=1.0                 0 leaves the image as it is
-  compose=threshold            how the change is put into the image: threshold, add; none: the decoded edit
+  compose=threshold            how the change is put into the image: blend, replace, threshold, add; none: the
+                               decoded edit
   out=PATH                     the PNG to write, or a folder for it; else RUN/figures; no file is overwritten
   json=true                    print one JSON object: the paths, the codes before and after
 
@@ -40,7 +41,7 @@ from torch import Tensor
 from datamodules.factors import SPLITS, near_names
 from datamodules.features import as_read
 from evaluation.command import command, options
-from evaluation.composition import COMPOSITIONS, DEFAULT
+from evaluation.composition import COMPOSITIONS
 from evaluation.figures import COMPONENT_VALUES, Column, signed, strip
 from evaluation.files import jsonable, write_file
 from evaluation.photographs import to_tensor
@@ -73,7 +74,7 @@ class Options:
     face: int = 1
     n: int = N
     strength: float = 1.0
-    compose: str = DEFAULT
+    compose: str | None = None
     out: str | None = None
     json: bool = False
     seed: int = 0
@@ -257,7 +258,7 @@ def figure_path(run: LoadedRun, asked: Options) -> Path:
     if asked.out is not None and asked.out.lower().endswith(".png"):
         return unused(Path(asked.out).expanduser())
     how = [f"strength_{asked.strength:g}"] if asked.strength != 1 else []
-    how += [f"compose_{asked.compose}"] if asked.compose != DEFAULT else []
+    how += [f"compose_{asked.compose}"] if asked.compose else []
     folder = run.path / "figures" if asked.out is None else Path(asked.out).expanduser()
     name = plain("_".join([edit_name(run, asked), *how, images_name(asked)]))
     return unused(folder / f"{name[:LONGEST]}.png")
@@ -319,7 +320,7 @@ def edit_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
     Raises:
         UserError: see the functions above.
     """
-    check_choice("compose", asked.compose, COMPOSITIONS)
+    check_choice("compose", asked.compose, (None, *COMPOSITIONS))
     mode = what(run, asked)
     images = chosen_images(run, asked)
     latents = run.encode(images.subjects.pixels)

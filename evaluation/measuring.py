@@ -12,6 +12,7 @@ from datamodules.people import training_halves
 from evaluation.baselines import AtStrength, LinearSVM, MeanDifference
 from evaluation.charts import draw_charts, measurements
 from evaluation.committee import train_committee
+from evaluation.composition import default_composition
 from evaluation.counterfactual_metrics import mean_known
 from evaluation.editing import edit_targets, measure
 from evaluation.final_pictures import EXTRAS
@@ -106,13 +107,13 @@ def measure_iin(
     outside: ImageJudge | None = None,
 ) -> None:
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
-    device = latents.mean.device
+    device, how = latents.mean.device, config.compose or default_composition(encoder.latent_shape)
     test = data.rows(TEST)[: config.measured_images]
     held = latents.rows(test.to(device))
     figures = run.path / "figures"
     with run.stage("flow", len(test)):
         run.update(flow_quality(iin, held))
-        draw_flow(figures, data, encoder, iin, device, how=config.compose)
+        draw_flow(figures, data, encoder, iin, device, how=how)
     if not data.factors.factors:
         return
     train = data.rows(TRAIN)
@@ -144,17 +145,17 @@ def measure_iin(
         labels = data.factors[test]
         measured = measure(
             editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed,
-            how=config.compose, reconstructions=images, fid=inception_features(device),
+            how=how, reconstructions=images, fid=inception_features(device),
         )  # fmt: skip
         for prefix, result in measured.items():
             run.update(keys(result, prefix))
         run.update(matrix_keys(measured["edit"], "edit"))
         run.update(realism_keys(measured["edit"]))
-        run.update(measure_invariance(iin, data, test[:EXTRAS], encoder, config.compose, config.seed, device))
+        run.update(measure_invariance(iin, data, test[:EXTRAS], encoder, how, config.seed, device))
         run.measurements = measurements({name: measured[name] for name in scanned})
     with run.stage("pictures"):
         run.save()
-        draw_edits(figures, data, encoder, {name: editors[name] for name in DRAWN}, device, how=config.compose)
+        draw_edits(figures, data, encoder, {name: editors[name] for name in DRAWN}, device, how=how)
         draw_charts(run.path, run.measurements)
 
 

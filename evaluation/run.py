@@ -26,7 +26,7 @@ from datamodules.celeba import WIDTH
 from datamodules.factors import FactorTable, near_names
 from datamodules.features import FeatureData, FeatureEncoder, as_read, extract
 from datamodules.texts import TextData, TextEncoder, extract_texts
-from evaluation.composition import COMPOSITIONS, DEFAULT, compose
+from evaluation.composition import COMPOSITIONS, compose, default_composition
 from evaluation.files import ImageSource, read_image, read_json, to_pillow
 from evaluation.manifest import label
 from evaluation.photographs import LUMA, Framed, centre_of, facing, kept_place, read_photograph
@@ -333,17 +333,23 @@ class LoadedRun:
         seen = self.in_its_colours(torch.stack([one.seen(size) for one in framed]))
         return Subjects(as_read(seen, self.encoder.size), framed)
 
+    @property
+    def composition(self) -> str:
+        """How a change is put into a picture where nothing else is asked for."""
+        return default_composition(self.encoder.latent_shape)
+
     def composed(
         self,
         subjects: Subjects,
         reconstruction: Float[Tensor, "n 3 size size"],
         edited: Float[Tensor, "n 3 size size"],
-        how: str = DEFAULT,
+        how: str | None = None,
     ) -> list[Image.Image]:
         """What a user gets: each photograph, whole and at its own resolution, with the change composed into it.
 
         Of images of the run's own size it is that image; with `how="none"` the decoded edit itself.
         """
+        how = how or self.composition
         if how == "none":
             return to_pillow(edited)
         if subjects.framed is None:
@@ -405,9 +411,16 @@ class LoadedRun:
         return self.iin.inverse(torch.lerp(self.iin.encode(latents), self.iin.encode(edited), strength))
 
     def pictures(
-        self, images: Images, change: Callable[[Tensor], Tensor], strength: float, how: str, align: str, face: int
+        self,
+        images: Images,
+        change: Callable[[Tensor], Tensor],
+        strength: float,
+        how: str | None,
+        align: str,
+        face: int,
     ) -> Edited:
         """The images with what a change of their latents changes; of strength 0, or without any, bit for bit."""
+        how = how or self.composition
         check_choice("compose", how, COMPOSITIONS)
         single = isinstance(images, ImageSource) or (isinstance(images, Tensor) and images.ndim == 3)
         several: Any = images if not single else images[None] if isinstance(images, Tensor) else [images]
@@ -462,7 +475,7 @@ class LoadedRun:
         wanted = {name: value for part in (*values, factors) for name, value in part.items()}
         far = 1.0 if strength is None else strength
         change = lambda latents: self.edit_latents(latents, wanted, far)  # noqa: E731
-        return self.pictures(images, change, far, compose or DEFAULT, align or "auto", 1 if face is None else face)
+        return self.pictures(images, change, far, compose, align or "auto", 1 if face is None else face)
 
     def set_component(
         self,
@@ -470,7 +483,7 @@ class LoadedRun:
         component: int,
         value: str | int | float,
         strength: float = 1.0,
-        compose: str = DEFAULT,
+        compose: str | None = None,
         align: str = "auto",
         face: int = 1,
     ) -> Edited:
@@ -488,7 +501,7 @@ class LoadedRun:
         donor: ImageSource,
         factor: str,
         strength: float = 1.0,
-        compose: str = DEFAULT,
+        compose: str | None = None,
         align: str = "auto",
         face: int = 1,
     ) -> Edited:

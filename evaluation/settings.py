@@ -200,7 +200,7 @@ def check_numbers(settings: Settings) -> None:
         value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
         if type(value) is not int or value < least:
             raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
-    check_choice("compose", OmegaConf.select(settings, "compose", default="threshold"), COMPOSITIONS)
+    check_choice("compose", OmegaConf.select(settings, "compose"), (None, *COMPOSITIONS))
     scale = OmegaConf.select(settings, "trainer.scale")
     if scale is not None and (type(scale) not in (int, float) or not 0 < scale < float("inf")):
         raise UserError(f"Expected trainer.scale to be a positive number, got {scale!r}.")

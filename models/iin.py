@@ -410,8 +410,8 @@ class IIN(pl.LightningModule):
         """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
 
         Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
-        half as far from it as from any other. Under a diffusion flow those that are surely read as the value stay, and an
-        edit goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
+        half as far from it as from any other. Under a diffusion flow those that are surely read as the value stay, and
+        an edit goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
         """
         if isinstance(self.flow, DiffusionFlow):
             return self.towards(latents, factor, self.centre(factor, value), strength)
@@ -448,7 +448,7 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def read(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch factors"]:
-        """The value of each factor, in its own unit, whose codes are nearest; NaN where a diffusion flow is not sure."""
+        """The value of each factor, in its own unit, whose codes are nearest; NaN if a diffusion flow is not sure."""
         codes, columns = self.components(latents), []
         for i, factor in enumerate(self.factors):
             if factor.kind != "continuous":

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from evaluation.composition import KNEE, compose
+from evaluation.composition import KNEE, compose, default_composition
 from models import UserError
 
 
@@ -28,7 +28,19 @@ def test_small_changes_fall_under_the_threshold_and_large_ones_shrink_by_it() ->
     torch.testing.assert_close(composed, pictures(0.5, 0.7 - KNEE, 0.4 + KNEE))
 
 
-def test_where_the_change_is_strong_the_decoded_edit_takes_the_photographs_place() -> None:
+def test_the_default_depends_on_whether_latents_have_places() -> None:
+    assert default_composition((4, 16, 16)) == "replace" and default_composition((256,)) == "blend"
+
+
+def test_replace_takes_the_decoded_edit_from_a_smaller_change_on() -> None:
+    photograph, before = torch.full((1, 3, 32, 32), 0.5), torch.full((1, 3, 32, 32), 0.45)
+    after = before + 0.08
+    torch.testing.assert_close(compose(photograph, before, after, "replace"), after, atol=1e-6, rtol=0)
+    assert (compose(photograph, before, after, "blend") - (photograph + 0.04)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("how", ["blend", "replace"])
+def test_where_the_change_is_strong_the_decoded_edit_takes_the_photographs_place(how: str) -> None:
     """Glasses taken off: their outlines, which the auto-encoder had lost, do not stay."""
     torch.manual_seed(0)
     photograph = 0.5 + 0.1 * torch.rand(1, 3, 64, 64)
@@ -36,7 +48,7 @@ def test_where_the_change_is_strong_the_decoded_edit_takes_the_photographs_place
     reconstruction = torch.full_like(photograph, 0.55)
     reconstruction[:, :, 19:25, 16:48] = 0.3
     edited = torch.full_like(photograph, 0.55)
-    blended = compose(photograph, reconstruction, edited)
+    blended = compose(photograph, reconstruction, edited, how)
     added = compose(photograph, reconstruction, edited, "add")
     assert (
         (blended[:, :, 20:24, 20:44] - 0.55).abs().max() < 0.02 < 0.2 < (added[:, :, 20:24, 20:44] - 0.55).abs().min()

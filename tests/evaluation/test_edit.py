@@ -223,7 +223,7 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=sex", "images=[]"], r"Expected at least one path in images=\[\.\.\.\], got none"),
         (["factor=sex", "split=tset"], r"Expected split=train, validation or test, got 'tset'\. Did you mean test"),
         (["factor=sex", "face=2"], r"^Expected photographs with face=, got face=2 alone: give their paths, images=\["),
-        (["factor=sex", "compose=paste"], r"^Expected compose to be one of blend, .*, got paste\.$"),
+        (["factor=sex", "compose=paste"], r"^Expected compose to be one of null, blend, .*, got paste\.$"),
         (["factor=sex", "n=0"], r"Expected at least one image, got n=0 of 10 with split=test"),
     ],
 )
