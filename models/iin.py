@@ -36,6 +36,7 @@ __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual
 QUANTILES = 257
 KNOTS = 9
 SURE = 0.6  # of the way to a label's embedding: what a diffusion flow reads beyond is surely that label
+UNREAD_REACH = 3.0  # of samples and of single components under a diffusion flow, which nobody reads while they are made
 READING_RATE, READING_DECAY = 3e-3, 0.1  # of AdamW, for what a diffusion flow reads
 MOST_ENCODED = 2048  # training rows that the residual of a diffusion flow is taken from, which is slow to find
 
@@ -395,9 +396,9 @@ class IIN(pl.LightningModule):
         return self.reach_of(factor) * self.centre(factor, value)
 
     def reach_of(self, factor: int) -> float:
-        """How far an edit goes, in distances of the labels: of a diffusion flow the guidance."""
+        """How far an edit goes that is not read on the way, in distances of the labels."""
         if isinstance(self.flow, DiffusionFlow):
-            return float(self.flow.guide.weights[factor])
+            return UNREAD_REACH
         return self.reach if self.objective == "faithful" else 1.0
 
     def centre(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:

@@ -86,6 +86,10 @@ def test_an_autoencoder_of_latent_diffusion_as_the_encoder(folder: Path) -> None
     train_here(
         folder,
         "encoder=sd_vae",
+        "spatial_guide.width=8",
+        "spatial_guide.solver_steps=2",
+        "trainer.spatial_guide.steps=100",
+        "trainer.reading.steps=60",
         f"encoder.weights={folder / 'sd_vae'}",
         *arguments,
         "trainer.scale=0.2",

@@ -22,7 +22,7 @@ def test_what_is_named_is_made() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"coupling": "glwo"}, "Expected iin.coupling to be rnvp or glow, got 'glwo'"),
+        ({"coupling": "glwo"}, "Expected iin.coupling to be rnvp or glow or diffusion or null, got 'glwo'"),
         ({"objective": "faithfull"}, "Expected iin.objective to be faithful or likelihood, got 'faithfull'"),
         ({"optimizer": "mun"}, "Expected iin.optimizer to be muon or adam or null, got 'mun'"),
         ({"blocks": "two"}, "Expected iin.blocks to be a whole number or null, got 'two'"),
