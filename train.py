@@ -47,8 +47,8 @@ def train(config: DictConfig, run: "Run") -> None:
         rows = data.rows(TRAIN)
         known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
+        reader = training.reader_rows(data) if len(encoder.latent_shape) == 3 and faithful else None
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
-        reader = training.reader_rows(data) if len(encoder.latent_shape) == 3 and guide is not None else None
         iin = training.train_iin(config, known, labels, guide, run, encoder, reader)
         measure_iin(config, data, encoder, latents, iin, run, embed, outside)
         if dlib_faces.are_installed():
