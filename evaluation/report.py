@@ -152,18 +152,15 @@ def shape_words(data: Mapping[str, Any]) -> str:
 
 
 def tiles(files: Files) -> str:
-    """The headline numbers: means over the factors that can be judged, the baselines' below."""
+    """The headline numbers: means over the factors that can be judged, the baselines' on the same factors below."""
     rows = {name: row for name, row in edit_rows(files.metrics).items() if not unjudged(files.metrics, name)}
     shown = []
     for metric in headline_metrics(rows):
-        means: dict[str, float] = {}
-        for editor in map(editor_title, PREFIXES):
-            values = [row[editor][metric] for row in rows.values() if metric in row.get(editor, {})]
-            if values:
-                means[editor] = sum(values) / len(values)
+        means, count = shared_means(rows, metric)
         if "flow" in means:
             others = "".join(f"<i>{e}<u>{value:.3f}</u></i>" for e, value in means.items() if e != "flow")
-            shown.append((HEADINGS[metric], f"{means['flow']:.3f}", others))
+            part = "" if count == len(rows) else f", {count} of {len(rows)} factors"
+            shown.append((f"{HEADINGS[metric]}{part}", f"{means['flow']:.3f}", others))
     for key, title, text in (
         ("reconstruction/psnr", "reconstruction, dB", "{:.1f}"),
         ("memory/peak_mib", "memory, MiB", "{:,.0f}"),
@@ -178,6 +175,23 @@ def tiles(files: Files) -> str:
         if shown
         else ""
     )
+
+
+def shared_means(rows: Comparison, metric: str) -> tuple[dict[str, float], int]:
+    """Each editor's mean over the factors where all that have the metric have it, and how many factors these are.
+
+    Means over different factors cannot be compared; where no factor is shared, the flow stands alone.
+    """
+    having = {
+        editor: {factor: row[editor][metric] for factor, row in rows.items() if metric in row.get(editor, {})}
+        for editor in map(editor_title, PREFIXES)
+    }
+    having = {editor: values for editor, values in having.items() if values}
+    shared = set.intersection(*map(set, having.values())) if having else set()
+    if not shared:
+        having = {editor: values for editor, values in having.items() if editor == "flow"}
+        shared = set(having.get("flow", {}))
+    return {editor: sum(values[f] for f in shared) / len(shared) for editor, values in having.items()}, len(shared)
 
 
 def headline_metrics(rows: Comparison) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ https://arxiv.org/abs/2011.13456). T(z) = (c, r, e), u the latents in units of t
 
 T⁻¹(c', r, e) = (the way back from r, told c') + e. Where a factor's c' is w > 1 times as long as its labels'
 embeddings, D is extrapolated as in classifier-free guidance (Ho, Salimans 2022, https://arxiv.org/abs/2207.12598), away
-from the opposite: D(−y) + w (D(y) − D(−y)), y = c' / w.
+from the opposite, D(−y) + w m (D(y) − D(−y)), y = c' / w, at the places m that the labels concern: where the two differ
+(Couairon et al. 2022, "DiffEdit", https://arxiv.org/abs/2210.11427).
 """
 
 import math
@@ -31,11 +32,13 @@ from models.spatial_guide import LEVEL_BOUNDS, SpatialGuide, levels, solve
 
 __all__ = ["DiffusionFlow", "Reading", "posterior_mean"]
 
-HAZE = 0.5  # the most noise, in deviations of the latents, that g is trained under, and that of a veil
-VEILS = 6  # of noise, through which g is to see an edit
+HAZE = 0.5  # the most noise, in deviations of the latents, that g is trained under
+VEIL = 0.6  # noise through which g is to see an edit: a change that it hides is hardly there for others
+VEILS = 6
 SHOWN = 0.9  # of the way to a label: what g then reads counts as the label
 FURTHEST = 9.0  # guidance; more is no longer a face
-BISECTIONS = 4
+BISECTIONS = 3
+CONCERNED = (0.2, 0.5)  # of the strongest difference of an image: places below are not edited, those above fully
 SHIFT = 1  # places, by which latents are moved at most while g is trained
 GRID = 4  # of places that g's head reads: faces are aligned, so where a thing is says what it is
 
@@ -54,6 +57,14 @@ def posterior_mean(
             parts.append(logits[:, start : start + len(corners)].softmax(1) @ corners)
             start += len(corners)
     return torch.cat(parts, 1)
+
+
+def concerned(difference: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """m: from 0 to 1 as the difference nearby, root mean square of channels, goes from .2 to .5 of an image's largest."""
+    strength = difference.square().mean(1, keepdim=True).sqrt()
+    strength = functional.avg_pool2d(functional.pad(strength, (1,) * 4, mode="replicate"), 3, 1)
+    low, high = CONCERNED
+    return ((strength / strength.amax((2, 3), keepdim=True).clamp(min=1e-12) - low) / (high - low)).clamp(0, 1)
 
 
 class Reading(nn.Module):
@@ -115,7 +126,7 @@ class DiffusionFlow(nn.Module):
 
     def reads_through(self, latents: Float[Tensor, "batch features"]) -> Float[Tensor, "batch components"]:
         """The mean of what g reads through several veils of noise, which hide a change that is hardly there."""
-        u = self.guide.scaled(latents)[:, None] + HAZE * self.veils
+        u = self.guide.scaled(latents)[:, None] + VEIL * self.veils
         logits = self.reading(u.flatten(0, 1))
         return posterior_mean(logits, self.guide.labels).unflatten(0, (len(latents), -1)).mean(1)
 
@@ -166,7 +177,9 @@ class DiffusionFlow(nn.Module):
             d = self.guide.denoise(x, ones * level, told, known)
             if len(far):
                 other = self.guide.denoise(x[far], ones[far] * level, opposite[far], known[far])
-                d = d.index_add(0, far, beyond[far, None, None, None] * (d[far] - other))
+                difference, w = d[far] - other, 1 + beyond[far, None, None, None]
+                share = torch.lerp(torch.ones_like(w), concerned(difference), (w - 1).clamp(max=1))  # none at w = 1
+                d = d.index_copy(0, far, other + w * share * difference)
             return d
 
         return solve(x, path if up else path.flip(0), denoise)

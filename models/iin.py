@@ -35,7 +35,7 @@ __all__ = ["IIN", "block_sizes_from_pairs", "label_loss", "pair_loss", "residual
 
 QUANTILES = 257
 KNOTS = 9
-SURE = 0.6  # of the way to a label's embedding: what a diffusion flow reads beyond is surely that label
+SURE = 0.8  # of the way to a label's embedding: what a diffusion flow reads beyond is surely that label
 UNREAD_REACH = 3.0  # of samples and of single components under a diffusion flow, which nobody reads while they are made
 READING_RATE, READING_DECAY = 3e-3, 0.1  # of AdamW, for what a diffusion flow reads
 MOST_ENCODED = 2048  # training rows that the residual of a diffusion flow is taken from, which is slow to find

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion_flow import BISECTIONS, FURTHEST, SHOWN, DiffusionFlow, posterior_mean
-from models.iin import IIN
+from models.diffusion_flow import BISECTIONS, FURTHEST, SHOWN, DiffusionFlow, concerned, posterior_mean
+from models.iin import SURE, IIN
 from models.labels import LabelEmbedding
 
 FACTORS = [("glasses", "binary", ["without", "with"]), ("race", "categorical", ["a", "b", "c"]),
@@ -86,6 +86,27 @@ def test_a_component_beyond_the_labels_is_guidance(
     torch.testing.assert_close(edited[:2], latents[:2] + shift, atol=0.03, rtol=0)
 
 
+def test_guidance_stays_where_the_labels_say_something(flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
+    difference = torch.full((2, 4, 6, 6), 0.01)
+    difference[0, :, 4, 4], difference[1] = 3.0, 0.0
+    m = concerned(difference)
+    expected = torch.zeros(6, 6)
+    expected[3:, 3:] = 1.0
+    torch.testing.assert_close(m[0, 0], expected)
+    assert (m[1] == 0).all()
+
+    def denoise(x: Tensor, level: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        moved = torch.zeros_like(x)
+        moved[:, :, 0, 0], moved[:, :, 3, 3] = y[:, :1], 0.05 * y[:, :1]  # glasses, and what comes along with them
+        return moved
+
+    monkeypatch.setattr(flow.guide, "denoise", denoise)
+    x, c = torch.zeros(1, *SHAPE), torch.zeros(1, 4)
+    ends = {w: flow.along(x, c + torch.tensor([w, 0, 0, 0]))[0, 0] for w in (1.0, 1.002, 3.0)}
+    torch.testing.assert_close(ends[1.002], ends[1.0], atol=5e-3, rtol=0)  # there is no jump
+    assert ends[3.0][0, 0] > 2 * ends[1.0][0, 0] > 0 and ends[3.0][3, 3] < 0 < ends[1.0][3, 3]
+
+
 def test_the_density_of_normal_latents_is_known(flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow.guide, "denoise", of_normal_latents(flow))
     monkeypatch.setattr(flow, "read", lambda z: torch.zeros(len(z), 4))
@@ -126,7 +147,7 @@ def test_an_iin_of_it_edits_one_factor_and_leaves_alone_what_shows_it(monkeypatc
     assert iin.sample(3, {0: 1.0}, torch.Generator().manual_seed(0)).shape == (3, 64)
     swapped = iin.swap(latents, latents.flip(0), 0)
     c = iin.flow.read(latents)[:, 0]
-    alike = c * c.flip(0) >= 0.6 * c.flip(0).square()
+    alike = c * c.flip(0) >= SURE * c.flip(0).square()
     torch.testing.assert_close(swapped[alike], latents[alike], atol=0, rtol=0)
 
 
