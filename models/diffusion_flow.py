@@ -60,7 +60,7 @@ def posterior_mean(
 
 
 def concerned(difference: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 height width"]:
-    """m: from 0 to 1 as the difference nearby, root mean square of channels, goes from .2 to .5 of an image's largest."""
+    """m: from 0 to 1 as the difference nearby, root mean square of channels, is .2 to .5 of an image's largest."""
     strength = difference.square().mean(1, keepdim=True).sqrt()
     strength = functional.avg_pool2d(functional.pad(strength, (1,) * 4, mode="replicate"), 3, 1)
     low, high = CONCERNED
