@@ -120,6 +120,19 @@ def test_headline(page: Page) -> None:
     assert "the whole run 6.7 min" in text
 
 
+def test_headline_compares_means_of_the_same_factors(full: Path) -> None:
+    metrics = {**METRICS, "judge/sex/balanced_accuracy": 0.9, "edit/glasses/leakage_at_90": 0.2,
+               "edit/sex/leakage_at_90": 0.8, "baseline/mean_difference/sex/leakage_at_90": 0.6}  # fmt: skip
+    (full / "metrics.json").write_text(json.dumps(metrics))
+    text = Page(write_report(full).read_text()).text
+    assert f"{report.HEADINGS['leakage_at_90']}, 1 of 2 factors 0.800 mean difference 0.600" in text
+    del metrics["baseline/mean_difference/sex/leakage_at_90"]
+    metrics["baseline/linear_svm/hat/leakage_at_90"] = 0.1  # of a factor that the flow lacks
+    (full / "metrics.json").write_text(json.dumps(metrics))
+    text = Page(write_report(full).read_text()).text
+    assert f"{report.HEADINGS['leakage_at_90']}, 2 of 3 factors 0.500" in text
+
+
 def test_comparison_marks_the_better(full: Path) -> None:
     table = rows(write_report(full).read_text())
     assert table == [
