@@ -28,6 +28,7 @@ def train(config: DictConfig, run: "Run") -> None:
 
     device = device_of(config)
     embed, networks = identity_model(config, device), judge_networks(config, device)
+    frozen_encoder = training.frozen_encoder(config)
     frozen = {"mds": retrieval.compare, "sae": concepts.learn_concepts, "embedding": embedding.learn_embedding}
     with run.stage("data") as stage:
         data = prompts.labelled(config, made(config.data), run)
@@ -41,13 +42,14 @@ def train(config: DictConfig, run: "Run") -> None:
     elif config.model.name in frozen:
         frozen[config.model.name](config, data, run, device)
     else:
-        encoder, latents = training.latents_of(config, data, run)
+        encoder, latents = training.latents_of(config, data, run, frozen_encoder)
         measure_autoencoder(data, encoder, latents, run)
     if config.model.name == "iin":
         rows = data.rows(TRAIN)
         known, labels = latents.rows(rows.to(device)), data.factors[rows]
         faithful = config.iin.objective == "faithful" and labels.factors
-        reader = training.reader_rows(data) if len(encoder.latent_shape) == 3 and faithful else None
+        diffusion = len(encoder.latent_shape) == 3 and config.iin.coupling in (None, "diffusion")
+        reader = training.reader_rows(data) if diffusion and faithful else None
         guide = training.train_guide(config, data, known, encoder, run) if faithful else None
         iin = training.train_iin(config, known, labels, guide, run, encoder, reader)
         measure_iin(config, data, encoder, latents, iin, run, embed, outside)

@@ -80,7 +80,7 @@ def disjoint_halves(
     if len(unique) < 2:
         raise UserError(
             f"Expected training images of at least two people, as the reader and the judge learn from different ones, "
-            f"got {len(unique)}: add images of others, leave the table of people out, or set guide.reading_weight=0."
+            f"got {len(unique)}: add images of others, or leave the table of people out."
         )
     order = sorted(
         range(len(unique)), key=lambda i: hashlib.sha256(f"half/{unique[i]}".encode(errors="surrogateescape")).digest()

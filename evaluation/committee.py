@@ -39,7 +39,8 @@ def vote(read: Float[Tensor, "members n factors"], factors: Sequence[Factor]) ->
             columns.append(values.nanmean(0))
             continue
         known = values.nan_to_num(0).long()
-        weights = 1 + torch.linspace(0.5, 0.1, len(values), device=values.device) / len(values)  # the ties' order
+        # A tie goes to whom the first member votes with: its bonus is more than those of all others together.
+        weights = 1 + 2.0 ** -torch.arange(1, len(values) + 1, device=values.device)
         weights = torch.where(values.isnan(), 0.0, weights[:, None])
         counts = torch.zeros(int(known.max()) + 1 if known.numel() else 1, values.shape[1], device=values.device)
         columns.append(counts.scatter_add_(0, known, weights).argmax(0).float())

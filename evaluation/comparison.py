@@ -34,7 +34,7 @@ FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, wheth
     "final_leakage": ("leakage", False, "share of (final picture, other factor) pairs that the judge reads otherwise "
                       "than on the photograph"),
     "leakage_at_equal": ("leakage at equal", False, "leakage at the strength at which an editor is as effective as the "
-                         "flow; empty where up to three times its strength it never is"),
+                         "flow; empty where up to three times its strength it never is, and of the linear SVM"),
     "counterfactual_image": ("counterfactual image", True, "1 is the true picture of that scene, 0 the picture as it "
                              "was, negative worse than that"),
     "identity": ("identity", True, "cosine of the identity model's embeddings, final picture against photograph"),

@@ -84,7 +84,7 @@ def minimality(
     with the target value that are no farther from the photograph than that, p₂ = P(S_x ≥ div) the share of those with
     the photograph's own value that are no nearer. An edit that moves as little as the nearest person with the target
     value has p₁ near 0; one that moves less than people of one value differ has p₂ near 1. No change at all gives
-    log(.8 + .2 e) = .295, the farthest change log(.8 e + .2) = .864.
+    log(.8 + .2 e) = .295, the farthest change log(.8 e + .2) = .865.
 
     Distances are Euclidean. `of_target` and `of_label` say which of the real photographs have which value, without the
     photograph itself. Photographs that lack either are left out; NaN where none is left.

@@ -14,8 +14,8 @@ of which images:
   face=1                       the largest face of a photograph; 2: the second largest
 how:
   strength=1.0                 0 leaves the image as it is
-  compose=threshold            how the change is put into the image: blend, replace, threshold, add; none: the
-                               decoded edit
+  compose=add                  how the change is put into the image: blend, replace, threshold, add; none: the
+                               decoded edit; else the best of the run's encoder, replace or blend
   out=PATH                     the PNG to write, or a folder for it; else RUN/figures; no file is overwritten
   json=true                    print one JSON object: the paths, the codes before and after
 
@@ -45,7 +45,7 @@ from evaluation.composition import COMPOSITIONS
 from evaluation.figures import COMPONENT_VALUES, Column, signed, strip
 from evaluation.files import jsonable, write_file
 from evaluation.photographs import to_tensor
-from evaluation.run import LoadedRun, Subjects, load
+from evaluation.run import LoadedRun, Subjects, check_strength, load
 from models import UserError, check_choice
 
 __all__ = ["Options", "edit_run", "main"]
@@ -54,7 +54,7 @@ __all__ = ["Options", "edit_run", "main"]
 WITH = {"factor": {"value", "values", "donor"}, "component": {"values"}, "edits": set[str]()}
 N = 8  # images of a strip
 SHOWN = 256  # pixels: the side at which a strip shows the square of a photograph
-LONGEST = 120  # characters of a file's name
+LONGEST = 200  # bytes of a file's name, of which a disk takes 255: a counter and a suffix come after it
 
 
 @dataclass
@@ -115,6 +115,18 @@ def what(run: LoadedRun, asked: Options) -> str:
     return modes[0]
 
 
+def check_values(run: LoadedRun, asked: Options) -> None:
+    """Refuse a factor or a value that the run does not have, before any image is read."""
+    values = asked.values or [asked.value]
+    wanted = [(asked.factor, value) for value in values] if asked.factor else list((asked.edits or {}).items())
+    for name, value in wanted:
+        number = run.factor(name)
+        if value is not None:
+            run.value(number, value)
+    for value in asked.values or [0] if asked.component is not None else []:
+        run.component_value(asked.component or 0, value)
+
+
 def chosen_images(run: LoadedRun, asked: Options) -> Chosen:
     """The photographs asked for, or images of a split of the run's data.
 
@@ -169,9 +181,8 @@ def set_factor(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) ->
     name = asked.factor or ""
     factor = run.iin.factors[run.factor(name)]
     values = asked.values or ([asked.value] if asked.value is not None else list(factor.values))
-    return [
-        Edit(titled(run, name, value), run.edit_latents(latents, {name: value}, asked.strength)) for value in values
-    ]
+    titles = {titled(run, name, value): value for value in values}  # one value by number and by word is one edit
+    return [Edit(title, run.edit_latents(latents, {name: value}, asked.strength)) for title, value in titles.items()]
 
 
 def set_in_turn(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
@@ -229,6 +240,11 @@ def plain(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", text.replace("−", "-")).strip("_")
 
 
+def shortened(name: str) -> str:
+    """A file's name, without its suffix, that a disk takes, whatever letters it has."""
+    return name.encode()[:LONGEST].decode(errors="ignore")
+
+
 def edit_name(run: LoadedRun, asked: Options) -> str:
     """What is done, readable as a file's name."""
     if asked.component is not None:
@@ -261,7 +277,7 @@ def figure_path(run: LoadedRun, asked: Options) -> Path:
     how += [f"compose_{asked.compose}"] if asked.compose else []
     folder = run.path / "figures" if asked.out is None else Path(asked.out).expanduser()
     name = plain("_".join([edit_name(run, asked), *how, images_name(asked)]))
-    return unused(folder / f"{name[:LONGEST]}.png")
+    return unused(folder / f"{shortened(name)}.png")
 
 
 def unused(path: Path) -> Path:
@@ -307,7 +323,7 @@ def write_pictures(
             face = [f"face_{asked.face}"] if asked.face != 1 else []
             file = io.BytesIO()
             picture.save(file, "PNG")
-            stem = plain("_".join([Path(name).stem, *face, *which, title, *how]))[:LONGEST]
+            stem = shortened(plain("_".join([Path(name).stem, *face, *which, title, *how])))
             written.append(unused(folder / f"{stem}.png"))
             write_file(written[-1], file.getvalue())
     return written
@@ -321,10 +337,12 @@ def edit_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
         UserError: see the functions above.
     """
     check_choice("compose", asked.compose, (None, *COMPOSITIONS))
+    check_strength(asked.strength)
     mode = what(run, asked)
+    check_values(run, asked)
+    donor = None if asked.donor is None else run.donor(asked.donor, asked.align)
     images = chosen_images(run, asked)
     latents = run.encode(images.subjects.pixels)
-    donor = None if asked.donor is None else run.donor(asked.donor, asked.align)
     if donor is not None:
         name = asked.factor or ""
         edits = [Edit(f"the donor's {name}", run.swap_latents(latents, run.encode(donor), name, asked.strength))]
@@ -332,14 +350,17 @@ def edit_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
         edits = {"factor": set_factor, "component": set_component, "edits": set_in_turn}[mode](run, latents, asked)
     path = figure_path(run, asked)
     pictures = draw(run, asked, path, images, latents, edits, donor)
-    after = {edit.title: run.iin.encode(edit.latents).cpu() for edit in edits}
+    codes = {}
+    if asked.json:
+        after = {edit.title: run.iin.encode(edit.latents).cpu() for edit in edits}
+        codes = {"codes": {"before": run.iin.encode(latents).cpu(), "after": after}}
     return {
         "run": str(run.path),
         "figure": str(path),
         "pictures": [str(picture) for picture in pictures],
         "images": images.names,
         "strength": asked.strength,
-        "codes": {"before": run.iin.encode(latents).cpu(), "after": after},
+        **codes,
     }
 
 

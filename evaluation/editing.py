@@ -278,10 +278,11 @@ def leakage_at_equal(
     """Leakage of final pictures where an editor's effectiveness equals that of the run's own, the first, at strength 1.
 
     Of the run's own that is its leakage; of others that were measured at several strengths it is searched between
-    those, with one more strength halfway at most. An editor that never gets there is left out.
+    those, with one more strength halfway at most. Left out are editors that never get there or were
+    measured at one strength alone, and all where the run's own never succeeds.
     """
     own = results[next(iter(editors))]
-    if own.effectiveness is None or own.final_leakage is None:
+    if not own.effectiveness or own.final_leakage is None:
         return {}
     found = {next(iter(editors)): own.final_leakage}
     for name, editor in editors.items():

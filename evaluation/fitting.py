@@ -18,6 +18,7 @@ from evaluation.files import write_file
 from evaluation.record import Run, device_of
 from evaluation.settings import Settings
 from models import UserError
+from models.spatial_guide import SpatialGuide
 
 __all__ = ["STEPS_PER_EPOCH", "Pictures", "finish", "fit", "plain", "stage_steps"]
 
@@ -58,7 +59,8 @@ class Watch(pl.Callback):
     def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
         """What to do about it: a lower rate, from the last good checkpoint where a run may go on with another one."""
         model = re.sub(r"(_\d+)+$", "", self.stage)  # of any seed
-        folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, model)}.learning_rate"
+        settings = "spatial_guide" if isinstance(trainer.lightning_module, SpatialGuide) else model
+        folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, settings)}.learning_rate"
         kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
         advice = f"lower {rate} and start again with another run_dir="
         if kept and model not in STARTED_AGAIN:

@@ -41,8 +41,10 @@ def composed(
 def values_of(
     editor: Editor, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
 ) -> Float[Tensor, "n factors"]:
-    """What the editor itself reads from the latents, or else the labels."""
-    return editor.read(latents) if isinstance(editor, ReadingEditor) else labels.to(latents.device)
+    """What the editor itself reads from the latents; the label where it cannot read, or is not sure."""
+    labels = labels.to(latents.device)
+    read = editor.read(latents) if isinstance(editor, ReadingEditor) else labels
+    return torch.where(read.isnan(), labels, read)
 
 
 def null_edit(
@@ -90,13 +92,13 @@ def measure_reversibility(
 ) -> dict[str, float]:
     """`reversibility/<factor>`: mean |picture − photograph| after an edit to the target and one back.
 
-    Back is the value that a null edit would have set on the photograph.
+    Back is the value that a null edit would have set on the photograph. Those that have the target are left out.
     """
     originals, numbers = images.expand(-1, 3, -1, -1), {}
     latents = latents_of(originals, encoder, device)
     values = values_of(editor, latents, labels).cpu()
     for i, name in enumerate(names):
-        known = ~(targets[:, i].isnan() | values[:, i].isnan())
+        known = ~(targets[:, i].isnan() | values[:, i].isnan()) & (targets[:, i] != values[:, i])
         if not known.any():
             continue
         z, there, back = latents[known.to(device)], targets[known, i].to(device), values[known, i].to(device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.factors import Factor
 
-__all__ = ["FactorMeasurement", "Measurement", "keys", "matrix_keys"]
+__all__ = ["FactorMeasurement", "Measurement", "count_keys", "keys", "matrix_keys"]
 
 NUMBERS = (
     "success", "leakage", "leakage_at_90", "cycle_error", "counterfactual", "identity",
@@ -72,6 +72,15 @@ def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
         own |= {f"effectiveness_{member}": share for member, share in result.by_member.items()}
         table |= {f"{prefix}/{factor.name}/{number}": value for number, value in own.items()}
     return {key: value for key, value in table.items() if value is not None and math.isfinite(value)}
+
+
+def count_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
+    """How many images success, and how many photographs effectiveness, are shares of, as keys of metrics.json."""
+    return {
+        f"{prefix}/{factor.name}/{count}": float(getattr(result, count))
+        for factor, result in zip(measurement.factors, measurement.results, strict=True)
+        for count in ("images", "photographs")
+    }
 
 
 def matrix_keys(measurement: Measurement, prefix: str) -> dict[str, float]:

@@ -21,7 +21,7 @@ from evaluation.identity import Network, load_identity
 from evaluation.interfaces import Editor, Embed, ImageJudge
 from evaluation.invariance import measure_null_edits, measure_reversibility
 from evaluation.judge import judge_quality, unfit
-from evaluation.measurement import Measurement, keys, matrix_keys
+from evaluation.measurement import Measurement, count_keys, keys, matrix_keys
 from evaluation.metrics import cycle_error, factor_statistics
 from evaluation.oracle import train_oracle
 from evaluation.outside import load_outside
@@ -45,18 +45,25 @@ def identity_model(config: Settings, device: torch.device) -> Embed | None:
     """The face-embedding model that the configuration names, seen to work before hours of training.
 
     Raises:
-        UserError: it cannot be loaded, or takes no face.
+        UserError: it cannot be loaded, takes no face, or does not return an embedding for each image.
     """
     if config.model.name != "iin" or config.identity_model is None:
         return None
-    embed = load_identity(config.identity_model, device=device)
+    embed, setting = load_identity(config.identity_model, device=device), f"identity_model={config.identity_model}"
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     try:
-        embed(torch.zeros(1, 3, 64, 64))
+        one, three = embed(images[:1]), embed(images)
     except Exception as error:  # whatever the file holds raises its own kind
         reason = str(error).strip().split("\n")[-1]
+        raise UserError(f"Expected {setting} to embed RGB images, got {reason}: give another one.") from error
+    if one.ndim != 2 or len(one) != 1 or three.shape != (3, one.shape[1]):
         raise UserError(
-            f"Expected identity_model={config.identity_model} to embed an RGB image, got {reason}: give another one."
-        ) from error
+            f"Expected {setting} to return an embedding for each image, got shape {tuple(one.shape)} for one image and "
+            f"{tuple(three.shape)} for three: give another one."
+        )
+    if not bool(three.isfinite().all()) or bool((three == three[:1]).all()):
+        got = "the same one for all" if bool(three.isfinite().all()) else "numbers that are not finite"
+        raise UserError(f"Expected {setting} to tell three images apart, got {got}: give another one.")
     return embed
 
 
@@ -107,7 +114,8 @@ def measure_iin(
     outside: ImageJudge | None = None,
 ) -> None:
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
-    device, how = latents.mean.device, config.compose or default_composition(encoder.latent_shape)
+    # Runs of earlier versions do not have the setting.
+    device, how = latents.mean.device, config.get("compose") or default_composition(encoder.latent_shape)
     test = data.rows(TEST)[: config.measured_images]
     held = latents.rows(test.to(device))
     figures = run.path / "figures"
@@ -149,7 +157,7 @@ def measure_iin(
         )  # fmt: skip
         for prefix, result in measured.items():
             run.update(keys(result, prefix))
-        run.update(matrix_keys(measured["edit"], "edit"))
+        run.update(matrix_keys(measured["edit"], "edit") | count_keys(measured["edit"], "edit"))
         run.update(realism_keys(measured["edit"]))
         run.update(measure_invariance(iin, data, test[:EXTRAS], encoder, how, config.seed, device))
         run.measurements = measurements({name: measured[name] for name in scanned})
@@ -214,12 +222,16 @@ def realism_keys(measurement: Measurement) -> dict[str, float]:
 def flow_quality(iin: IIN, held: Latents) -> dict[str, float]:
     """`flow/nll_bits_per_dim`, `flow/inverse_error` = max |T⁻¹(T(z)) − z|, of held-out posterior means z.
 
-    The density is that of N(0, I) codes whatever the labels: -log₂ p(z) / d.
+    The density is that of N(0, I) codes whatever the labels, -log₂ p(z) / d; of a diffusion flow it is given the
+    components that it reads, see `DiffusionFlow.bits`.
     """
     if isinstance(iin.flow, DiffusionFlow):
-        some = held.mean[:DENSITY_ROWS]
+        some, generator = held.mean[:DENSITY_ROWS], torch.Generator().manual_seed(0)
         errors = [cycle_error(part, iin.inverse(iin.encode(part))) for part in held.mean.split(256)]
-        return {"flow/nll_bits_per_dim": float(iin.flow.bits(some).mean()), "flow/inverse_error": max(errors)}
+        return {
+            "flow/nll_bits_per_dim": float(iin.flow.bits(some, generator=generator).mean()),
+            "flow/inverse_error": max(errors),
+        }
     codes, log_det = iin.flow(held.mean)
     nll = 0.5 * (codes.square() + torch.log(torch.tensor(2 * torch.pi))).sum(1) - log_det
     bits: Any = nll.mean() / (codes.shape[1] * torch.log(torch.tensor(2.0)))

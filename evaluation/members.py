@@ -27,7 +27,7 @@ GRID = 4  # of places that a head reads: faces are aligned, so where a thing is 
 COLOURS = 16  # side of the blurred image whose colours stand beside the histograms
 CELLS = 8  # along a side
 MOST_ROWS = 20_000  # that a linear model is fitted to: more change nothing and fill the memory
-PENALTY = 10.0  # of the squared coefficients, the best of 1, 10 and 100 on validation and on test photographs
+PENALTY = 10.0  # of the squared coefficients, the best of 1, 10 and 100 on validation photographs
 NEVER = -30.0  # logit of a class without a training image
 
 
@@ -170,7 +170,12 @@ def fit_linear(
     table = torch.cat(features).flatten(0, 1)
     targets = standardised(data.factors.values.to(device), judge)[rows].cpu().repeat_interleave(2, dim=0)
     mean = table.mean(0)
-    lines = [line for i, f in enumerate(judge.factors) for line in linear_head(table - mean, targets[:, i], f)]
+    sure = torch.ones_like(targets)
+    if data.factors.confidence is not None:
+        sure = data.factors.confidence[rows].nan_to_num(1.0).repeat_interleave(2, dim=0)
+    lines = [
+        line for i, f in enumerate(judge.factors) for line in linear_head(table - mean, targets[:, i], f, sure[:, i])
+    ]
     weight = torch.stack([line[:-1] for line in lines])
     bias = torch.stack([line[-1] for line in lines]) - weight @ mean
     judge.head.load_state_dict({"weight": weight, "bias": bias})
@@ -178,18 +183,21 @@ def fit_linear(
 
 
 def linear_head(
-    table: Float[Tensor, "n features"], labels: Float[Tensor, " n"], factor: Factor
+    table: Float[Tensor, "n features"],
+    labels: Float[Tensor, " n"],
+    factor: Factor,
+    sure: Float[Tensor, " n"] | None = None,
 ) -> list[Float[Tensor, " coefficients"]]:
-    """Coefficients and, last, the offset of each of a factor's outputs."""
+    """Coefficients and, last, the offset of each of a factor's outputs; a label weighs as much as it is sure."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     known = ~labels.isnan()
-    x, y = table[known].numpy(), labels[known].numpy()
+    x, y, weights = table[known].numpy(), labels[known].numpy(), None if sure is None else sure[known].numpy()
     count = len(factor.values) if factor.kind == "categorical" else 1
     found = np.zeros((count, table.shape[1] + 1), np.float32)
     if factor.kind == "continuous":
         if len(y):
-            ridge = Ridge(PENALTY).fit(x, y)
+            ridge = Ridge(PENALTY).fit(x, y, weights)
             found[0] = [*ridge.coef_, ridge.intercept_]
     elif len(classes := np.unique(y)) < 2:  # nothing to tell apart: that class, always
         found[:, -1] = NEVER
@@ -198,7 +206,7 @@ def linear_head(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of steps that run out close to the end
-            model = LogisticRegression(C=1 / PENALTY, class_weight="balanced", max_iter=300).fit(x, y)
+            model = LogisticRegression(C=1 / PENALTY, class_weight="balanced", max_iter=300).fit(x, y, weights)
         lines = np.concatenate([model.coef_, model.intercept_[:, None]], axis=1)
         if factor.kind == "binary":
             found[0] = lines[0]

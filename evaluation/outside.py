@@ -73,7 +73,8 @@ class Outside:
 def decided(output: Float[Tensor, "batch outputs"], factor: Factor) -> Float[Tensor, " batch"]:
     if factor.kind == "continuous":
         return output[:, 0]
-    return (output[:, 0] > 0 if factor.kind == "binary" else output.argmax(1)).float()
+    read = (output[:, 0] > 0 if factor.kind == "binary" else output.argmax(1)).float()
+    return torch.where(output.isfinite().all(1), read, torch.nan)
 
 
 def outside_judge(networks: Mapping[str, Network], factors: Sequence[Factor], size: int) -> Outside:
@@ -91,13 +92,17 @@ def outside_judge(networks: Mapping[str, Network], factors: Sequence[Factor], si
                 f"out.{near_names(name, names)}"
             )
         width = sum(outputs_of(judge.factors[i]) for i in judge.of(name))
+        images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
         try:
-            found = tuple(network(torch.zeros(2, 3, size, size)).shape)
+            outputs = network(images)
         except Exception as error:  # whatever the file holds raises its own kind
             reason = str(error).strip().split("\n")[-1]
             raise UserError(
                 f"Expected {setting} to read RGB images of {size} x {size} pixels, got {reason}: give another file."
             ) from error
+        found = tuple(outputs.shape)
+        if not bool(outputs.isfinite().all()):
+            raise UserError(f"Expected {setting} to return finite numbers, got NaN or infinities: give another file.")
         if found not in ((2, width), *([(2,)] if width == 1 else [])):
             of = name or ", ".join(names)
             raise UserError(

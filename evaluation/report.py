@@ -207,6 +207,9 @@ def factor_card(files: Files, factor: str) -> str:
     values = rows.get(factor, {}).get("flow", {})
     metrics = [metric for metric in METRICS if metric != "cycle_error"] if drawn(rows) else final_metrics(rows)
     numbers = [f"{HEADINGS[m]} {number(values[m], m)}" for m in metrics or METRICS if m in values]
+    count = files.metrics.get(f"edit/{factor}/{'images' if drawn(rows) else 'photographs'}")
+    if numbers and count is not None:
+        numbers.append(f"of {count:.0f} {'images' if drawn(rows) else 'photographs'}")
     sources = {known["name"]: known.get("source", "") for known in files.data.get("factors", [])}
     if sources.get(factor) and sources[factor] != factor:
         numbers.append(f"labels from {sources[factor]}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -38,7 +38,8 @@ __all__ = ["ALIGNMENTS", "LoadedRun", "Subjects", "find_run", "load"]
 ALIGNMENTS = ("auto", "none")
 BATCH = 256
 
-Images: TypeAlias = ImageSource | Sequence[ImageSource] | UInt8[Tensor, "*n 3 size size"]
+# Tensors are uint8, (n, 3, size, size) or one image; others are refused in a line that says so.
+Images: TypeAlias = ImageSource | Sequence[ImageSource] | Shaped[Tensor, "..."]
 Edited: TypeAlias = Image.Image | list[Image.Image]  # one for one, a list for several
 
 
@@ -377,9 +378,18 @@ class LoadedRun:
         Raises:
             UserError: no such component, or a value that is no finite number.
         """
-        count = latents.shape[1]
+        number = self.component_value(component, value)
+        return self.partly(latents, self.iin.set_component(latents, component, number), strength)
+
+    def component_value(self, component: int, value: str | int | float) -> float:
+        """A wanted value of a component as a number.
+
+        Raises:
+            UserError: no such component, or a value that is no finite number.
+        """
+        count = self.iin.quantiles.shape[1]
         if not 0 <= component < count:
-            raise UserError(f"Expected component= between 0 and {count - 1}, the run's latents, got {component}.")
+            raise UserError(f"Expected component= between 0 and {count - 1}, the run's components, got {component}.")
         try:
             number = float(value)
         except (TypeError, ValueError):
@@ -388,7 +398,7 @@ class LoadedRun:
             raise UserError(
                 f"Expected a component's value as a number of standard deviations, got {value!r}: try one from -3 to 3."
             )
-        return self.partly(latents, self.iin.set_component(latents, component, number), strength)
+        return number
 
     @torch.inference_mode()
     def swap_latents(
@@ -422,15 +432,17 @@ class LoadedRun:
         """The images with what a change of their latents changes; of strength 0, or without any, bit for bit."""
         how = how or self.composition
         check_choice("compose", how, COMPOSITIONS)
+        check_strength(strength)
         single = isinstance(images, ImageSource) or (isinstance(images, Tensor) and images.ndim == 3)
         several: Any = images if not single else images[None] if isinstance(images, Tensor) else [images]
         if not len(several):
             raise UserError("Expected at least one image, got none.")
         tensor = isinstance(several, Tensor)
-        if tensor and several.shape[-1] != self.encoder.size:
+        shape = (3, self.encoder.size, self.encoder.size)
+        if tensor and (several.dtype != torch.uint8 or several.shape[1:] != shape):
             raise UserError(
-                f"Expected tensors of {self.encoder.size} pixels a side, the run's, got {several.shape[-1]}: give the "
-                "picture itself, or its path."
+                f"Expected uint8 tensors of shape {shape}, the run's, got {several.dtype} of "
+                f"{tuple(several.shape[1:])}: give the picture itself, or its path."
             )
         subjects = Subjects(several) if tensor else self.subjects(several, align, face)
         latents = self.encode(subjects.pixels)
@@ -474,6 +486,8 @@ class LoadedRun:
                 )
         wanted = {name: value for part in (*values, factors) for name, value in part.items()}
         far = 1.0 if strength is None else strength
+        for name, value in wanted.items():  # before any picture is read
+            self.value(self.factor(name), value)
         change = lambda latents: self.edit_latents(latents, wanted, far)  # noqa: E731
         return self.pictures(images, change, far, compose, align or "auto", 1 if face is None else face)
 
@@ -529,3 +543,9 @@ class LoadedRun:
         files = [images] if isinstance(images, str | Path) else images
         names = None if files is None else [str(file) for file in files]
         return Path(edit_run(self, Options(str(self.path), images=names, **options))["figure"])
+
+
+def check_strength(strength: float) -> None:
+    """Refuse a strength that is no number."""
+    if not math.isfinite(strength):
+        raise UserError(f"Expected strength= as a finite number, got {strength}: 1 is the full edit, 0 none of it.")

@@ -29,8 +29,14 @@ FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured
 # The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
 STAGES = {
     "vae": ("vae.learning_rate", "trainer.vae", "trainer.bf16", "trainer.scale"),
-    "guide": ("guide.learning_rate", "trainer.guide", "trainer.scale"),
-    "last": ("iin.learning_rate", "trainer.iin", "trainer.scale"),
+    "guide": (
+        "guide.learning_rate",
+        "trainer.guide",
+        "spatial_guide.learning_rate",
+        "trainer.spatial_guide",
+        "trainer.scale",
+    ),
+    "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
 }
 PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
 LEAST = {  # whole numbers
@@ -43,7 +49,9 @@ LEAST = {  # whole numbers
     "trainer.mds.steps": 1, "trainer.mds.batch_size": 2, "trainer.matryoshka.epochs": 1, "trainer.matryoshka.steps": 1,
     "trainer.matryoshka.batch_size": 2, "trainer.sae.steps": 1, "trainer.sae.batch_size": 1, "sae.expansion": 1,
     "sae.dead_after": 1, "trainer.embedding.epochs": 1, "trainer.embedding.patience": 1,
-    "trainer.embedding.batch_size": 1, "words": 1, "length": 1,
+    "trainer.embedding.batch_size": 1, "words": 1, "length": 1, "trainer.spatial_guide.steps": 1,
+    "trainer.spatial_guide.batch_size": 1, "trainer.reading.steps": 1, "trainer.reading.batch_size": 1,
+    "trainer.spatial_iin.steps": 1, "trainer.spatial_iin.batch_size": 1, "spatial_guide_edits": 1,
 }  # fmt: skip
 
 

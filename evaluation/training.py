@@ -45,8 +45,8 @@ from models.spatial_guide import SpatialGuide
 from models.vae import VAE
 
 __all__ = [
-    "features_of", "image_encoder", "latents_of", "reader_rows", "text_encoder", "train_guide", "train_iin",
-    "train_vae",
+    "features_of", "frozen_encoder", "image_encoder", "latents_of", "reader_rows", "text_encoder", "train_guide",
+    "train_iin", "train_vae",
 ]  # fmt: skip
 
 READER = 1_000_003  # from the seed of the judge to that of the reader
@@ -121,7 +121,19 @@ def key_of(checkpoint: Path) -> str | None:
         return None
 
 
-def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder | FeatureEncoder:
+def frozen_encoder(config: Settings) -> Any:
+    """The pretrained encoder of a model that edits images, before their data are read; None where it is trained here.
+
+    Raises:
+        UserError: weights that are missing or another network's; a size that it does not take.
+    """
+    edits = config.model.name == "iin" and config.encoder.get("name") != "vae"
+    return made(config.encoder) if edits else None
+
+
+def image_encoder(
+    config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | None = None
+) -> ImageEncoder | FeatureEncoder:
     """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
 
     Raises:
@@ -132,14 +144,16 @@ def image_encoder(config: Settings, data: ImageData, run: Run) -> ImageEncoder |
             check_iin(config, data.factors, made(config.vae, flip=False).latent_shape)
         encoder: Any = train_vae(config, data, run)
     else:
-        encoder = made(config.encoder)
+        encoder = made(config.encoder) if frozen is None else frozen
     if isinstance(encoder, ImageEncoder):
         check_iin(config, data.factors, encoder.latent_shape)
     return encoder.to(device_of(config))
 
 
-def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tuple[ImageEncoder, Latents]:
-    """The encoder of a model that edits images, and its latents of all of them.
+def latents_of(
+    config: Settings, data: ImageData | FeatureData, run: Run, frozen: ImageEncoder | None = None
+) -> tuple[ImageEncoder, Latents]:
+    """The encoder of a model that edits images, `frozen` or trained here, and its latents of all of them.
 
     Raises:
         UserError: data without images, or with other images than the encoder's; an encoder without a decoder.
@@ -148,7 +162,7 @@ def latents_of(config: Settings, data: ImageData | FeatureData, run: Run) -> tup
         raise UserError(f"Expected images for model={config.model.name}, got vectors: choose other data=.")
     if config.encoder.get("name") == "vae" and not config.encoder.checkpoint:
         check_images(data, config.vae.size)  # before it is trained
-    encoder = image_encoder(config, data, run)
+    encoder = image_encoder(config, data, run, frozen)
     if not isinstance(encoder, ImageEncoder):
         raise UserError(
             f"Expected an encoder whose latents can be decoded for model={config.model.name}, got "
@@ -224,10 +238,13 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
 
 def made_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
     """The invertible network for latents of this shape, untrained."""
-    diffusion = {name: value for name, value in plain(dict(config.spatial_guide)).items() if not name.startswith("_")}
+    diffusion = None
+    if len(shape) == 3:
+        stored = plain(dict(config.spatial_guide))
+        diffusion = {name: value for name, value in stored.items() if not name.startswith("_")}
     return made(
         OmegaConf.create({"iin": settings}).iin, features=math.prod(shape), factors=factor_lists(labels),
-        shape=list(shape), diffusion=diffusion if len(shape) == 3 else None,
+        shape=list(shape), diffusion=diffusion,
     )  # fmt: skip
 
 
@@ -296,8 +313,10 @@ def reader_rows(data: ImageData) -> Tensor:
 
 
 def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: int, seed: int) -> Batches:
-    """Batches of these rows of latents and their labels."""
-    tensors = {"mean": latents.mean, "labels": labels.values.to(latents.mean.device)}
+    """Batches of these rows of latents, their labels and how sure these are."""
+    sure = torch.ones_like(labels.values) if labels.confidence is None else labels.confidence.nan_to_num(1.0)
+    device = latents.mean.device
+    tensors = {"mean": latents.mean, "labels": labels.values.to(device), "sure": sure.to(device)}
     return Batches(tensors, size, seed, rows, STEPS_PER_EPOCH)
 
 

@@ -14,7 +14,7 @@ https://arxiv.org/abs/2011.13456). T(z) = (c, r, e), u the latents in units of t
 T⁻¹(c', r, e) = (the way back from r, told c') + e. Where a factor's c' is w > 1 times as long as its labels'
 embeddings, D is extrapolated as in classifier-free guidance (Ho, Salimans 2022, https://arxiv.org/abs/2207.12598), away
 from the opposite, D(−y) + w m (D(y) − D(−y)), y = c' / w, at the places m that the labels concern: where the two differ
-(Couairon et al. 2022, "DiffEdit", https://arxiv.org/abs/2210.11427).
+(Couairon et al. 2022, "DiffEdit", https://arxiv.org/abs/2210.11427). Up to w = 2 the other places fade out.
 """
 
 import math
@@ -169,14 +169,14 @@ class DiffusionFlow(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """x taken along the flow that is told c: from noise to latents, or `up`, from latents to noise."""
         path = levels(self.guide.noise, self.guide.solver_steps).to(x.device)
-        told, opposite, beyond = self.told(c)
+        told, opposite, having, beyond = self.told(c)
         ones, far = x.new_ones(len(x)), (beyond > 0).nonzero().flatten()
         known = torch.ones_like(c)
 
         def denoise(x: Tensor, level: Tensor) -> Tensor:
             d = self.guide.denoise(x, ones * level, told, known)
             if len(far):
-                other = self.guide.denoise(x[far], ones[far] * level, opposite[far], known[far])
+                other = self.guide.denoise(x[far], ones[far] * level, opposite[far], having[far])
                 difference, w = d[far] - other, 1 + beyond[far, None, None, None]
                 share = torch.lerp(torch.ones_like(w), concerned(difference), (w - 1).clamp(max=1))  # none at w = 1
                 d = d.index_copy(0, far, other + w * share * difference)
@@ -184,20 +184,23 @@ class DiffusionFlow(nn.Module):
 
         return solve(x, path if up else path.flip(0), denoise)
 
-    def told(self, c: Float[Tensor, "batch components"]) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
-        """The embeddings that D is told for c, those of the opposite, and by how much the difference counts once more.
+    def told(self, c: Float[Tensor, "batch components"]) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, " batch"]]:
+        """The embeddings that D is told for c, those of the opposite and which of them are known, and by how much the
+        difference counts once more.
 
         Per factor, an embedding is no longer than the labels' own; what c has beyond that is guidance, of which the
-        strongest holds for all factors.
+        strongest holds for all factors. Of more than two classes there is no opposite: there it is the label unknown.
         """
-        told, opposite, beyond = [], [], []
+        told, opposite, known, beyond = [], [], [], []
         for i, block in enumerate(self.guide.labels.blocks):
             longest = self.guide.labels.longest(i)
             excess = (c[:, block].norm(dim=1, keepdim=True) / longest).clamp(min=1)
             told.append(c[:, block] / excess)
-            opposite.append(torch.where(excess > 1 + 1e-4, -told[-1], told[-1]))
+            guided, classes = excess > 1 + 1e-4, len(getattr(self.guide.labels, f"corners{i}"))
+            known.append((~guided if classes > 2 else torch.ones_like(guided)).float().expand_as(told[-1]))
+            opposite.append(known[-1] * torch.where(guided, -told[-1], told[-1]))
             beyond.append(excess - 1)
-        return torch.cat(told, 1), torch.cat(opposite, 1), torch.cat(beyond, 1).amax(1)
+        return torch.cat(told, 1), torch.cat(opposite, 1), torch.cat(known, 1), torch.cat(beyond, 1).amax(1)
 
     def bits(
         self, latents: Float[Tensor, "batch features"], steps: int = 24, generator: torch.Generator | None = None

@@ -38,6 +38,7 @@ KNOTS = 9
 SURE = 0.8  # of the way to a label's embedding: what a diffusion flow reads beyond is surely that label
 UNREAD_REACH = 3.0  # of samples and of single components under a diffusion flow, which nobody reads while they are made
 READING_RATE, READING_DECAY = 3e-3, 0.1  # of AdamW, for what a diffusion flow reads
+PART = 512  # rows that a diffusion flow encodes at a time
 MOST_ENCODED = 2048  # training rows that the residual of a diffusion flow is taken from, which is slow to find
 
 
@@ -267,8 +268,9 @@ class IIN(pl.LightningModule):
         self.flow.initialise(mean[:8192], linear, -(linear @ mean.mean(0)))
 
     def encode(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch codes"]:
-        codes = self.flow(latents)
-        return codes if isinstance(self.flow, DiffusionFlow) else codes[0]
+        if isinstance(self.flow, DiffusionFlow):  # in parts: an image takes ten and more passes of a U-Net
+            return torch.cat([self.flow(part) for part in latents.split(PART)])
+        return self.flow(latents)[0]
 
     def components(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch components"]:
         """The codes of the factors, or more; of a diffusion flow without the way to the rest of them."""
@@ -279,7 +281,7 @@ class IIN(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         if isinstance(self.flow, DiffusionFlow):
-            terms = {"label": self.reading_term(self.flow.read(batch["mean"]), batch["labels"])}
+            terms = {"label": self.reading_term(self.flow.read(batch["mean"]), batch["labels"], batch.get("sure"))}
         elif self.objective == "faithful":
             terms = self.faithful_terms(batch)
         elif self.head == "label" or not self.factors:
@@ -319,12 +321,17 @@ class IIN(pl.LightningModule):
         return {"edit": edit.mean(), "label": reading, "likelihood": self.likelihood_weight * likelihood.mean()}
 
     def reading_term(
-        self, components: Float[Tensor, "batch components"], values: Float[Tensor, "batch factors"]
+        self,
+        components: Float[Tensor, "batch components"],
+        values: Float[Tensor, "batch factors"],
+        sure: Float[Tensor, "batch factors"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean label loss. A rare value read as the common one cannot be edited away: of photographs every value
-        weighs the same.
+        """The mean label loss, each label's times how sure it is. A rare value read as the common one cannot be edited
+        away: of photographs every value weighs the same.
         """
         known = self.labels.balanced(values) if self.spatial else self.labels.known(values)
+        if sure is not None:
+            known = known * self.labels.spread(sure)
         return label_loss(components, self.labels(values), known, self.label_deviation).mean()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -469,7 +476,10 @@ class IIN(pl.LightningModule):
     def set_component(
         self, latents: Float[Tensor, "batch d"], component: int, value: float
     ) -> Float[Tensor, "batch d"]:
-        """The latents with one component at the quantile Φ(value) of its own distribution over training data."""
+        """The latents with one component at the quantile Φ(value) of its own distribution over training data.
+
+        A factor's component under a diffusion flow is set to `UNREAD_REACH` times that, as far as an edit has to go.
+        """
         codes, reach = self.encode(latents), 1.0
         if isinstance(self.flow, DiffusionFlow) and component < self.residual:
             reach = self.reach_of(next(i for i, block in enumerate(self.blocks) if component < block.stop))

@@ -122,10 +122,12 @@ class LabelEmbedding(nn.Module):
 
     def known(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
         """1 in the dimensions of known labels, 0 in the others."""
-        sizes = torch.tensor(
-            [block.stop - block.start for block in self.blocks], dtype=torch.long, device=values.device
-        )
-        return (~values.isnan()).float().repeat_interleave(sizes, dim=1)
+        return self.spread((~values.isnan()).float())
+
+    def spread(self, numbers: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
+        """A number per factor, repeated in each of its dimensions."""
+        sizes = [block.stop - block.start for block in self.blocks]
+        return numbers.repeat_interleave(torch.tensor(sizes, dtype=torch.long, device=numbers.device), dim=1)
 
     def balanced(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
         """`known`, times the weight that makes all classes of a factor weigh the same."""
@@ -138,8 +140,7 @@ class LabelEmbedding(nn.Module):
                 else torch.zeros_like(values[:, i]).long()
             )
             columns.append(weights[label])
-        sizes = torch.tensor([block.stop - block.start for block in self.blocks], device=values.device)
-        return self.known(values) * torch.stack(columns, 1).repeat_interleave(sizes, dim=1)
+        return self.known(values) * self.spread(torch.stack(columns, 1))
 
     def change(
         self, values: Float[Tensor, "batch factors"], factor: Int64[Tensor, " batch"]

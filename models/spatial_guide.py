@@ -108,11 +108,13 @@ class SpatialGuide(pl.LightningModule):
         guidance = [float(guidance)] * count if isinstance(guidance, (int, float)) else list(guidance)
         if width < 8 or width % 8 or not 2 * FINEST < noise <= LEVEL_BOUNDS[1] or solver_steps < 1:
             raise ValueError(
-                "Expected guide.width as a multiple of 8, guide.noise between 0.1 and 8 and guide.solver_steps of at "
-                f"least 1, got {width}, {noise} and {solver_steps}."
+                "Expected spatial_guide.width as a multiple of 8, spatial_guide.noise between 0.1 and 8 and "
+                f"spatial_guide.solver_steps of at least 1, got {width}, {noise} and {solver_steps}."
             )
         if len(guidance) != count:
-            raise ValueError(f"Expected guide.guidance as one number or one per factor ({count}), got {guidance}.")
+            raise ValueError(
+                f"Expected spatial_guide.guidance as one number or one per factor ({count}), got {guidance}."
+            )
         channels, height, wide = shape
         self.shape, self.noise, self.solver_steps, self.learning_rate = tuple(shape), noise, solver_steps, learning_rate
         self.squeeze = squeeze_of(height, wide)

@@ -40,6 +40,9 @@ def test_votes() -> None:
     ])  # fmt: skip
     assert vote(read, (BINARY, CLASSES, NUMBER)).tolist() == [[1, 1, 20], [1, 0, 20], [1, 0, 25]]
     assert vote(read[:1], (BINARY, CLASSES, NUMBER))[:2].tolist() == read[0, :2].tolist()
+    four = torch.tensor([1.0, 0, 0, 1])[:, None, None]
+    assert [vote(values, (BINARY,)).item() for values in (four, 1 - four, four.roll(1, 0))] == [1, 0, 1]
+    assert vote(torch.tensor([1.0, 0, 0, 0])[:, None, None], (BINARY,)).item() == 0
     assert vote(read[:, :0], (BINARY, CLASSES, NUMBER)).shape == (0, 3)
 
 

@@ -205,8 +205,8 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=glasses", "value=2"], r"Expected a value of glasses, 0 \(without\) or 1 \(with\), got 2"),
         (["factor=glasses", "value=blue"], r"Expected a value of glasses, .*, got 'blue'"),
         (["factor=skin", "value=1.5"], r"Expected a value of skin, a number between .*, got 1\.5"),
-        (["component=10"], r"Expected component= between 0 and 9, the run's latents, got 10"),
-        (["component=-1"], r"Expected component= between 0 and 9, the run's latents, got -1"),
+        (["component=10"], r"Expected component= between 0 and 9, the run's components, got 10"),
+        (["component=-1"], r"Expected component= between 0 and 9, the run's components, got -1"),
         (["component=1", "value=1"], r"Expected values= with component=, got value="),
         (
             ["component=1", "values=[far]"],
@@ -224,6 +224,12 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=sex", "split=tset"], r"Expected split=train, validation or test, got 'tset'\. Did you mean test"),
         (["factor=sex", "face=2"], r"^Expected photographs with face=, got face=2 alone: give their paths, images=\["),
         (["factor=sex", "compose=paste"], r"^Expected compose to be one of null, blend, .*, got paste\.$"),
+        (
+            ["factor=sex", "strength=nan"],
+            r"^Expected strength= as a finite number, got nan: 1 is the full",
+        ),
+        (["factor=glases", "images=[none.png]"], r"Expected a factor among glasses, .* Did you mean glasses\?"),
+        (["factor=glasses", "values=[0,7]"], r"Expected a value of glasses, .*, got 7"),
         (["factor=sex", "n=0"], r"Expected at least one image, got n=0 of 10 with split=test"),
     ],
 )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from datamodules.factors import Factor
-from evaluation.measurement import FactorMeasurement, Measurement, keys, matrix_keys
+from evaluation.measurement import FactorMeasurement, Measurement, count_keys, keys, matrix_keys
 
 FACTORS = (Factor("glasses", "binary", ("no", "yes")), Factor("hat", "binary", ("no", "yes")))
 
@@ -22,6 +22,8 @@ def test_keys_leave_out_what_is_not_known() -> None:
         "baseline/linear_svm/glasses/counterfactual": 0.5,
     }
     assert matrix_keys(measurement, "edit") == {"edit/glasses/leakage_on/hat": 0.25}
+    counts = {"glasses/images": 10, "glasses/photographs": 0, "hat/images": 0, "hat/photographs": 0}
+    assert count_keys(measurement, "edit") == {f"edit/{name}": count for name, count in counts.items()}
 
 
 def test_every_key_of_the_contract() -> None:

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from datamodules.factors import TEST, TRAIN, VALIDATION
 from datamodules.features import Latents
-from evaluation import training
-from evaluation.measuring import judge_networks, judged_rows, measure_iin, member_keys
+from evaluation import measuring, training
+from evaluation.measuring import identity_model, judge_networks, judged_rows, measure_iin, member_keys
 from evaluation.members import Convolution, Transformer
 from evaluation.record import Run
 from evaluation.run import load
@@ -90,6 +90,23 @@ def test_the_judge_model_is_read_first() -> None:
     for given in ("nothing.pt", {"warm": "nothing.pt"}):
         with pytest.raises(UserError, match="a judge model .* got no file at nothing.pt"):
             judge_networks(settings(0.0, judge_model=given), device)
+
+
+@pytest.mark.parametrize(
+    ("embed", "message"),
+    [
+        (lambda images: torch.ones(1, 8), r"return an embedding for each image, got shape \(1, 8\) for one image and"),
+        (lambda images: images.mean((1, 2, 3)), r"return an embedding for each image, got shape \(1,\) for one"),
+        (lambda images: images.flatten(1) * torch.nan, "tell three images apart, got numbers that are not finite"),
+        (lambda images: torch.ones(len(images), 8), "tell three images apart, got the same one for all"),
+        (lambda images: images[:, :, 999], "embed RGB images, got index 999 is out of bounds"),
+    ],
+)
+def test_an_identity_model_is_tried_before_training(embed: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "load_identity", lambda name, device: embed)
+    with pytest.raises(UserError, match=f"^Expected identity_model=face.pt to {message}") as error:
+        identity_model(settings(0.0, identity_model="face.pt"), torch.device("cpu"))
+    assert "\n" not in str(error.value)
 
 
 def test_photographs_are_judged_by_a_committee(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,17 @@ def test_image_sizes(kind: type[Judge], size: int) -> None:
     assert read.shape == (2, 3) and read.isfinite().all()
 
 
+def test_a_linear_head_trusts_a_label_as_far_as_it_is_sure() -> None:
+    """Labels that contradict each other: the surer ones win."""
+    table = torch.tensor([[1.0], [-1.0]]).repeat(40, 1)
+    labels, sure = torch.zeros(80), torch.ones(80)
+    labels[:40], labels[40:] = (table[:40, 0] > 0).float(), (table[40:, 0] < 0).float()
+    for half, sign in ((slice(0, 40), -1), (slice(40, 80), 1)):
+        weights = sure.clone()
+        weights[half] = 0.6
+        assert linear_head(table, labels, FACTORS[0], weights)[0][0].sign() == sign
+
+
 def test_linear_heads_of_few_labels() -> None:
     table = 5 * torch.randn(12, 4)
     unknown = torch.full((12,), torch.nan)

@@ -77,6 +77,17 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_what_is_no_number_is_no_vote(tmp_path: Path) -> None:
+    file = saved(Means([[float("nan"), 0, 0], *ALL[1:]]), tmp_path / "nan.pt")
+    with pytest.raises(UserError, match="judge_model to return finite numbers, got NaN or infinities: give another"):
+        outside_judge(load_outside(file), FACTORS, 8)
+    judge = outside_judge(load_outside(saved(Means(ALL), tmp_path / "all.pt")), FACTORS, 8)
+    images = colours((0.9, 0.2, 0.1), (0.2, 0.3, 0.8))
+    images[1, 0] = float("nan")  # what a network makes of some images alone
+    read = judge.read(images)
+    assert read[0].isfinite().all() and read[1, :2].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("rows", "name", "message"),
     [

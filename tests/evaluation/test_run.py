@@ -490,15 +490,20 @@ def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:
         loaded.edit([tmp_path / "none.png"], glasses=1)
     with pytest.raises(UserError, match=r"Expected at least one image, got none"):
         loaded.edit([], glasses=1)
-    with pytest.raises(UserError, match=r"^Expected tensors of 16 pixels a side, the run's, got 20: give the picture"):
-        loaded.edit(torch.zeros(3, 20, 20, dtype=torch.uint8), glasses=1)
+    for wrong in (torch.zeros(3, 20, 20, dtype=torch.uint8), torch.zeros(2, 1, 16, 16, dtype=torch.uint8),
+                  torch.zeros(4, 16, 16, dtype=torch.uint8), torch.rand(3, 16, 16)):  # fmt: skip
+        with pytest.raises(UserError, match=r"^Expected uint8 tensors of shape \(3, 16, 16\), the run's, got torch\."):
+            loaded.edit(wrong, glasses=1)
+    for strength in (math.nan, math.inf):
+        with pytest.raises(UserError, match=r"^Expected strength= as a finite number, got (nan|inf)"):
+            loaded.edit(pixels, glasses=1, strength=strength)
     with pytest.raises(UserError, match=r"^Expected compose to be one of blend, .*, got paste\.$"):
         loaded.edit(pixels, glasses=1, compose="paste")
     with pytest.raises(UserError, match=r"^Expected align to be one of auto, none, got eyes\.$"):
         loaded.set_component(Image.new("RGB", (20, 20)), 1, 1.0, align="eyes")
     with pytest.raises(UserError, match=r"^Expected face=1 \(the largest\) or above, got 0\.$"):
         loaded.edit(Image.new("RGB", (20, 20)), {"glasses": 1}, face=0)
-    with pytest.raises(UserError, match=r"Expected component= between 0 and 9, the run's latents, got 10"):
+    with pytest.raises(UserError, match=r"Expected component= between 0 and 9, the run's components, got 10"):
         loaded.set_component(pixels, 10, 1.0)
     with pytest.raises(UserError, match=r"Expected donor= to be an image file or an id .*, got 'nobody'"):
         loaded.swap(pixels, "nobody", "sex")

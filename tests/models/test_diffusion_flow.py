@@ -107,6 +107,25 @@ def test_guidance_stays_where_the_labels_say_something(flow: DiffusionFlow, monk
     assert ends[3.0][0, 0] > 2 * ends[1.0][0, 0] > 0 and ends[3.0][3, 3] < 0 < ends[1.0][3, 3]
 
 
+def test_many_classes_are_guided_away_from_the_label_unknown(
+    flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Tensor, Tensor]] = []
+
+    def denoise(x: Tensor, level: Tensor, y: Tensor, known: Tensor) -> Tensor:
+        told.append((y[0].clone(), known[0].clone()))
+        return x
+
+    monkeypatch.setattr(flow.guide, "denoise", denoise)
+    labels = flow.guide.labels
+    c = torch.cat([torch.ones(1, 1), 3 * labels.embed(1, torch.tensor([2.0])), torch.zeros(1, 1)], 1)
+    flow.along(torch.zeros(1, *SHAPE), c)
+    (y, known), (other, other_known) = told[:2]
+    torch.testing.assert_close(y[1:3], labels.embed(1, torch.tensor([2.0]))[0])
+    assert known.tolist() == [1, 1, 1, 1] and other_known.tolist() == [1, 0, 0, 1]
+    assert other.tolist() == [1, 0, 0, 0], "glasses are told as they are"
+
+
 def test_the_density_of_normal_latents_is_known(flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow.guide, "denoise", of_normal_latents(flow))
     monkeypatch.setattr(flow, "read", lambda z: torch.zeros(len(z), 4))
