@@ -27,7 +27,7 @@ for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accele
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # several stages share it
 warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's own use of torch
 # Stages that are not gone on with at another rate, without the number of their seed, and whose rate that is.
-STARTED_AGAIN = {"layer": "autoencoder", "isometric": "mds", "isotonic": "mds"} | {
+STARTED_AGAIN = {"layer": "autoencoder", "final_decoder": "vae", "isometric": "mds", "isotonic": "mds"} | {
     stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
 }
 STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed

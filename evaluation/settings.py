@@ -28,7 +28,7 @@ FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured
         "judge_model", "compose")  # fmt: skip
 # The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
 STAGES = {
-    "vae": ("vae.learning_rate", "trainer.vae", "trainer.bf16", "trainer.scale"),
+    "vae": ("vae.learning_rate", "trainer.vae", "trainer.final_decoder", "trainer.bf16", "trainer.scale"),
     "guide": (
         "guide.learning_rate",
         "trainer.guide",
@@ -41,6 +41,7 @@ STAGES = {
 PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
 LEAST = {  # whole numbers
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
+    "trainer.final_decoder.steps": 1, "trainer.final_decoder.batch_size": 1, "vae.final_width": 0,
     "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
     "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
     "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,

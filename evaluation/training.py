@@ -38,6 +38,7 @@ from evaluation.run import load_module
 from evaluation.settings import Settings
 from models import UserError
 from models.diffusion_flow import DiffusionFlow
+from models.final_decoder import FinalDecoder
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.precision import fast_precision, half_precision
@@ -66,7 +67,8 @@ def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
     if own.exists():
         return load_module(VAE, own)
     settings = plain(OmegaConf.to_container(config.vae, resolve=True))
-    trained = (dict(config.trainer.vae), config.trainer.scale, config.trainer.bf16)
+    trained = [dict(config.trainer.vae), config.trainer.scale, config.trainer.bf16]
+    trained += [dict(config.trainer.final_decoder)] if settings.get("final_width") else []
     key = fingerprint("vae", VAE_VERSION, data.fingerprint, sorted(settings.items()), config.seed, *trained)
     if source := elsewhere(config, key) if config.encoder.checkpoint or not partial.exists() else None:
         print(f"Using the VAE {source}.")
@@ -98,7 +100,27 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
         precision = "bf16-mixed" if bf16 else "32-true"
         stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))
+    if vae.final is not None:
+        train_final_decoder(config, vae.final, vae, images, data, run, precision)
     return vae
+
+
+def train_final_decoder(
+    config: Settings, decoder: FinalDecoder, vae: VAE, images: Tensor, data: ImageData, run: Run, precision: str
+) -> None:
+    """The VAE's sharper decoder, at the posterior means of the training images."""
+    steps, size = stage_steps(config, config.trainer.final_decoder.steps), config.trainer.final_decoder.batch_size
+    rows, device = data.rows(TRAIN), device_of(config)
+    with run.stage("final_decoder") as stage:
+        pl.seed_everything(config.seed + 3, verbose=False)
+        vae.to(device).eval()
+        with torch.no_grad():
+            means = torch.cat([vae.encode(images[part].to(device))[0].cpu() for part in rows.split(512)])
+        tensors = {"images": images[rows], "mean": means}
+        batches = Batches(tensors, size, config.seed + 3, torch.arange(len(rows)), STEPS_PER_EPOCH)
+        decoder.train()
+        stage.items = size * fit(decoder, batches, run, "final_decoder", config, steps, precision)
+    (run.path / "checkpoints" / "final_decoder.partial.ckpt").unlink(missing_ok=True)
 
 
 def elsewhere(config: Settings, key: str) -> Path | None:
@@ -206,9 +228,9 @@ def text_encoder(config: Settings) -> Any:
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:
-    """Images above their reconstructions, (3, height, width) in [0, 1]."""
+    """Images above their reconstructions by the decoder in training, (3, height, width) in [0, 1]."""
     images = images.to(vae.device)
-    shown = torch.cat([images.float() / 255, vae.decode(vae.encode(images)[0])])
+    shown = torch.cat([images.float() / 255, vae.draft(vae.encode(images)[0])])
     return grid(shown, len(images))
 
 
@@ -360,11 +382,12 @@ def rows_to_edit(labels: FactorTable, most: int, seed: int) -> Tensor:
 
 
 def decoder(encoder: ImageEncoder) -> Any:
-    """The frozen decoder under bfloat16 where that is faster; gradients flow through it."""
+    """The frozen decoder, the fast one of two, under bfloat16 where that is faster; gradients flow through it."""
+    fast = encoder.draft if isinstance(encoder, VAE) else encoder.decode
 
     def decode(latents: Tensor) -> Tensor:
         with half_precision(latents.device):
-            return encoder.decode(latents).float()
+            return fast(latents).float()
 
     return decode
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from models import check_choice
 from models.encoders import weights_sha256
+from models.final_decoder import FinalDecoder
 from models.muon import Muon
 from models.networks import Decoder, Encoder
+from models.precision import half_precision
 
 __all__ = ["VAE", "draw", "kl_divergence", "reconstruction_nll"]
 
@@ -61,6 +63,7 @@ class VAE(pl.LightningModule):
         likelihood, scale: of the pixels, see `reconstruction_nll`.
         flip: show every image mirrored half of the time (photographs; drawn data needs no such help).
         learning_rate: of Muon, the peak of its one-cycle schedule.
+        final_width: channels of a second, sharper decoder that is trained when the first one has been; 0: none.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class VAE(pl.LightningModule):
         scale: float = 0.1,
         flip: bool = False,
         learning_rate: float = 1e-2,
+        final_width: int = 0,
     ) -> None:
         super().__init__()
         check_choice("vae.likelihood", likelihood, ("gaussian", "laplace"))
@@ -80,6 +84,7 @@ class VAE(pl.LightningModule):
         self.size = size
         self.latent_shape: tuple[int, ...] = (latent,)
         self.encoder, self.decoder = Encoder(size, 2 * latent, width), Decoder(size, latent, width)
+        self.final = FinalDecoder(size, latent, final_width, learning_rate) if final_width else None
         head = self.encoder.head
         with torch.no_grad():  # the posterior starts narrow: noise of unit variance would hide the image
             head.weight[latent:] *= 0.1
@@ -102,7 +107,14 @@ class VAE(pl.LightningModule):
         return self.posterior(to_signed(images))
 
     def decode(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 size size"]:
-        """Images in [0, 1]."""
+        """Images in [0, 1], by the final decoder where there is one."""
+        if self.final is None:
+            return self.draft(latents)
+        with half_precision(latents.device):
+            return self.final(latents).float() / 2 + 0.5
+
+    def draft(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 size size"]:
+        """Images in [0, 1] by the decoder that the encoder was trained with, which is faster: for losses in a loop."""
         return self.decoder(latents).float() / 2 + 0.5
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
@@ -119,7 +131,8 @@ class VAE(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = Muon(self.parameters(), self.hparams["learning_rate"])
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        optimizer = Muon(parameters, self.hparams["learning_rate"])
         rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(

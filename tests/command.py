@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TINY = [
     "data.n=400", "data.size=16", "vae.latent=12", "vae.width=4", "iin.blocks=2", "iin.width=16", "guide.nuisance=4",
     "guide.width=16", "guide.fit_steps=60", "guide.align_steps=20", "guide.align_batch=8", "trainer.vae.steps=220",
-    "trainer.iin.steps=120", "trainer.accelerator=cpu", "measured_images=20",
+    "trainer.iin.steps=120", "vae.final_width=0", "trainer.accelerator=cpu", "measured_images=20",
 ]  # fmt: skip
 
 Result = subprocess.CompletedProcess[str]

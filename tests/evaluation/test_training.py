@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
 
-from datamodules.factors import Factor, FactorTable
+from datamodules.factors import TEST, Factor, FactorTable
 from datamodules.features import Latents
 from evaluation.measuring import identity_model
 from evaluation.record import Run, made
@@ -91,7 +91,7 @@ def test_a_face_embedding_model_is_tried_first(tmp_path: Path) -> None:
     assert identity_model(settings(), device) is None
     with pytest.raises(UserError, match="no file at nothing.pt"):
         identity_model(settings("identity_model=nothing.pt"), device)
-    with pytest.raises(UserError, match=r"Expected identity_model=.*narrow.pt to embed an RGB image, got .*: give"):
+    with pytest.raises(UserError, match=r"Expected identity_model=.*narrow.pt to embed RGB images, got .*: give"):
         identity_model(settings(f"identity_model={tmp_path / 'narrow.pt'}"), device)
 
 
@@ -111,3 +111,24 @@ def test_digits_are_clustered_by_latents_of_the_vae_but_not_edited(tmp_path: Pat
     with pytest.raises(UserError, match="Expected RGB images, as the encoder reads, got grey ones"):
         latents_of(config, data, Run(tmp_path / "other", config))
     assert not (tmp_path / "other" / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
+def test_a_final_decoder_is_closer_to_the_images_at_the_same_latents(tmp_path: Path) -> None:
+    config = settings(
+        "data.n=300", "data.size=16", "vae.latent=8", "vae.width=4", "vae.final_width=8", "trainer.vae.steps=150",
+        "trainer.final_decoder.steps=150", f"cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}",
+    )  # fmt: skip
+    run, data = Run(tmp_path / "run", config), made(config.data)
+    vae = train_vae(config, data, run)
+    assert {"time/vae_s", "time/final_decoder_s"} <= run.metrics.keys()
+    assert [file.name for file in (run.path / "checkpoints").glob("*.ckpt")] == ["vae.ckpt"]
+    rows = data.rows(TEST)
+    latents, images = vae.encode(data.images[rows])[0], data.images[rows].float() / 255
+    assert (vae.decode(latents) - images).abs().mean() < 0.9 * (vae.draft(latents) - images).abs().mean()
+    again = train_vae(config, data, Run(tmp_path / "run", config))
+    torch.testing.assert_close(again.decode(latents), vae.decode(latents))
+    key = key_of(run.path / "checkpoints" / "vae.ckpt")
+    config.trainer.final_decoder.steps = 20
+    train_vae(config, data, other := Run(tmp_path / "other", config))
+    assert key is not None and key_of(other.path / "checkpoints" / "vae.ckpt") not in (key, None)
