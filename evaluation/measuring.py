@@ -35,6 +35,7 @@ from models.vae import kl_divergence
 
 __all__ = ["identity_model", "judge_networks", "measure_autoencoder", "measure_iin"]
 
+DRAWINGS, PHOTOGRAPHS = 500, 300  # edited per factor at most: decoding photographs is most of an evaluation's time
 STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
 DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")
 DENSITY_ROWS = 64  # whose density under a diffusion flow is estimated, which takes many passes
@@ -116,7 +117,8 @@ def measure_iin(
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
     # Runs of earlier versions do not have the setting.
     device, how = latents.mean.device, config.get("compose") or default_composition(encoder.latent_shape)
-    test = data.rows(TEST)[: config.measured_images]
+    most = config.measured_images or (PHOTOGRAPHS if data.counterfactual is None else DRAWINGS)
+    test = data.rows(TEST)[:most]
     held = latents.rows(test.to(device))
     figures = run.path / "figures"
     with run.stage("flow", len(test)):

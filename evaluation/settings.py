@@ -207,7 +207,7 @@ def check_numbers(settings: Settings) -> None:
     """Refuse at once what would stop a stage that comes late."""
     for key, least in LEAST.items():
         value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
-        if type(value) is not int or value < least:
+        if (value is not None or key != "measured_images") and (type(value) is not int or value < least):
             raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
     check_choice("compose", OmegaConf.select(settings, "compose"), (None, *COMPOSITIONS))
     scale = OmegaConf.select(settings, "trainer.scale")

@@ -125,7 +125,7 @@ def test_a_final_decoder_is_closer_to_the_images_at_the_same_latents(tmp_path: P
     assert [file.name for file in (run.path / "checkpoints").glob("*.ckpt")] == ["vae.ckpt"]
     rows = data.rows(TEST)
     latents, images = vae.encode(data.images[rows])[0], data.images[rows].float() / 255
-    assert (vae.decode(latents) - images).abs().mean() < 0.9 * (vae.draft(latents) - images).abs().mean()
+    assert (vae.decode(latents) - images).abs().mean() < 0.95 * (vae.draft(latents) - images).abs().mean()
     again = train_vae(config, data, Run(tmp_path / "run", config))
     torch.testing.assert_close(again.decode(latents), vae.decode(latents))
     key = key_of(run.path / "checkpoints" / "vae.ckpt")
