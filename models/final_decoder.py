@@ -48,7 +48,7 @@ class FinalDecoder(pl.LightningModule):
     Arguments:
         size: image side, a power of two and at least 16.
         latent: number of latents.
-        width: channels at half of the side and at the whole one; twice and four times as many below.
+        width: even; channels at half of the side, half as many at the whole one, twice and four times as many below.
         learning_rate: of Muon, the peak of its one-cycle schedule.
     """
 
@@ -59,12 +59,12 @@ class FinalDecoder(pl.LightningModule):
         channels = [width * 2**i for i in range(int(math.log2(size // places)))][::-1]
         layers: list[nn.Module] = [
             nn.Linear(latent, FIRST * places**2), nn.Unflatten(1, (FIRST, places, places)),
-            nn.Conv2d(FIRST, channels[0], 3, padding=1), Residual(channels[0]), Residual(channels[0]),
+            nn.Conv2d(FIRST, channels[0], 3, padding=1), Residual(channels[0]),
         ]  # fmt: skip
-        for inside, outside in zip(channels, [*channels[1:], width], strict=True):
+        for inside, outside in zip(channels, [*channels[1:], width // 2], strict=True):
             layers += [nn.BatchNorm2d(inside), nn.SiLU(), nn.ConvTranspose2d(inside, outside, 4, 2, 1, bias=False)]
             layers += [Residual(outside)]
-        layers += [nn.BatchNorm2d(width), nn.SiLU(), nn.Conv2d(width, 3, 3, padding=1), nn.Tanh()]
+        layers += [nn.BatchNorm2d(width // 2), nn.SiLU(), nn.Conv2d(width // 2, 3, 3, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch 3 size size"]:
