@@ -115,14 +115,20 @@ def what(run: LoadedRun, asked: Options) -> str:
     return modes[0]
 
 
+def values_of(run: LoadedRun, asked: Options) -> dict[str, Any]:
+    """The values that the factor is set to, by their titles; one that is given by number and by word is there once."""
+    name = asked.factor or ""
+    number = run.factor(name)
+    values = asked.values or ([asked.value] if asked.value is not None else list(run.iin.factors[number].values))
+    return {titled(run, name, value): value for value in values}
+
+
 def check_values(run: LoadedRun, asked: Options) -> None:
     """Refuse a factor or a value that the run does not have, before any image is read."""
-    values = asked.values or [asked.value]
-    wanted = [(asked.factor, value) for value in values] if asked.factor else list((asked.edits or {}).items())
-    for name, value in wanted:
-        number = run.factor(name)
-        if value is not None:
-            run.value(number, value)
+    for name, value in (asked.edits or {}).items():
+        run.value(run.factor(name), value)
+    if asked.factor is not None:
+        values_of(run, asked)
     for value in asked.values or [0] if asked.component is not None else []:
         run.component_value(asked.component or 0, value)
 
@@ -178,11 +184,10 @@ def labelled_otherwise(run: LoadedRun, rows: Tensor, asked: Options) -> Tensor:
 
 
 def set_factor(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
-    name = asked.factor or ""
-    factor = run.iin.factors[run.factor(name)]
-    values = asked.values or ([asked.value] if asked.value is not None else list(factor.values))
-    titles = {titled(run, name, value): value for value in values}  # one value by number and by word is one edit
-    return [Edit(title, run.edit_latents(latents, {name: value}, asked.strength)) for title, value in titles.items()]
+    return [
+        Edit(title, run.edit_latents(latents, {asked.factor or "": value}, asked.strength))
+        for title, value in values_of(run, asked).items()
+    ]
 
 
 def set_in_turn(run: LoadedRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
@@ -223,13 +228,12 @@ def truths(run: LoadedRun, images: Chosen, asked: Options) -> list[Column]:
         return []
     if asked.factor not in [factor.name for factor in run.data.factors.factors]:  # defined by prompts=, not drawn
         return []
-    number = run.factor(asked.factor)
-    values = asked.values or ([asked.value] if asked.value is not None else list(run.iin.factors[number].values))
+    number, values = run.factor(asked.factor), values_of(run, asked)
     columns = []
-    for i, value in enumerate(values):
+    for i, (name, value) in enumerate(values.items()):
         wanted = torch.full((len(images.rows),), run.value(number, value))
         drawn: Tensor = run.data.counterfactual(images.rows, asked.factor, wanted)
-        title = f"truth\n{titled(run, asked.factor, value)}" if len(values) > 1 else "truth"
+        title = f"truth\n{name}" if len(values) > 1 else "truth"
         shown = run.decode(run.encode(drawn)) if asked.compose == "none" else drawn
         columns.append(Column(title, shown, i == 0 and len(values) > 1))
     return columns

@@ -11,10 +11,10 @@ from datamodules.features import ImageEncoder, Latents
 from datamodules.people import training_halves
 from evaluation.baselines import AtStrength, LinearSVM, MeanDifference
 from evaluation.charts import draw_charts, measurements
-from evaluation.committee import train_committee
+from evaluation.committee import Committee, train_committee
 from evaluation.composition import default_composition
 from evaluation.counterfactual_metrics import mean_known
-from evaluation.editing import edit_targets, measure
+from evaluation.editing import decode_all, edit_targets, measure
 from evaluation.final_pictures import EXTRAS
 from evaluation.gallery import draw_edits, draw_flow, draw_reconstructions
 from evaluation.identity import Network, load_identity
@@ -142,17 +142,8 @@ def measure_iin(
         with run.stage("oracle", len(train)):
             editors["oracle"] = train_oracle(data, encoder, means, train, config.seed)
     with run.stage("evaluation", len(test)), torch.inference_mode():
-        images = torch.cat([encoder.decode(part).cpu() for part in held.mean.split(256)])
-        quality = judge_quality(judge, images, data.factors[test])
-        for name in unfit(quality):
-            print(
-                f"The judge cannot tell {name} on reconstructions (balanced accuracy "
-                f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
-            )
-        run.update({f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()})
-        if len(judge.names) > 1:
-            run.update(member_keys(judge.qualities(images, data.factors[test])))
-        labels = data.factors[test]
+        images, labels = decode_all(held.mean, encoder), data.factors[test]
+        run.update(judge_keys(judge, images, labels))
         measured = measure(
             editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed,
             how=how, reconstructions=images, fid=inception_features(device),
@@ -175,6 +166,18 @@ def judged_rows(config: Settings, data: ImageData, iin: IIN) -> Tensor:
     if not reader and not isinstance(iin.flow, DiffusionFlow):
         return data.rows(TRAIN)
     return training_halves(data)[1]
+
+
+def judge_keys(judge: Committee, images: Float[Tensor, "n 3 size size"], labels: FactorTable) -> dict[str, float]:
+    """`judge/<factor>/…` of the judge on reconstructions, and of its members; a line for each factor it cannot tell."""
+    quality = judge_quality(judge, images, labels)
+    for name in unfit(quality):
+        print(
+            f"The judge cannot tell {name} on reconstructions (balanced accuracy "
+            f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
+        )
+    numbers = {f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()}
+    return numbers | (member_keys(judge.qualities(images, labels)) if len(judge.names) > 1 else {})
 
 
 def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:

@@ -39,6 +39,7 @@ STAGES = {
     "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
 }
 PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
+OPEN = ("measured_images",)  # null: what the data are decides
 LEAST = {  # whole numbers
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
     "trainer.final_decoder.steps": 1, "trainer.final_decoder.batch_size": 1, "vae.final_width": 0,
@@ -207,7 +208,9 @@ def check_numbers(settings: Settings) -> None:
     """Refuse at once what would stop a stage that comes late."""
     for key, least in LEAST.items():
         value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
-        if (value is not None or key != "measured_images") and (type(value) is not int or value < least):
+        if value is None and key in OPEN:
+            continue
+        if type(value) is not int or value < least:
             raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
     check_choice("compose", OmegaConf.select(settings, "compose"), (None, *COMPOSITIONS))
     scale = OmegaConf.select(settings, "trainer.scale")

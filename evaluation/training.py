@@ -38,7 +38,6 @@ from evaluation.run import load_module
 from evaluation.settings import Settings
 from models import UserError
 from models.diffusion_flow import DiffusionFlow
-from models.final_decoder import FinalDecoder
 from models.guide import Guide
 from models.iin import IIN, block_sizes_from_pairs
 from models.precision import fast_precision, half_precision
@@ -101,14 +100,13 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         precision = "bf16-mixed" if bf16 else "32-true"
         stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))
     if vae.final is not None:
-        train_final_decoder(config, vae.final, vae, images, data, run, precision)
+        train_final_decoder(config, vae, images, data, run, precision)
     return vae
 
 
-def train_final_decoder(
-    config: Settings, decoder: FinalDecoder, vae: VAE, images: Tensor, data: ImageData, run: Run, precision: str
-) -> None:
+def train_final_decoder(config: Settings, vae: VAE, images: Tensor, data: ImageData, run: Run, precision: str) -> None:
     """The VAE's sharper decoder, at the posterior means of the training images."""
+    assert vae.final is not None
     steps, size = stage_steps(config, config.trainer.final_decoder.steps), config.trainer.final_decoder.batch_size
     rows, device = data.rows(TRAIN), device_of(config)
     with run.stage("final_decoder") as stage:
@@ -118,8 +116,8 @@ def train_final_decoder(
             means = torch.cat([vae.encode(images[part].to(device))[0].cpu() for part in rows.split(512)])
         tensors = {"images": images[rows], "mean": means}
         batches = Batches(tensors, size, config.seed + 3, torch.arange(len(rows)), STEPS_PER_EPOCH)
-        decoder.train()
-        stage.items = size * fit(decoder, batches, run, "final_decoder", config, steps, precision)
+        vae.final.train()
+        stage.items = size * fit(vae.final, batches, run, "final_decoder", config, steps, precision)
     (run.path / "checkpoints" / "final_decoder.partial.ckpt").unlink(missing_ok=True)
 
 

@@ -9,23 +9,17 @@ are, and losses that decode in their loop keep the small decoder.
 import math
 
 import pytorch_lightning as pl
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 
-from models.muon import Muon
+from models.muon import one_cycle
+from models.networks import to_signed
 
-__all__ = ["FinalDecoder", "absolute_error"]
+__all__ = ["FinalDecoder"]
 
 FIRST = 64  # channels that the latents are spread to
-
-
-def absolute_error(
-    images: Float[Tensor, "batch 3 size size"], reconstructions: Float[Tensor, "batch 3 size size"]
-) -> Float[Tensor, ""]:
-    """Mean |x − x̂|."""
-    return (images - reconstructions).abs().mean()
 
 
 class Residual(nn.Module):
@@ -71,20 +65,10 @@ class FinalDecoder(pl.LightningModule):
         return self.layers(latents)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        loss = absolute_error(signed(batch["images"]), self(batch["mean"]).float())
+        loss = functional.l1_loss(self(batch["mean"]).float(), to_signed(batch["images"]))
         self.log("final_decoder/absolute_error", loss / 2)  # of images in [0, 1]
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = Muon(self.parameters(), self.learning_rate)
-        rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rates, total_steps=steps, pct_start=0.15, cycle_momentum=False
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
-    """uint8 pixels as floats in [-1, 1]."""
-    return images.float() / 127.5 - 1
+        return one_cycle(self.parameters(), self.learning_rate, steps)  # type: ignore[return-value]

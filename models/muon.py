@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-__all__ = ["Muon", "orthogonalised"]
+__all__ = ["Muon", "one_cycle", "orthogonalised"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic; five rounds take singular values to about 0.7 to 1.2
 
@@ -102,3 +102,16 @@ class Muon(torch.optim.AdamW):
         for weight, direction in zip(weights, orthogonalised(torch.stack(directions)), strict=True):
             weight.mul_(1 - learning_rate * decay)
             weight.add_(direction.view_as(weight), alpha=-learning_rate * scale)
+
+
+def one_cycle(parameters: Iterable[Parameter], learning_rate: float, steps: int) -> dict[str, Any]:
+    """Muon whose rates rise over 15 % of the steps and then fall to nothing, as Lightning takes it.
+
+    Smith, Topin (2018), "Super-Convergence", https://arxiv.org/abs/1708.07120.
+    """
+    optimizer = Muon(parameters, learning_rate)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps, pct_start=0.15, cycle_momentum=False
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -4,10 +4,15 @@ import math
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Encoder", "damp", "mlp", "squeeze_of"]
+__all__ = ["Decoder", "Encoder", "damp", "mlp", "squeeze_of", "to_signed"]
+
+
+def to_signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
+    """uint8 pixels as floats in [-1, 1], channels last in memory."""
+    return images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
 def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:

@@ -15,8 +15,8 @@ from torch import Tensor
 from models import check_choice
 from models.encoders import weights_sha256
 from models.final_decoder import FinalDecoder
-from models.muon import Muon
-from models.networks import Decoder, Encoder
+from models.muon import one_cycle
+from models.networks import Decoder, Encoder, to_signed
 from models.precision import half_precision
 
 __all__ = ["VAE", "draw", "kl_divergence", "reconstruction_nll"]
@@ -132,15 +132,5 @@ class VAE(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        optimizer = Muon(parameters, self.hparams["learning_rate"])
-        rates = [group["lr"] for group in optimizer.param_groups]
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rates, total_steps=steps, pct_start=0.15, cycle_momentum=False
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def to_signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
-    """uint8 pixels as floats in [-1, 1], channels last in memory."""
-    return images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        return one_cycle(parameters, self.hparams["learning_rate"], steps)  # type: ignore[return-value]
