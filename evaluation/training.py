@@ -141,7 +141,7 @@ def key_of(checkpoint: Path) -> str | None:
         return None
 
 
-def frozen_encoder(config: Settings) -> Any:
+def frozen_encoder(config: Settings) -> ImageEncoder | FeatureEncoder | None:
     """The pretrained encoder of a model that edits images, before their data are read; None where it is trained here.
 
     Raises:
@@ -152,7 +152,7 @@ def frozen_encoder(config: Settings) -> Any:
 
 
 def image_encoder(
-    config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | None = None
+    config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
 ) -> ImageEncoder | FeatureEncoder:
     """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
 
@@ -171,7 +171,7 @@ def image_encoder(
 
 
 def latents_of(
-    config: Settings, data: ImageData | FeatureData, run: Run, frozen: ImageEncoder | None = None
+    config: Settings, data: ImageData | FeatureData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
 ) -> tuple[ImageEncoder, Latents]:
     """The encoder of a model that edits images, `frozen` or trained here, and its latents of all of them.
 
