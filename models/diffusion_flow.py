@@ -36,7 +36,7 @@ HAZE = 0.5  # the most noise, in deviations of the latents, that g is trained un
 VEIL = 0.6  # noise through which g is to see an edit: a change that it hides is hardly there for others
 VEILS = 6
 SHOWN = 0.9  # of the way to a label: what g then reads counts as the label
-FURTHEST = 9.0  # guidance; more is no longer a face
+FURTHEST = 4.5  # guidance; more changes the person more and is hardly read more often, docs/editing.md
 BISECTIONS = 3
 CONCERNED = (0.2, 0.5)  # of the strongest difference of an image: places below are not edited, those above fully
 SHIFT = 1  # places, by which latents are moved at most while g is trained
@@ -135,7 +135,7 @@ class DiffusionFlow(nn.Module):
     ) -> Float[Tensor, "batch block"]:
         """A factor's codes c' of an edit to an embedding: as far beyond it as it takes until T reads it, no further.
 
-        c' is w times the goal, of a continuous factor c + w (goal − c), and w, between 1 and 9, the smallest one found
+        c' is w times the goal, of a continuous factor c + w (goal − c), and w, between 1 and 4.5, the smallest found
         by bisection with which the inverse is read as nine tenths of the goal, through noise. An image needs as much
         guidance as it needs: with one w for all, some change too little and others more than they have to.
         """
