@@ -5,7 +5,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --no-build-isolation -c constraints.txt
 ARGS ?=
 
-.PHONY: train test check format bench planted
+BASE ?= main
+
+.PHONY: train test check format bench planted same
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
@@ -18,6 +20,9 @@ bench: .venv/.run
 
 planted: .venv/.run
 	$(BIN)/python -m evaluation.planted $(ARGS)
+
+same: .venv/.test
+	$(BIN)/python tests/same_numbers.py $(BASE)
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Files of captions: COCO's json, and tables of image paths and captions such as Flickr8k's and Flickr30k's."""
+"""Read files of captions: COCO's json, and tables of image paths and captions such as Flickr8k's and Flickr30k's."""
 
 import json
 import re
@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from datamodules.factors import near_names
 from datamodules.tables import ID_COLUMNS
 from datamodules.texts import USUAL, check_cells, read_lines
 from datamodules.vector_files import readable
-from models import UserError
+from models import UserError, near_names
 
 __all__ = ["read_captions"]
 
@@ -21,6 +20,11 @@ TEXTS = (*USUAL, "comment", "captions")
 
 
 def coco_captions(path: Path) -> pd.DataFrame:
+    """Read COCO's json as a table of `image` and `text`; images without a caption have one row without text.
+
+    Raises:
+        UserError: the json has no images and annotations.
+    """
     content = json.loads(path.read_text("utf-8"))
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise UserError(f"Expected COCO's captions in {path}, got json without images and annotations: choose another.")
@@ -32,23 +36,26 @@ def coco_captions(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image", "text"], dtype=object)
 
 
-def usual_column(path: Path, table: pd.DataFrame, asked: str | None, setting: str, usual: Sequence[str]) -> str:
-    """The column asked for, or the first one with a usual name.
+def usual_column(path: Path, table: pd.DataFrame, given: str | None, setting: str, usual: Sequence[str]) -> str:
+    """Return the given column, or the first one with a usual name.
 
     Raises:
-        UserError: no such column.
+        UserError: there is no such column.
     """
     lower = {name.lower(): name for name in reversed(table.columns)}
-    found = asked if asked is not None else next((lower[name] for name in usual if name in lower), None)
-    if found not in table:
-        near = near_names(str(found), table.columns) if found else ""
-        got = repr(found) if found else "none with a usual name"
+    column = given if given is not None else next((lower[name] for name in usual if name in lower), None)
+    if column not in table:
+        near = near_names(str(column), table.columns) if column else ""
+        got = repr(column) if column else "none with a usual name"
         raise UserError(f"Expected data.{setting} among {', '.join(table)} of {path}, got {got}: name it.{near}")
-    return str(found)
+    return str(column)
 
 
 def caption_table(path: Path, image_column: str | None, text_column: str | None, split: str | None) -> pd.DataFrame:
-    """Of a table with a header, separated by whatever its header has most of; or Flickr's own name.jpg#0, tab, text."""
+    """Read a table of captions: one with a header, or Flickr8k's own lines of `name.jpg#0`, a tab and the text.
+
+    The separator of a table with a header is the one that its header has most of.
+    """
     lines = read_lines(path)
     if lines and re.match(r"\S+#\d\t", lines[0]):
         cells = [line.partition("\t") for line in lines if line.strip()]
@@ -68,10 +75,12 @@ def caption_table(path: Path, image_column: str | None, text_column: str | None,
 
 def read_captions(path: Path, image_column: str | None = None, text_column: str | None = None,
                   split: str | None = None) -> pd.DataFrame:  # fmt: skip
-    """A row for each pair, `image` and `text`, and `split` where that is a column; "" where a side is missing.
+    """Read a file of captions as a table with a row per pair: `image`, `text`, and `split` if it is a column.
+
+    A missing image or text is "".
 
     Raises:
-        UserError: no such file, or one of another kind or without rows; no such column.
+        UserError: the file is missing, cannot be read or has no rows, or there is no such column.
     """
     if not path.is_file():
         raise UserError(f"Expected a file of captions at {path}, got no such file: set data.path to one.")

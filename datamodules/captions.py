@@ -1,7 +1,7 @@
-"""Images and their captions, an image with one or several: COCO's captions json, Flickr8k's and Flickr30k's tables, any
-csv of paths and captions; or two arrays of embeddings that somebody else made of them, row by row.
+"""Images with one or several captions each: COCO's captions json, Flickr8k's and Flickr30k's tables, any csv of paths
+and captions; or two arrays of their embeddings, row by row.
 
-They are split by image, so that no caption of a training image is ever held out: by a word for each file, by a column,
+They are split by image, so that all captions of an image are in one split: by a split name for each file, by a column,
 or 80/10/10 by a hash of the image's name.
 """
 
@@ -16,20 +16,23 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from datamodules.cache import fingerprint
 from datamodules.caption_files import read_captions
-from datamodules.factors import SPLITS, FactorTable, ImageData, fingerprint, hash_split, split_numbers
-from datamodules.features import FeatureData, FeatureEncoder, extract
+from datamodules.factors import FactorTable, ImageData, split_numbers
+from datamodules.features import FeatureData, extract
 from datamodules.images import decode_images, from_files
-from datamodules.texts import TextData, TextEncoder, extract_texts
+from datamodules.splits import SPLITS, hash_split
+from datamodules.texts import TextData, extract_texts
 from datamodules.vectors import vectors
 from models import UserError
+from models.interfaces import FeatureEncoder, TextEncoder
 
 __all__ = ["PairData", "extract_pairs", "pairs"]
 
 
 @dataclass(frozen=True)
 class PairData:
-    """Images and texts, as such or as embeddings, and which image a text is of; a text is split as its image is."""
+    """Images and texts, or their embeddings, and the image of each text; a text is in the split of its image."""
 
     images: ImageData | FeatureData
     texts: TextData | FeatureData
@@ -39,7 +42,7 @@ class PairData:
 
     @property
     def ids(self) -> list[str]:
-        """Of the texts: each is one pair."""
+        """Ids of the texts, each of which is one pair."""
         return self.texts.ids
 
     @property
@@ -56,10 +59,10 @@ def as_list(value: Any) -> list[Any]:
 
 
 def per_file(setting: str, value: Any, count: int) -> list[Any]:
-    """One for each file, or the same for all.
+    """Return a list with a value for each file, given one for each or one for all.
 
     Raises:
-        UserError: another number of them.
+        UserError: there is another number of values.
     """
     given = as_list(value)
     if len(given) not in (1, count):
@@ -73,15 +76,16 @@ def pairs(path: str | Path | Sequence[str | Path] | None = None,
           image_column: str | None = None, text_column: str | None = None, split: str | Sequence[str] | None = None,
           captions: int | None = None, most: int | None = None, size: int = 224, crop: float = 1.0,
           max_unreadable: float = 0.01, cache_dir: str | Path = "cache") -> PairData:  # fmt: skip
-    """The pairs of a file of captions and a folder of images, or of several; or of `images` and `texts`, two arrays.
+    """Load pairs from files of captions with folders of images, or from two arrays of embeddings, `images` and `texts`.
 
-    `path` are a COCO json or tables; images are looked for in the folder `images`, by default beside the file. `split`
-    is a word for all files, one for each, or a column. Of each file the first `most` images, of each image the first
-    `captions` captions are taken. Rows that lack a side are left out, up to `max_unreadable` of them.
+    `path` is a COCO json, a table, or a list of files. Images are loaded from the folder `images`, by default the
+    folder of the captions. `split` is a split name for all files, one for each, or a column. At most the first `most`
+    images of each file and the first `captions` captions of each image are taken. Pairs without an image or a caption
+    are omitted, as long as their share is at most `max_unreadable`.
 
     Raises:
-        UserError: files, folders or columns that are missing or damaged; too many pairs that lack a side; an image in
-            two parts of the split; arrays that do not fit one another.
+        UserError: a file, folder or column is missing or damaged, too many pairs are incomplete, an image is in two
+            splits, or the arrays do not match.
     """
     for setting, value in (("captions", captions), ("most", most)):
         if value is not None and value < 1:
@@ -98,24 +102,24 @@ def pairs(path: str | Path | Sequence[str | Path] | None = None,
                for file, folder in zip(files, per_file("images", images, len(files)), strict=True)]  # fmt: skip
     if lacking := [folder for folder in folders if not folder.is_dir()]:
         raise UserError(f"Expected a folder of images at {lacking[0]}, got no such folder: set data.images.")
-    words = per_file("split", split, len(files))
+    splits = per_file("split", split, len(files))
     parts = []
-    for file, folder, word in zip(files, folders, words, strict=True):
-        column = None if word is None or str(word).lower() in SPLITS else str(word)
+    for file, folder, name_or_column in zip(files, folders, splits, strict=True):
+        column = None if name_or_column is None or str(name_or_column).lower() in SPLITS else str(name_or_column)
         part = read_captions(file, image_column, text_column, column)
         part = part.assign(file=[str(folder / name) for name in part["image"]])
-        if word is not None and column is None:
-            part["split"] = word
+        if name_or_column is not None and column is None:
+            part["split"] = name_or_column
         parts.append(part[part.groupby("file", sort=False).ngroup() < most] if most else part)
     table = pd.concat(parts, ignore_index=True)
     return image_pairs(table, captions, size, crop, max_unreadable, cache_dir)
 
 
 def both_sides(table: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:
-    """The pairs that have both, and a note of the others.
+    """Return the pairs that have an image and a caption, and a note about the others.
 
     Raises:
-        UserError: more than the share (or two, whichever is more) lack a side.
+        UserError: more than the given share of the pairs (and more than two), or all of them, are incomplete.
     """
     lacking = (table["image"] == "") | (table["text"] == "")
     count = int(lacking.sum())
@@ -124,31 +128,32 @@ def both_sides(table: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[st
         got = f"no caption of {row['image']}" if row["image"] else f"no image of {row['text']!r}"
         raise UserError(f"Expected an image and a caption in every pair, got {count} of {len(table)} that lack one, "
                         f"the first {got}: complete them, or raise data.max_unreadable.")  # fmt: skip
-    notes = [f"{count} of {len(table)} pairs lack a side and are left out."] if count else []
+    notes = [f"{count} of {len(table)} pairs have no image or no caption and are left out."] if count else []
     return table[~lacking].reset_index(drop=True), notes
 
 
 def image_split(table: pd.DataFrame, image_of: Int64[Tensor, " texts"], ids: list[str]) -> UInt8[Tensor, " images"]:
-    """Of the table's column, or by a hash of the names.
+    """Return the split of each image, by the table's column or by a hash of the names.
 
     Raises:
-        UserError: another word than train, valid or test, or none; an image in two parts.
+        UserError: the column has another word than train, valid or test, or an empty cell, or an image is in two
+            splits.
     """
     if "split" not in table:
         return hash_split(ids)
     numbers = split_numbers(table["split"])
     if bool(numbers.isnan().any()):
-        raise UserError("Expected train, valid or test for every pair in data.split, got none for some: mend it.")
+        raise UserError("Expected train, valid or test for every pair in data.split, got none for some: correct it.")
     split = torch.empty(len(ids)).index_copy(0, image_of, numbers)
     if bool((wrong := split[image_of] != numbers).any()):
         name = table["image"].iloc[int(wrong.float().argmax())]
-        raise UserError(f"Expected an image in one part of the split, got {name} in several: mend data.split.")
+        raise UserError(f"Expected an image in one part of the split, got {name} in several: correct data.split.")
     return split.to(torch.uint8)
 
 
 def image_pairs(table: pd.DataFrame, captions: int | None, size: int, crop: float, max_unreadable: float,
                 cache_dir: str | Path) -> PairData:  # fmt: skip
-    """Of a table of `file`, `image` (its name), `text` and perhaps `split`."""
+    """Load the pairs of a table with the columns `file`, `image` (its name), `text` and optionally `split`."""
     table, notes = both_sides(table, max_unreadable)
     number = table.groupby("file", sort=False).cumcount()
     if captions is not None:
@@ -159,11 +164,11 @@ def image_pairs(table: pd.DataFrame, captions: int | None, size: int, crop: floa
     ids = [str(name) for name in (names if names.is_unique else files)]
     split = image_split(table, image_of, ids)
     decoded = decode_images(from_files([Path(file) for file in files], ids), size, cache_dir, crop, max_unreadable)
-    place = torch.full((len(ids),), -1).index_copy(0, decoded.rows, torch.arange(len(decoded.rows)))
-    kept = place[image_of] >= 0
+    new_row = torch.full((len(ids),), -1).index_copy(0, decoded.rows, torch.arange(len(decoded.rows)))
+    kept = new_row[image_of] >= 0
     texts = table["text"][kept.numpy()].tolist()
     text_ids = [f"{ids[image]}#{i}" for image, i in zip(image_of[kept].tolist(), number[kept.numpy()], strict=True)]
-    parts, image_of = split[image_of[kept]], place[image_of[kept]]
+    parts, image_of = split[image_of[kept]], new_row[image_of[kept]]
     split, ids = split[decoded.rows], [ids[row] for row in decoded.rows.tolist()]
     return PairData(
         ImageData("pairs", decoded.images, ids, no_factors(len(ids)), split, fingerprint(decoded.fingerprint, split)),
@@ -173,7 +178,7 @@ def image_pairs(table: pd.DataFrame, captions: int | None, size: int, crop: floa
 
 
 def paired_vectors(images: list[Any], texts: list[Any], split: str | Sequence[str] | None) -> PairData:
-    """Of arrays with a row for each pair; equal rows of images are one image with several captions."""
+    """Load pairs from arrays with a row per pair; equal image rows are one image with several captions."""
     for setting, files in (("images", images), ("texts", texts)):
         for file in files:
             if not Path(file).expanduser().is_file():
@@ -198,10 +203,10 @@ def paired_vectors(images: list[Any], texts: list[Any], split: str | Sequence[st
 
 
 def extract_pairs(data: PairData, encoder: Any, cache_dir: str | Path, device: torch.device | str = "cpu") -> PairData:
-    """The same with the embeddings of both sides, computed once; brought ones as they are.
+    """Replace images and texts by their embeddings, which are cached; pairs of embeddings are returned unchanged.
 
     Raises:
-        UserError: an encoder that does not read both, or puts them into different spaces.
+        UserError: the encoder does not embed both images and texts, or embeds them in different spaces.
     """
     if isinstance(data.images, FeatureData) or isinstance(data.texts, FeatureData):
         return data

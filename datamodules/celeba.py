@@ -1,7 +1,7 @@
-"""CelebA, as torchvision, Kaggle and the Hugging Face hub lay it out.
+"""CelebA, in the layouts of torchvision, Kaggle and the Hugging Face hub.
 
 Liu, Luo, Wang, Tang (2015), https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html: 202,599 photographs of 10,177 people,
-178 x 218 pixels, with 40 binary attributes and a partition that keeps each person in one part.
+178 x 218 pixels, with 40 binary attributes and an official split in which every person is in one part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,28 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from datamodules.cache import fingerprint
 from datamodules.celeba_files import IDENTITY, PARTITION, advice, locate
 from datamodules.factors import (
-    TRAIN,
     FactorTable,
     ImageData,
     check_training,
-    complete_split,
     confidence_notes,
     factor_table,
-    fingerprint,
-    hash_split,
     missing_notes,
     named_columns,
     split_numbers,
 )
 from datamodules.images import decode_images
 from datamodules.people import check_people, people_numbers, split_names
+from datamodules.splits import TRAIN, complete_split, hash_split
 from datamodules.tables import join_tables, read_tables
 from models import UserError
 
 __all__ = ["FACTORS", "celeba"]
 
 FACTORS = {"glasses": "Eyeglasses", "sex": "Male", "smile": "Smiling", "race": "race"}
-WIDTH = 178  # of CelebA's photographs, in which `crop` is given
+WIDTH = 178  # of CelebA's photographs in pixels, the unit of `crop`
 VALUES = {
     "Eyeglasses": ("without", "with"),
     "Male": ("female", "male"),
@@ -55,14 +53,14 @@ NO_PARTITION_OF_PEOPLE = f"No {PARTITION} table: split 80/10/10 by a hash of the
 
 
 def without_race(factors: dict[str, str], table: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
-    """Pale_Skin in the place of `race` where no table has that, with a note that says so."""
+    """Replace the attribute `race` by Pale_Skin if no table has it, and return a note about it."""
     if "race" in table or "Pale_Skin" not in table or "race" not in factors.values():
         return factors, []
     return {name: "Pale_Skin" if column == "race" else column for name, column in factors.items()}, [PALE_SKIN]
 
 
 def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTable:
-    """Words for the values of CelebA's best known attributes in the place of no and yes."""
+    """Name the values of CelebA's best known attributes, instead of no and yes."""
     named = [
         factor._replace(values=VALUES.get(attribute, factor.values)) if factor.kind == "binary" else factor
         for factor, attribute in zip(table.factors, attributes, strict=True)
@@ -71,7 +69,7 @@ def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTab
 
 
 def known_people(ids: Sequence[str], identity: Mapping[str, pd.DataFrame]) -> Int64[Tensor, " n"] | None:
-    """The number of the person in each image, where there is a table of them."""
+    """Return the number of the person in each image, or None without a table of people."""
     if not identity:
         return None
     table = join_tables(ids, identity).table
@@ -81,10 +79,10 @@ def known_people(ids: Sequence[str], identity: Mapping[str, pd.DataFrame]) -> In
 def official_split(
     ids: Sequence[str], partition: Mapping[str, pd.DataFrame], people: Int64[Tensor, " n"] | None
 ) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """The official partition of these images, and notes where it does not tell.
+    """Return the official split of these images, and notes about images that it does not list.
 
     Raises:
-        UserError: a person in two parts.
+        UserError: a person is in two splits.
     """
     names = split_names(people, ids)
     if not partition:
@@ -100,8 +98,18 @@ def official_split(
 
 
 def subset_notes(n: int, labels: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return a note if the tables describe more than the n images."""
     described = max((len(table) for table in labels.values()), default=n)
     return [f"A part of the data set: {n} of the {described} images in its tables."] if described > n else []
+
+
+def crop_share(crop: int | float) -> float:
+    """Convert `crop` to a share of the shorter side; values above 1 are CelebA's pixels.
+
+    >>> crop_share(89), crop_share(0.75)
+    (0.5, 0.75)
+    """
+    return crop / WIDTH if crop > 1 else crop
 
 
 def celeba(
@@ -114,16 +122,16 @@ def celeba(
     max_unreadable: float = 0.01,
     cache_dir: str | Path = "cache",
 ) -> ImageData:
-    """CelebA found below `root`, its images decoded once into `cache_dir`, with the chosen attributes as factors.
+    """Load CelebA from below `root`, with the chosen attributes as factors; images are decoded once into `cache_dir`.
 
     `factors` maps a factor's name to an attribute (default: `FACTORS`; a list names factors after their attributes).
-    `extra_attributes` are tables by image id, relative to the working directory or to `root`; in a column
-    NAME_probability they may say how sure the labels NAME are, see `factors.sure_labels`. `crop` is the side of
-    the centred square in pixels of the photograph's 178; images of another size are cropped in proportion.
+    `extra_attributes` are tables indexed by image id, relative to the working directory or to `root`; a column
+    NAME_probability gives the probability that the labels in NAME are correct, see `factors.sure_labels`. `crop` is the
+    side of the centred square, in pixels of the photograph's 178; images of another size are cropped in proportion.
 
     Raises:
-        UserError: nothing found, labels or images missing, an unknown attribute or one that is constant in the
-            training split, a person in two splits, unreadable images or tables, a cache folder that cannot be written.
+        UserError: images or labels are missing, an attribute is unknown or constant in the training split, a person is
+            in two splits, images or tables cannot be read, or the cache folder cannot be written.
     """
     if not 0 < crop <= WIDTH:
         raise UserError(f"Expected data.crop between 1 and {WIDTH} pixels, got {crop}: choose a side within that.")
@@ -137,8 +145,8 @@ def celeba(
     table = with_value_names(factor_table(attributes.table, chosen, attributes.sources), list(chosen.values()))
     people = known_people(images.ids, identity)
     split, split_notes = official_split(images.ids, partition, people)
-    check_training(table, split)  # before minutes of decoding, and again of what could be read
-    decoded = decode_images(images, size, cache_dir, crop / WIDTH, max_unreadable)
+    check_training(table, split)  # before minutes of decoding, and again for the readable images
+    decoded = decode_images(images, size, cache_dir, crop_share(crop), max_unreadable)
     rows = decoded.rows
     check_training(table[rows], split[rows])
     return ImageData(

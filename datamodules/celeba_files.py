@@ -1,4 +1,4 @@
-"""Where CelebA's files lie: as torchvision, Kaggle and the Hugging Face hub lay them out, or just in one folder."""
+"""Find CelebA's files, in the layouts of torchvision, Kaggle and the Hugging Face hub, or in a single folder."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.factors import SPLITS
 from datamodules.images import IMAGE_SUFFIXES, EncodedImages, from_files, from_parquet, from_zip
+from datamodules.splits import SPLITS
 from datamodules.tables import ID_COLUMNS, parse_table, read_table
 from models import UserError
 
@@ -21,12 +21,12 @@ __all__ = ["IDENTITY", "PARTITION", "Layout", "advice", "locate"]
 
 IMAGES, LABELS, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
 IDENTITY = "identity_CelebA"
-PERSON = "celeb_id"  # of the Hugging Face hub's parquet files
+PERSON = "celeb_id"  # column of the Hugging Face hub's parquet files
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
 class Layout(NamedTuple):
-    """What was found: the images; the tables of labels, splits and people by file name (none or one of each)."""
+    """CelebA's images, and its tables of labels, splits and people by file name (none or one of each)."""
 
     images: EncodedImages
     labels: dict[str, pd.DataFrame]
@@ -35,17 +35,17 @@ class Layout(NamedTuple):
 
 
 def list_files(root: Path, depth: int = 4) -> list[Path]:
-    """All files down to `depth` folders below root, sorted, without hidden ones."""
-    found = []
+    """List all files down to `depth` folders below root, sorted, without hidden ones."""
+    files = []
     for folder, folders, names in os.walk(root, followlinks=True):
         deep = len(Path(folder).relative_to(root).parts) >= depth
         folders[:] = [] if deep else [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def tables_named(stem: str, files: Iterable[Path]) -> dict[str, pd.DataFrame]:
-    """The first table with that name, as {path: table}."""
+    """Read the first table with that name, as {path: table}."""
     paths = [path for path in files if path.stem == stem and path.suffix in (".txt", ".csv")]
     return {str(path): read_table(path) for path in paths[:1]}
 
@@ -55,7 +55,7 @@ def is_image(name: str) -> bool:
 
 
 def folder_layout(files: Iterable[Path]) -> Layout | None:
-    """The images of the folder that has most of them."""
+    """Return the images of the folder with the most images, or None if there are none."""
     folders: dict[Path, list[Path]] = {}
     for path in files:
         if is_image(path.name):
@@ -65,10 +65,10 @@ def folder_layout(files: Iterable[Path]) -> Layout | None:
 
 
 def archive_members(path: Path) -> list[zipfile.ZipInfo]:
-    """The files in an archive, sorted.
+    """List the files in an archive, sorted.
 
     Raises:
-        UserError: it is no zip archive.
+        UserError: it is not a zip archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -84,16 +84,17 @@ def archive_members(path: Path) -> list[zipfile.ZipInfo]:
 
 
 def archive_tables(path: Path, members: Sequence[zipfile.ZipInfo], stem: str) -> dict[str, pd.DataFrame]:
-    found = [m.filename for m in members if re.search(rf"(^|/){stem}\.(txt|csv)$", m.filename)][:1]
+    """Read the first table with that name in an archive, as {path: table}."""
+    names = [m.filename for m in members if re.search(rf"(^|/){stem}\.(txt|csv)$", m.filename)][:1]
     with zipfile.ZipFile(path) as archive:
-        return {f"{path}/{name}": parse_table(name, archive.read(name)) for name in found}
+        return {f"{path}/{name}": parse_table(name, archive.read(name)) for name in names}
 
 
 def archive_layout(files: Sequence[Path]) -> Layout | None:
-    """The first archive that holds CelebA's images, with the tables that lie in it."""
+    """Return the images of the first archive that holds CelebA's, with the tables in it, or None."""
     for path in (path for path in files if path.suffix.lower() == ".zip"):
         if IMAGES not in path.name and not zipfile.is_zipfile(path):
-            continue  # some other file's problem
+            continue  # another file with this suffix
         members = archive_members(path)
         images = [m for m in members if is_image(m.filename) and IMAGES in f"{path.name}/{m.filename}"]
         if images:
@@ -104,6 +105,11 @@ def archive_layout(files: Sequence[Path]) -> Layout | None:
 
 
 def has_images(path: Path) -> bool:
+    """Return whether a parquet file has a column of images.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         return "image" in pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
@@ -111,13 +117,16 @@ def has_images(path: Path) -> bool:
 
 
 def part_of(path: Path) -> int | None:
-    """The split that a file's or folder's name says, as train-00000-of-00019.parquet or train/0000.parquet."""
+    """Return the split in a file's or folder's name, as train-00000-of-00019.parquet or train/0000.parquet, or None."""
     words = [word for part in reversed(path.parts) for word in re.split(r"[^a-z]+", part.lower())]
     return next((SPLITS[word] for word in words if word in SPLITS), None)
 
 
 def parquet_labels(path: Path, root: Path) -> pd.DataFrame:
-    """The columns besides the image's bytes, with `.id`, the image's own file name, and `.row`, its place."""
+    """Read the columns besides the image's bytes, and add three.
+
+    They are `.id`, the image's file name, `.row`, its position in the file, and `.split`.
+    """
     schema = pq.read_schema(path)
     image = schema.field("image").type
     named = pa.types.is_struct(image) and image.get_field_index("path") >= 0
@@ -135,7 +144,7 @@ def parquet_labels(path: Path, root: Path) -> pd.DataFrame:
 
 
 def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
-    """The Hugging Face hub's parquet files, whose names say the split."""
+    """Return the images and tables of the Hugging Face hub's parquet files, whose names tell the split, or None."""
     paths = [path for path in files if path.suffix == ".parquet" and has_images(path)]
     if not paths:
         return None
@@ -153,10 +162,10 @@ def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
 
 
 def find_layout(root: Path) -> Layout:
-    """CelebA below a folder, whoever laid it out; unpacked images before an archive before parquet files.
+    """Find CelebA below a folder, in any layout: unpacked images, else an archive, else parquet files.
 
     Raises:
-        UserError: there is no such folder, or no images in it; missing labels may yet come from an extra table.
+        UserError: there is no such folder, or no images in it. Missing labels may still come from an extra table.
     """
     if not root.is_dir():
         raise UserError(f"Expected CelebA in {root}, got no such folder: {advice(root)}")
@@ -169,12 +178,13 @@ def find_layout(root: Path) -> Layout:
         or folder_layout(files)
     )
     if layout is None:
-        found = f"{Path(next(iter(labels))).name} but no images" if labels else "neither images nor labels"
-        raise UserError(f"Expected CelebA in {root}, got {found}: {advice(root)}")
+        got = f"{Path(next(iter(labels))).name} but no images" if labels else "neither images nor labels"
+        raise UserError(f"Expected CelebA in {root}, got {got}: {advice(root)}")
     return Layout(layout.images, layout.labels | labels, partition or layout.partition, people or layout.people)
 
 
 def advice(root: Path) -> str:
+    """Return the part of an error message that tells where to put CelebA's files."""
     return (
         f"put {IMAGES}.zip (or the unpacked folder), {LABELS}.txt and {PARTITION}.txt from {PAGE} "
         f"into {root / 'celeba'}, point data.root at the folder that has them, or download it by data.download=true "
@@ -183,17 +193,17 @@ def advice(root: Path) -> str:
 
 
 def download_to(root: Path) -> None:
-    """Download through torchvision, announced.
+    """Print that CelebA is downloaded, and download it through torchvision.
 
     Raises:
-        UserError: it failed, as Google Drive's quota often makes it.
+        UserError: the download failed, often because of Google Drive's quota.
     """
     from torchvision.datasets import CelebA  # slow to import, and only needed here
 
     print(f"Downloading CelebA (about 1.4 GB, by torchvision from Google Drive) into {root / 'celeba'}.", flush=True)
     try:
         CelebA(str(root), split="all", download=True)
-    except Exception as error:  # of a network, a quota page or a checksum
+    except Exception as error:  # the network, a quota page or a checksum may raise anything
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"Expected to download CelebA, got {type(error).__name__} ({reason}): get {IMAGES}.zip, {LABELS}.txt and "
@@ -202,10 +212,10 @@ def download_to(root: Path) -> None:
 
 
 def locate(root: Path, download: bool) -> Layout:
-    """CelebA below `root`, downloaded to there if it is missing and `download` is set.
+    """Find CelebA below `root`, and download it there if it is missing and `download` is set.
 
     Raises:
-        UserError: as `find_layout` and `download_to`.
+        UserError: see `find_layout` and `download_to`.
     """
     try:
         return find_layout(root)

@@ -1,13 +1,13 @@
-"""Drawn faces whose every factor is known: the data set that needs no download.
+"""Synthetic drawn faces with known factors: the data set that needs no download.
 
-Every picture is a function of 20 numbers, see `render`, so any picture can be drawn again with one
-factor changed and all else equal: the exact counterfactual that an edit is measured against.
+Every image is a function of 20 numbers, see `render`, so it can be drawn again with one factor changed and everything
+else equal: this is the exact counterfactual that edits are compared with.
 
-What an edit uncovers is determined by what can be seen: the hat has the shirt's colour, the beard the hair's,
+The visible part of an image determines what an edit uncovers: the hat has the shirt's colour, the beard the hair's,
 lenses are clear, and hair always shows beside the face.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datamodules.factors import TEST, TRAIN, VALIDATION, Factor, FactorTable, ImageData, fingerprint
-from datamodules.images import cache_errors, with_progress, write_whole
+from datamodules.cache import cache_errors, fingerprint, write_whole
+from datamodules.face_shapes import ellipse, hsv, palette, segment
+from datamodules.factors import FactorTable, ImageData
+from datamodules.progress import with_progress
+from datamodules.splits import TEST, TRAIN, VALIDATION
 from models import UserError
+from models.labels import Factor
 
 __all__ = ["FACTORS", "FaceParameters", "faces", "render", "sample_parameters"]
 
-VERSION = 1  # of the drawing; a cache of another version is not used
+VERSION = 1  # of the drawing; part of the cache's key
 
 FACTORS = (
     Factor("glasses", "binary", ("without", "with")),
@@ -40,13 +44,13 @@ NUISANCES = (
 
 
 class FaceParameters(NamedTuple):
-    """What pictures are drawn from. Binary factors are 0 or 1, everything else lies in [0, 1]."""
+    """Factors and nuisance variables of scenes. Binary factors are 0 or 1, all others are in [0, 1]."""
 
     factors: Float[Tensor, "batch 6"]
     nuisances: Float[Tensor, "batch 14"]
 
     def set(self, factor: str, value: float | Tensor) -> "FaceParameters":
-        """The same scene with one factor changed."""
+        """Return the same scenes with one factor changed."""
         factors = self.factors.clone()
         factors[:, [f.name for f in FACTORS].index(factor)] = value
         return FaceParameters(factors, self.nuisances)
@@ -56,10 +60,10 @@ class FaceParameters(NamedTuple):
 
 
 def sample_parameters(n: int, seed: int, correlate: Mapping[str, Mapping[str, float]] | None = None) -> FaceParameters:
-    """Draw n scenes.
+    """Sample the parameters of n scenes.
 
-    `correlate={"glasses": {"hat": .9}}` makes the second factor equal the first in that share of the scenes (both
-    factors binary) and its opposite in the others; all other factors and nuisances stay independent.
+    With `correlate={"glasses": {"hat": .9}}` the second factor equals the first in that share of the scenes, and is its
+    opposite in the others (both factors are binary). All other factors and nuisance variables stay independent.
     """
     generator = torch.Generator().manual_seed(seed)
     factors = torch.rand(n, len(FACTORS), generator=generator)
@@ -74,136 +78,176 @@ def sample_parameters(n: int, seed: int, correlate: Mapping[str, Mapping[str, fl
     return FaceParameters(factors, torch.rand(n, len(NUISANCES), generator=generator))
 
 
-def hsv(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Float[Tensor, "batch 3 1 1"]:
-    """Colours (batch,) in HSV, all in [0, 1], as RGB."""
-    k = (torch.tensor([5.0, 3.0, 1.0], device=hue.device) + hue[:, None] * 6) % 6
-    ramp = torch.minimum(k, 4 - k).clamp(0, 1)
-    saturation, value = (torch.as_tensor(v, device=hue.device).expand(len(hue))[:, None] for v in (saturation, value))
-    return (value * (1 - saturation * ramp))[:, :, None, None]
+class Scene(NamedTuple):
+    """Quantities that the parts of an image are drawn from: numbers are (batch, 1, 1, 1), colours (batch, 3, 1, 1).
+
+    `u` to the right and `v` down are the head's own coordinates, in which it is about 1 wide; `f` is u relative to the
+    face, which is shifted by `turn` when the head turns. `pixel` is the side of a pixel in the same unit. `down` is the
+    image's vertical coordinate, from −1 at the top to 1. `wide` is half the head's width, `head` the signed distance to
+    its outline.
+    """
+
+    factors: dict[str, Float[Tensor, "batch 1 1 1"]]
+    nuisances: dict[str, Float[Tensor, "batch 1 1 1"]]
+    down: Float[Tensor, "1 1 size 1"]
+    u: Float[Tensor, "batch 1 size size"]
+    v: Float[Tensor, "batch 1 size size"]
+    f: Float[Tensor, "batch 1 size size"]
+    turn: Float[Tensor, "batch 1 1 1"]
+    pixel: Float[Tensor, "batch 1 1 1"]
+    wide: Float[Tensor, "batch 1 1 1"]
+    head: Float[Tensor, "batch 1 size size"]
+    skin: Float[Tensor, "batch 3 1 1"]
+    hair: Float[Tensor, "batch 3 1 1"]
+    shirt: Float[Tensor, "batch 3 1 1"]
 
 
-def palette(t: Tensor, stops: list[tuple[float, float, float]]) -> Float[Tensor, "batch 3 1 1"]:
-    """Colours at t (batch,) in [0, 1] on the piecewise linear path through the stops."""
-    stops_ = torch.tensor(stops, device=t.device)
-    position = t.clamp(0, 1) * (len(stops) - 1)
-    low = position.floor().long().clamp(max=len(stops) - 2)
-    colour = torch.lerp(stops_[low], stops_[low + 1], (position - low)[:, None])
-    return colour[:, :, None, None]
+def scene_of(parameters: FaceParameters, size: int) -> Scene:
+    """Compute the scenes on a grid of size × size pixels: the head's coordinates, outline and colours."""
+    factors = {f.name: c[:, None, None, None] for f, c in zip(FACTORS, parameters.factors.unbind(1), strict=True)}
+    n = {name: c[:, None, None, None] for name, c in zip(NUISANCES, parameters.nuisances.unbind(1), strict=True)}
+    axis = (torch.arange(size, device=parameters.factors.device) + 0.5) * (2 / size) - 1
+    down, right = axis[None, None, :, None], axis[None, None, None, :]
+    # The head's own coordinates: undo its position, roll and scale.
+    scale, roll = 0.92 + 0.16 * n["scale"], (n["roll"] - 0.5) * 0.3
+    x, y = right - (n["x"] - 0.5) * 0.2, down - (n["y"] - 0.5) * 0.16 - 0.03
+    u = (x * roll.cos() + y * roll.sin()) / scale
+    v = (y * roll.cos() - x * roll.sin()) / scale
+    turn = (n["yaw"] - 0.5) * 0.22
+    male, wide = factors["sex"], 0.46 + 0.07 * n["aspect"]
+    jaw = torch.where(v > 0, wide * (0.93 + 0.13 * male), wide)  # a man's jaw is wider and squarer
+    power = torch.where(v > 0, 1.85 + 1.15 * male, torch.full_like(male, 2.1))
+    skin = palette(factors["skin"].flatten(), [(1.0, 0.86, 0.75), (0.87, 0.64, 0.47), (0.5, 0.3, 0.18)])
+    hair = palette(
+        n["hair_hue"].flatten(), [(0.08, 0.06, 0.07), (0.26, 0.13, 0.06), (0.7, 0.24, 0.06), (0.96, 0.82, 0.4)]
+    )
+    shirt = hsv(n["shirt_hue"].flatten(), 0.75, 0.85)
+    head = ellipse(u, v, jaw, 0.62, power)
+    return Scene(factors, n, down, u, v, u - turn, turn, 2 / size / scale, wide, head, skin, hair, shirt)
+
+
+class Layer(NamedTuple):
+    """A shape, as the signed distance to its outline (negative inside), with its colour and opacity."""
+
+    distance: Float[Tensor, "batch 1 size size"]
+    colour: Float[Tensor, "batch 3 1 1"] | tuple[float, float, float]
+    opacity: Tensor | float = 1.0
+
+
+def background(scene: Scene) -> Float[Tensor, "batch 3 size size"]:
+    """Draw a wall of one colour that gets lighter towards the top or the bottom."""
+    n, size = scene.nuisances, scene.u.shape[-1]
+    ramp = (n["background_slope"] - 0.5) * 0.5 * scene.down
+    wall = hsv(n["background_hue"].flatten(), 0.35, 0.45 + 0.5 * n["background_value"].flatten())
+    return (wall + ramp).clamp(0, 1).expand(-1, 3, size, size)
+
+
+def long_hair(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the hair behind the head, whose length varies."""
+    u, v, wide = scene.u, scene.v, scene.wide
+    length = 0.1 + 0.85 * scene.nuisances["hair_length"]
+    yield Layer(torch.maximum(ellipse(u, v + 0.1, wide + 0.13, 0.66, 2.4), v - length), scene.hair)
+    yield Layer(torch.maximum((u.abs() - wide - 0.13).maximum(-v - 0.1), v - length), scene.hair)
+
+
+def neck_and_shirt(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the neck, which is shaded, and of the shoulders; both are wider for a man."""
+    u, v, male = scene.u, scene.v, scene.factors["sex"]
+    yield Layer((u.abs() - 0.2 - 0.1 * male).maximum(-v), scene.skin * 0.9)
+    shoulders = ellipse(u, v - 1.15, 0.62 + 0.24 * male, 0.42, 2.6)
+    yield Layer(shoulders.minimum((v - 1.15).neg().maximum(u.abs() - 0.62 - 0.24 * male)), scene.shirt)
+
+
+def head_and_hair(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the head, of the cheeks, which are redder for a woman, and of the hair on it."""
+    u, v, f = scene.u, scene.v, scene.f
+    yield Layer(scene.head, scene.skin)
+    blush = ((f.abs() - 0.27).square() + (v - 0.2).square()) / 0.012
+    yield Layer(torch.full_like(u, -1.0), (0.95, 0.35, 0.4), (-blush).exp() * 0.45 * (1 - scene.factors["sex"]))
+    crown = torch.maximum(ellipse(u, v, scene.wide + 0.05, 0.69, 2.2), -ellipse(f, v - 0.28, 0.43, 0.62, 2.2))
+    yield Layer(torch.maximum(crown, v - 0.05), scene.hair)
+
+
+def beard(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the beard, which covers the lower face in the hair's colour, and of the moustache."""
+    v, f, shown = scene.v, scene.f, scene.factors["beard"]
+    chin = torch.maximum(scene.head + 0.005, -(ellipse(f, v + 0.12, 0.36, 0.42, 2.5)))
+    yield Layer(torch.maximum(chin, 0.12 - v), scene.hair * 0.6, shown)
+    yield Layer(ellipse(f, v - 0.235, 0.2, 0.055), scene.hair * 0.6, shown)
+
+
+def mouth(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the mouth: red and full or thin and pale by sex; a smile is a wide open arc with teeth."""
+    v, f, male, smile = scene.v, scene.f, scene.factors["sex"], scene.factors["smile"]
+    lip = palette(male.flatten(), [(0.86, 0.12, 0.22), (0.62, 0.3, 0.26)])
+    yield Layer(ellipse(f, v - 0.355, 0.14, 0.058 - 0.02 * male), lip, 1 - smile)
+    yield Layer(torch.maximum(ellipse(f, v - 0.3, 0.24, 0.17 - 0.02 * male), 0.3 - v), lip, smile)
+    yield Layer(torch.maximum(ellipse(f, v - 0.315, 0.185, 0.095), 0.315 - v), (1.0, 1.0, 1.0), smile)
+
+
+def nose(scene: Scene) -> Iterator[Layer]:
+    """Yield the layer of the nose, which moves further than the face when the head turns."""
+    across = scene.f - scene.turn * 0.4
+    yield Layer(segment(across, scene.v, (0.0, 0.0), (0.0, 0.13), 0.035), scene.skin * 0.78)
+
+
+def eyes(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the eyes: lashes for a woman, the white, the iris in the direction of the gaze, the pupil."""
+    v, f, n = scene.v, scene.f, scene.nuisances
+    side = f.abs() - 0.205
+    opening = 0.085 - 0.03 * scene.factors["smile"]  # cheeks rise with a smile
+    eye = ellipse(side, v + 0.06, 0.115, opening)
+    lashes = torch.maximum(ellipse(side, v + 0.06, 0.15, opening + 0.05), v + 0.075)
+    yield Layer(lashes, (0.05, 0.04, 0.05), 1 - scene.factors["sex"])
+    yield Layer(eye, (1.0, 1.0, 1.0))
+    look = (n["gaze"] - 0.5) * 0.13
+    iris = ((f.abs() - 0.205 - look * f.sign()).square() + (v + 0.06).square()).sqrt() - 0.062
+    yield Layer(torch.maximum(iris, eye), hsv(0.08 + 0.5 * n["eye_hue"].flatten(), 0.7, 0.45))
+    yield Layer(torch.maximum(iris + 0.034, eye), (0.03, 0.03, 0.03))
+
+
+def brows(scene: Scene) -> Iterator[Layer]:
+    """Yield the layer of the brows: thin and rising to the sides for a woman, thick and level for a man."""
+    male = scene.factors["sex"]
+    tilt = 0.05 * (1 - male)
+    brow = segment(scene.f.abs(), scene.v, (0.1, -0.215 + tilt * 0.2), (0.31, -0.205 - tilt), 0.02 + 0.024 * male)
+    yield Layer(brow, scene.hair * 0.55)
+
+
+def glasses(scene: Scene) -> Iterator[Layer]:
+    """Yield the layer of the glasses: a dark frame around clear lenses."""
+    u, v, f, wide = scene.u, scene.v, scene.f, scene.wide
+    lens = ellipse(f.abs() - 0.215, v + 0.045, 0.17, 0.145, 2.8)
+    frame = (lens.abs() - 0.034).minimum(segment(f.abs(), v, (0.0, -0.07), (0.06, -0.07), 0.026))
+    temple = segment(u.abs(), v, (0.38, -0.08), (wide + 0.0 * u, -0.08), 0.026)
+    yield Layer(torch.minimum(frame, temple), (0.04, 0.04, 0.07), scene.factors["glasses"])
+
+
+def hat(scene: Scene) -> Iterator[Layer]:
+    """Yield the layers of the hat: dome and brim in the shirt's colour."""
+    u, v, wide, shown = scene.u, scene.v, scene.wide, scene.factors["hat"]
+    yield Layer(torch.maximum(ellipse(u, v + 0.33, wide + 0.1, 0.52, 2.6), v + 0.36), scene.shirt, shown)
+    yield Layer(segment(u.abs(), v, (0.0, -0.36), (wide + 0.13, -0.36), 0.07), scene.shirt * 0.72, shown)
+
+
+PARTS = (long_hair, neck_and_shirt, head_and_hair, beard, mouth, nose, eyes, brows, glasses, hat)  # back to front
 
 
 def render(parameters: FaceParameters, size: int = 64) -> UInt8[Tensor, "batch 3 size size"]:
     """Draw the scenes, on the parameters' device.
 
-    Shapes are signed distance fields, composited back to front with edges one pixel soft. Coordinates: u to the
-    right, v down, the picture is [-1, 1]², the head about 1 wide.
+    Shapes are signed distance fields, which are composited back to front with edges that are one pixel wide.
     """
-    glasses, sex, smile, hat, beard, skin = (c[:, None, None, None] for c in parameters.factors.unbind(1))
-    n = {name: c[:, None, None, None] for name, c in zip(NUISANCES, parameters.nuisances.unbind(1), strict=True)}
-    flat = dict(zip(NUISANCES, parameters.nuisances.unbind(1), strict=True))
-    axis = (torch.arange(size, device=sex.device) + 0.5) * (2 / size) - 1
-    v0, u0 = axis[None, None, :, None], axis[None, None, None, :]
-
-    # The head's own coordinates: undo place, roll and scale.
-    scale, roll = 0.92 + 0.16 * n["scale"], (n["roll"] - 0.5) * 0.3
-    u1, v1 = u0 - (n["x"] - 0.5) * 0.2, v0 - (n["y"] - 0.5) * 0.16 - 0.03
-    u = (u1 * roll.cos() + v1 * roll.sin()) / scale
-    v = (v1 * roll.cos() - u1 * roll.sin()) / scale
-    pixel = 2 / size / scale
-    turn = (n["yaw"] - 0.5) * 0.22  # turning the head moves what is inside it
-    f = u - turn
-
-    def ellipse(x: Tensor, y: Tensor, rx: Tensor | float, ry: Tensor | float, power: Tensor | float = 2.0) -> Tensor:
-        radius = ((x.abs() / rx).pow(power) + (y.abs() / ry).pow(power)).pow(1 / power)
-        return (radius - 1) * torch.minimum(torch.as_tensor(rx), torch.as_tensor(ry))
-
-    def segment(x: Tensor, y: Tensor, ax: Tensor | float, ay: Tensor | float, bx: Tensor | float,
-                by: Tensor | float, width: Tensor | float) -> Tensor:  # fmt: skip
-        dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
-        t = (((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-        return ((x - ax - t * dx).square() + (y - ay - t * dy).square()).sqrt() - width
-
-    skin_colour = palette(skin.flatten(), [(1.0, 0.86, 0.75), (0.87, 0.64, 0.47), (0.5, 0.3, 0.18)])
-    hair_colour = palette(
-        flat["hair_hue"], [(0.08, 0.06, 0.07), (0.26, 0.13, 0.06), (0.7, 0.24, 0.06), (0.96, 0.82, 0.4)]
-    )
-    shirt_colour = hsv(flat["shirt_hue"], 0.75, 0.85)
-    ramp = (n["background_slope"] - 0.5) * 0.5 * v0
-    image = (hsv(flat["background_hue"], 0.35, 0.45 + 0.5 * flat["background_value"]) + ramp).clamp(0, 1)
-    image = image.expand(-1, 3, size, size)
-
-    def paint(distance: Tensor, colour: Tensor | tuple[float, float, float], opacity: Tensor | float = 1.0) -> None:
-        nonlocal image
-        if isinstance(colour, tuple):
-            colour = torch.tensor(colour, device=u0.device)[None, :, None, None]
-        image = torch.lerp(image, colour.expand_as(image), (0.5 - distance / pixel).clamp(0, 1) * opacity)
-
-    male, female = sex, 1 - sex
-    rx = 0.46 + 0.07 * n["aspect"]
-    jaw = torch.where(v > 0, rx * (0.93 + 0.13 * male), rx)  # a man's jaw is wider and squarer
-    power = torch.where(v > 0, 1.85 + 1.15 * male, torch.full_like(male, 2.1))
-    head = ellipse(u, v, jaw, 0.62, power)
-
-    # Behind the head: long hair, neck, shirt.
-    length = 0.1 + 0.85 * n["hair_length"]
-    paint(torch.maximum(ellipse(u, v + 0.1, rx + 0.13, 0.66, 2.4), v - length), hair_colour)
-    paint(torch.maximum((u.abs() - rx - 0.13).maximum(-v - 0.1), v - length), hair_colour)
-    paint((u.abs() - 0.2 - 0.1 * male).maximum(-v), skin_colour * 0.9)
-    paint(
-        ellipse(u, v - 1.15, 0.62 + 0.24 * male, 0.42, 2.6).minimum(
-            (v - 1.15).neg().maximum(u.abs() - 0.62 - 0.24 * male)
-        ),
-        shirt_colour,
-    )
-
-    # The head and the hair on it.
-    paint(head, skin_colour)
-    blush = ((f.abs() - 0.27).square() + (v - 0.2).square()) / 0.012
-    paint(torch.full_like(u, -1.0), (0.95, 0.35, 0.4), (-blush).exp() * 0.45 * female)
-    crown = torch.maximum(ellipse(u, v, rx + 0.05, 0.69, 2.2), -ellipse(f, v - 0.28, 0.43, 0.62, 2.2))
-    paint(torch.maximum(crown, v - 0.05), hair_colour)
-
-    # The beard: the lower face, with a moustache, in the hair's colour.
-    chin = torch.maximum(head + 0.005, -(ellipse(f, v + 0.12, 0.36, 0.42, 2.5)))
-    paint(torch.maximum(chin, 0.12 - v), hair_colour * 0.6, beard)
-    paint(ellipse(f, v - 0.235, 0.2, 0.055), hair_colour * 0.6, beard)
-
-    # Mouth: red and full or thin and pale by sex; a smile is a wide open arc with teeth.
-    lip = palette(sex.flatten(), [(0.86, 0.12, 0.22), (0.62, 0.3, 0.26)])
-    neutral = ellipse(f, v - 0.355, 0.14, 0.058 - 0.02 * male)
-    paint(neutral, lip, 1 - smile)
-    arc = torch.maximum(ellipse(f, v - 0.3, 0.24, 0.17 - 0.02 * male), 0.3 - v)
-    paint(arc, lip, smile)
-    paint(torch.maximum(ellipse(f, v - 0.315, 0.185, 0.095), 0.315 - v), (1.0, 1.0, 1.0), smile)
-
-    # Nose, eyes, brows.
-    paint(segment(f - turn * 0.4, v, 0.0, 0.0, 0.0, 0.13, 0.035), skin_colour * 0.78)
-    side = f.abs() - 0.205
-    opening = 0.085 - 0.03 * smile  # cheeks rise with a smile
-    eye = ellipse(side, v + 0.06, 0.115, opening)
-    paint(torch.maximum(ellipse(side, v + 0.06, 0.15, opening + 0.05), v + 0.075), (0.05, 0.04, 0.05), female)
-    paint(eye, (1.0, 1.0, 1.0))
-    look = (n["gaze"] - 0.5) * 0.13
-    iris = ((f.abs() - 0.205 - look * f.sign()).square() + (v + 0.06).square()).sqrt() - 0.062
-    paint(torch.maximum(iris, eye), hsv(0.08 + 0.5 * flat["eye_hue"], 0.7, 0.45))
-    paint(torch.maximum(iris + 0.034, eye), (0.03, 0.03, 0.03))
-    tilt = 0.05 * female
-    paint(segment(f.abs(), v, 0.1, -0.215 + tilt * 0.2, 0.31, -0.205 - tilt, 0.02 + 0.024 * male), hair_colour * 0.55)
-
-    # Glasses: a dark frame around clear lenses.
-    lens = ellipse(f.abs() - 0.215, v + 0.045, 0.17, 0.145, 2.8)
-    frame = (lens.abs() - 0.034).minimum(segment(f.abs(), v, 0.0, -0.07, 0.06, -0.07, 0.026))
-    temple = segment(u.abs(), v, 0.38, -0.08, rx + 0.0 * u, -0.08, 0.026)
-    paint(torch.minimum(frame, temple), (0.04, 0.04, 0.07), glasses)
-
-    # The hat: dome and brim in the shirt's colour.
-    dome = torch.maximum(ellipse(u, v + 0.33, rx + 0.1, 0.52, 2.6), v + 0.36)
-    paint(dome, shirt_colour, hat)
-    paint(segment(u.abs(), v, 0.0, -0.36, rx + 0.13, -0.36, 0.07), shirt_colour * 0.72, hat)
+    scene = scene_of(parameters, size)
+    image = background(scene)
+    for distance, paint, opacity in (layer for part in PARTS for layer in part(scene)):
+        colour = torch.tensor(paint, device=image.device)[None, :, None, None] if isinstance(paint, tuple) else paint
+        image = torch.lerp(image, colour.expand_as(image), (0.5 - distance / scene.pixel).clamp(0, 1) * opacity)
     return image.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def can_correlate(correlate: Any, names: list[str]) -> bool:
-    """Whether these settings, as a user typed them, say how to correlate factors among the names."""
+    """Return whether a setting of the user is a valid correlation of factors among the names."""
     return isinstance(correlate, Mapping) and all(
         isinstance(others, Mapping)
         and {first, *others} <= set(names)
@@ -220,14 +264,14 @@ def faces(
     correlate: Mapping[str, Any] | None = None,
     cache_dir: str | Path = "cache",
 ) -> ImageData:
-    """n drawn faces: 90 % training, 5 % validation, 5 % test.
+    """Draw n faces: 90 % for training, 5 % for validation, 5 % for testing.
 
-    `correlate` (see `sample_parameters`) holds in the training split alone: validation and test stay uncorrelated, so
-    that they show what a model learnt from the correlation.
+    `correlate` (see `sample_parameters`) applies to the training split only: validation and test stay uncorrelated, so
+    that they show what a model has learnt from the correlation.
 
     Raises:
-        UserError: fewer than 200 faces, a size that is no power of two, factors that cannot be correlated, or a cache
-            folder that cannot be written.
+        UserError: there are fewer than 200 faces, the size is not a power of two of at least 16, the factors cannot be
+            correlated, or the cache folder cannot be written.
     """
     if n < 200 or size < 16 or size & (size - 1):
         raise UserError(f"Expected n >= 200 faces of a side that is a power of two >= 16, got n={n} and size={size}.")
@@ -235,7 +279,7 @@ def faces(
     if correlate is not None and not can_correlate(correlate, names):
         raise UserError(
             f"Expected data.correlate={{A:{{B:share}}}} with A and B two among {', '.join(names)} and a share between "
-            f"0 and 1, got {correlate}: mend it or leave it out."
+            f"0 and 1, got {correlate}: correct it or leave it out."
         )
     held_out = n // 10
     train = sample_parameters(n - held_out, seed, correlate)
@@ -262,7 +306,7 @@ def faces(
 
 
 def draw(parameters: FaceParameters, size: int, label: str = "") -> UInt8[Tensor, "n 3 size size"]:
-    """`render` in parts that stay in the processor's cache."""
+    """Render scenes in parts that fit into the processor's cache."""
     n = len(parameters.factors)
     starts = range(0, n, 32)
     progress = with_progress(starts, n, label, each=32) if label else starts
@@ -270,7 +314,7 @@ def draw(parameters: FaceParameters, size: int, label: str = "") -> UInt8[Tensor
 
 
 def cached(path: Path, make: Callable[[], Tensor]) -> UInt8[Tensor, "n 3 size size"]:
-    """Drawn pictures from the cache, or drawn now and kept there."""
+    """Return images from the cache, or draw them and cache them."""
     images = restore(path) if path.exists() else None
     if images is None:
         images = make()
@@ -280,7 +324,7 @@ def cached(path: Path, make: Callable[[], Tensor]) -> UInt8[Tensor, "n 3 size si
 
 
 def restore(path: Path) -> UInt8[Tensor, "n 3 size size"] | None:
-    """Drawn pictures from the cache, or None where they are not what was written."""
+    """Load images from the cache, or return None if the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
             images = file.get_tensor("images")

@@ -1,8 +1,6 @@
-"""What a factor is, tables of them, and the images they describe."""
+"""Tables of factors, inferred from the columns of label tables, and data sets of images."""
 
-import difflib
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -12,33 +10,40 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from models import UserError
+from datamodules.splits import SPLITS, TRAIN
+from models import UserError, near_names
 from models.labels import Factor
 
 __all__ = [
-    "MOST_CLASSES", "SPLITS", "TEST", "TRAIN", "VALIDATION", "Factor", "FactorTable", "ImageData", "check_training",
-    "complete_split", "confidence_notes", "factor_table", "fingerprint", "hash_split", "infer_labels", "missing_notes",
-    "named_columns", "near_names", "probability_column", "split_numbers", "sure_labels",
-]  # fmt: skip
+    "FactorTable",
+    "ImageData",
+    "MOST_CLASSES",
+    "SPLIT_WORDS",
+    "check_training",
+    "confidence_notes",
+    "factor_table",
+    "infer_labels",
+    "missing_notes",
+    "named_columns",
+    "probability_column",
+    "split_numbers",
+    "sure_labels",
+    "words",
+]
 
-TRAIN, VALIDATION, TEST = 0, 1, 2
-SPLITS = {
-    "train": TRAIN, "training": TRAIN, "0": TRAIN,
-    "valid": VALIDATION, "val": VALIDATION, "validation": VALIDATION, "dev": VALIDATION, "1": VALIDATION,
-    "test": TEST, "testing": TEST, "2": TEST,
-}  # fmt: skip
 NO_YES = {"false": 0.0, "no": 0.0, "true": 1.0, "yes": 1.0}
-PROBABILITY = "_probability"  # behind a column's name: how sure the labels in it are
-SURE = 0.6  # labels of a lower probability are left out
-MOST_CLASSES = 20  # text with more values names things (people, files), not the classes of a factor
+PROBABILITY = "_probability"  # suffix of the column with the probabilities that a column's labels are correct
+SURE = 0.6  # labels with a lower probability are omitted
+MOST_CLASSES = 20  # text with more different values is taken as names (people, files), not as classes of a factor
 
 
 @dataclass(frozen=True)
 class FactorTable:
     """Labels of n images for several factors.
 
-    `values` (n, factors): binary 0 or 1, categorical the class number, continuous in the user's unit; NaN where
-    the label is unknown. `confidence`, where a table says it, is the probability that a label is right.
+    `values` (n, factors) are 0 or 1 for a binary factor, the class index for a categorical one, and in the user's unit
+    for a continuous one; unknown labels are NaN. `confidence` is the probability that a label is correct, if a table
+    has it.
     """
 
     factors: tuple[Factor, ...]
@@ -46,10 +51,10 @@ class FactorTable:
     confidence: Float[Tensor, "n factors"] | None = None
 
     def index(self, name: str) -> int:
-        """The column of a factor.
+        """Return the column of a factor.
 
         Raises:
-            UserError: no factor has that name; near names are suggested.
+            UserError: no factor has that name; the message suggests similar names.
         """
         names = [factor.name for factor in self.factors]
         if name not in names:
@@ -63,22 +68,22 @@ class FactorTable:
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: images, their factors and the split, whatever files it came from."""
+    """A data set: images, their factors and the split."""
 
     name: str
-    images: UInt8[Tensor, "n channels size size"]  # RGB, or 1 channel of grey; in memory, or a memory map of the cache
+    images: UInt8[Tensor, "n channels size size"]  # RGB or grey, in memory or memory-mapped
     ids: list[str]
     factors: FactorTable
     split: UInt8[Tensor, " n"]  # 0 train, 1 validation, 2 test
     fingerprint: str
     notes: list[str] = field(default_factory=list)  # what the user should know about the labels
     skipped: list[str] = field(default_factory=list)  # files that could not be read
-    # (rows, factor, value per row) -> the same scenes drawn with that factor at that value
+    # Maps (rows, factor, value per row) to the same scenes, drawn with that value of the factor.
     counterfactual: Callable[[Tensor, str, Tensor], UInt8[Tensor, "rows channels size size"]] | None = None
-    people: Int64[Tensor, " n"] | None = None  # who is in each image, None where nobody says
+    people: Int64[Tensor, " n"] | None = None  # number of the person in each image, None if unknown
 
     def rows(self, split: int) -> Tensor:
-        """Row numbers of a split."""
+        """Return the row indices of a split."""
         return torch.nonzero(self.split == split).flatten()
 
     @property
@@ -86,28 +91,10 @@ class ImageData:
         return self.images.shape[-1]
 
 
-def near_names(name: str, names: Iterable[str]) -> str:
-    """A sentence that asks whether the given name's near ones were meant, empty where none is near."""
-    lower = {n.lower(): n for n in names}
-    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
-
-
-def fingerprint(*parts: object) -> str:
-    """SHA-256 over the parts' text (bytes as they are, tensors by content), as hex."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            part = part.contiguous().cpu().numpy().tobytes()
-        digest.update(part if isinstance(part, bytes) else repr(part).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
-
-
 class Labels(NamedTuple):
-    """One attribute as numbers: of a binary one 0 and 1, of a categorical one the class, NaN where unknown.
+    """An attribute as numbers: 0 and 1 if binary, the class index if categorical, NaN where unknown.
 
-    `values` names what the numbers mean, as in `Factor`; fewer than two of them where the attribute does not vary.
+    `values` are the names of the numbers, as in `Factor`; there are fewer than two if the attribute does not vary.
     """
 
     kind: Literal["binary", "categorical", "continuous"]
@@ -116,8 +103,11 @@ class Labels(NamedTuple):
 
 
 def plain(column: pd.Series) -> pd.Series:
-    """Numbers (also those written as text, true/false and yes/no) as float, else stripped text; NaN where unknown."""
-    if pd.api.types.is_numeric_dtype(column.dtype):  # booleans are
+    """Convert a column to float if it has numbers (also as text), true/false or yes/no, else to stripped text.
+
+    Unknown values are NaN.
+    """
+    if pd.api.types.is_numeric_dtype(column.dtype):  # includes booleans
         numbers = column.to_numpy(dtype=float, na_value=np.nan)
         return pd.Series(np.where(np.isfinite(numbers), numbers, np.nan))
     if column.isna().all():
@@ -132,10 +122,10 @@ def plain(column: pd.Series) -> pd.Series:
 
 
 def infer_labels(column: pd.Series) -> Labels:
-    """What kind of factor an attribute is, from its values.
+    """Infer an attribute's kind of factor from its values, and convert it to numbers.
 
-    Two values, numbers or text, are binary, the smaller one 0; more numbers are continuous; more texts are
-    categorical, numbered in alphabetical order.
+    Two different values, numbers or text, are binary, and the smaller one is 0. More numbers are continuous, and more
+    texts are categorical, in alphabetical order.
     """
     known = plain(column)
     values = sorted(known.dropna().unique())
@@ -150,22 +140,26 @@ def infer_labels(column: pd.Series) -> Labels:
 
 
 def named_columns(factors: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """Factor name -> attribute; a list of attributes names the factors after them."""
+    """Return a dictionary from factor to attribute; factors of a list are named like their attributes.
+
+    >>> named_columns(["Smiling"])
+    {'Smiling': 'Smiling'}
+    """
     return dict(factors) if isinstance(factors, Mapping) else {name: name for name in factors}
 
 
 def probability_column(column: str, attributes: pd.DataFrame) -> str | None:
-    """The column beside an attribute that says how sure its labels are, None where there is none."""
+    """Return the name of the column with the probabilities of an attribute's labels, or None if there is none."""
     return column + PROBABILITY if column + PROBABILITY in attributes else None
 
 
 def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] | None:
-    """How sure the labels of an attribute are, from 0 to 1; NaN where that is empty, None where nothing says it.
+    """Return the probabilities, from 0 to 1, that an attribute's labels are correct, or None if no column has them.
 
-    Where one is above 1, all are percent.
+    Empty cells are NaN. If any number is above 1, all are percentages.
 
     Raises:
-        UserError: text, or a number that is neither a probability nor a percentage.
+        UserError: the column has text, or a number that is neither a probability nor a percentage.
     """
     beside = probability_column(column, attributes)
     if beside is None:
@@ -175,7 +169,7 @@ def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] 
     wrong = known[(known < 0) | (known > 100)] if numeric else known[pd.to_numeric(known, errors="coerce").isna()]
     if len(wrong := wrong.dropna()):
         raise UserError(
-            f"Expected probabilities from 0 to 1 or from 0 to 100 % in column {beside!r}, got {wrong.iloc[0]}: mend "
+            f"Expected probabilities from 0 to 1 or from 0 to 100 % in column {beside!r}, got {wrong.iloc[0]}: correct "
             "the table or rename the column."
         )
     numbers = torch.tensor(known.to_numpy(dtype=float), dtype=torch.float32)
@@ -183,13 +177,13 @@ def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] 
 
 
 def sure_labels(column: str, attributes: pd.DataFrame) -> pd.Series:
-    """An attribute without the labels whose probability is below `SURE`, or is not known."""
+    """Return an attribute without the labels whose probability is below `SURE` or unknown."""
     sure = probabilities(column, attributes)
     return attributes[column] if sure is None else attributes[column].where((sure >= SURE).numpy())
 
 
 def confidence_notes(attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str]) -> list[str]:
-    """A line for each factor of which labels are left out because they are not sure."""
+    """Return a note for each factor with a column of probabilities: how many labels are omitted because of it."""
     notes = []
     for name, column in named_columns(factors).items():
         if column in attributes and probability_column(column, attributes):
@@ -197,16 +191,16 @@ def confidence_notes(attributes: pd.DataFrame, factors: Mapping[str, str] | Sequ
             left_out = known - int(plain(sure_labels(column, attributes)).notna().sum())
             notes.append(
                 f"{name}: {left_out} of {known} labels are left out, as {column}{PROBABILITY} is below {SURE:.0%} for "
-                "them; the others count as it says."
+                "them; the others are weighted by it."
             )
     return notes
 
 
 def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
-    """The labels of one factor.
+    """Return the labels of one factor.
 
     Raises:
-        UserError: no such attribute; it does not vary on these rows; it has too many classes.
+        UserError: there is no such attribute, it is constant on these rows, or it has too many classes.
     """
     if column not in attributes:
         names = [str(c) for c in attributes]
@@ -230,31 +224,33 @@ def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
 def factor_table(
     attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str], sources: Mapping[str, str] | None = None
 ) -> FactorTable:
-    """The labels of the chosen attributes, one row per row of `attributes`.
+    """Build the table of factors of the chosen attributes, with a row per row of `attributes`.
 
-    `factors` maps a factor's name to its attribute, `sources` an attribute to where it comes from.
+    `factors` maps a factor's name to its attribute, `sources` an attribute to a description of its source.
 
     Raises:
-        UserError: as `factor_labels`.
+        UserError: see `factor_labels`.
     """
     chosen, values, confidence = [], torch.empty(len(attributes), 0), torch.empty(len(attributes), 0)
     for name, column in named_columns(factors).items():
         labels = factor_labels(name, column, attributes)
-        # A renamed attribute's yes and no would not tell which end is meant.
+        # Yes and no would be ambiguous for a factor that is named differently than its attribute.
         names = (f"not {column}", column) if labels.values == ("no", "yes") and name != column else labels.values
         chosen.append(Factor(name, labels.kind, names, (sources or {}).get(column, column)))
         values = torch.cat([values, labels.numbers[:, None]], dim=1)
         sure = probabilities(column, attributes)
-        sure = torch.ones(len(attributes)) if sure is None else sure.nan_to_num(1.0)  # where it is empty, no label is
+        sure = (
+            torch.ones(len(attributes)) if sure is None else sure.nan_to_num(1.0)
+        )  # labels without a probability are omitted
         confidence = torch.cat([confidence, sure[:, None]], dim=1)
     return FactorTable(tuple(chosen), values, confidence if bool((confidence < 1).any()) else None)
 
 
 def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:
-    """Nothing can be learnt about a factor that does not vary in the training split, however it varies elsewhere.
+    """Check that every factor varies in the training split, because nothing can be learnt about it otherwise.
 
     Raises:
-        UserError: a factor of which the training images have one value only, or no label.
+        UserError: the training images have only one value of a factor, or no label.
     """
     training = split == TRAIN
     for factor, column in zip(table.factors, table.values[training].unbind(1), strict=True):
@@ -269,7 +265,7 @@ def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:
 
 
 def missing_notes(table: FactorTable) -> list[str]:
-    """A line for each factor that some images have no label of."""
+    """Return a note for each factor of which images have no label."""
     missing = table.values.isnan().sum(dim=0).tolist()
     return [
         f"{factor.name}: {count} of {len(table.values)} images have no label."
@@ -279,39 +275,35 @@ def missing_notes(table: FactorTable) -> list[str]:
 
 
 def split_numbers(column: pd.Series) -> Float[Tensor, " n"]:
-    """0 train, 1 validation, 2 test from a column of such words or numbers; NaN where it is empty.
+    """Convert a column of split names or numbers to 0 (train), 1 (validation) and 2 (test); empty cells are NaN.
 
     Raises:
-        UserError: another word or number.
+        UserError: a cell has another word or number.
+
+    >>> import pandas as pd
+    >>> split_numbers(pd.Series(["train", "val", "test"]))
+    tensor([0., 1., 2.])
     """
     known = plain(column)
     words = known.map(lambda v: v.lower() if isinstance(v, str) else f"{v:g}", na_action="ignore")
     wrong = sorted(set(words.dropna()) - SPLITS.keys())
     if wrong:
         raise UserError(
-            f"Expected train, valid or test (or 0, 1, 2) in column {column.name!r}, got {wrong[0]!r}: mend the table."
+            f"Expected train, valid or test (or 0, 1, 2) in column {column.name!r}, got {wrong[0]!r}: correct the "
+            "table."
         )
     return torch.tensor(words.map(SPLITS).to_numpy(dtype=float), dtype=torch.float32)
 
 
-def hash_split(ids: Iterable[str], seed: int = 0) -> UInt8[Tensor, " n"]:
-    """80 % train, 10 % validation, 10 % test by a hash of each id: an image keeps its part when others come or go."""
-    digests = [hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest() for name in ids]
-    share = torch.tensor([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests], dtype=torch.float64)
-    return (share >= 0.8).to(torch.uint8) + (share >= 0.9).to(torch.uint8)
+SPLIT_WORDS = ("train", "validation", "test")
 
 
-def complete_split(split: UInt8[Tensor, " n"], ids: Sequence[str]) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """The split with no part empty, as in a data set cut down to its first images, and a note of what was done."""
-    drawn, split, notes = hash_split(ids), split.clone(), []
-    if not (split == TRAIN).any():
-        return drawn, ["No training images among these: split 80/10/10 by a hash of the image ids instead."]
-    for part, word in ((VALIDATION, "validation"), (TEST, "test")):
-        if not (split == part).any():
-            moved = (split == TRAIN) & (drawn == part)
-            split[moved] = part
-            notes.append(
-                f"No {word} images among these: {int(moved.sum())} training images, chosen by a hash of their ids, "
-                "take their place (one person may be in both)."
-            )
-    return split, notes
+def words(table: FactorTable) -> dict[str, np.ndarray]:
+    """Return the labels as names of values, or as numbers for continuous factors; unknown ones are missing."""
+    columns: dict[str, np.ndarray] = {}
+    for factor, column in zip(table.factors, table.values.unbind(1), strict=True):
+        values = column.numpy()
+        if factor.kind != "continuous":
+            values = np.array([None if np.isnan(v) else factor.values[int(v)] for v in values], dtype=object)
+        columns[factor.name] = values
+    return columns

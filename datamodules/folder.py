@@ -1,4 +1,4 @@
-"""Any folder of images, with or without a table of attributes."""
+"""Load any folder of images, with or without a table of attributes."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,28 +9,25 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from datamodules.cache import fingerprint
 from datamodules.factors import (
     MOST_CLASSES,
-    TRAIN,
     ImageData,
     check_training,
-    complete_split,
     confidence_notes,
     factor_table,
-    fingerprint,
-    hash_split,
     infer_labels,
     missing_notes,
     named_columns,
-    near_names,
     probability_column,
     split_numbers,
     sure_labels,
 )
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
 from datamodules.people import check_people, people_numbers, split_names
+from datamodules.splits import TRAIN, complete_split, hash_split
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
-from models import UserError
+from models import UserError, near_names
 
 __all__ = ["folder"]
 
@@ -39,31 +36,31 @@ PEOPLE_COLUMNS = ("person", "identity")
 
 
 def find_images(root: Path) -> list[Path]:
-    """All images below a folder, sorted, without hidden ones.
+    """List all images below a folder, sorted, without hidden ones.
 
     Raises:
-        UserError: no such folder, or no image in it.
+        UserError: there is no such folder, or no image in it.
     """
     if not root.is_dir():
         raise UserError(f"Expected a folder of images at {root}, got no such folder: set data.root to one.")
-    found = []
-    for place, folders, names in os.walk(root):
+    paths = []
+    for parent, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        shown = [name for name in names if not name.startswith(".")]
-        found += [Path(place, name) for name in shown if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
+        visible = [name for name in names if not name.startswith(".")]
+        paths += [Path(parent, name) for name in visible if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    if not paths:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise UserError(f"Expected images ({kinds}) in {root}, got none: set data.root to the folder that has them.")
-    return sorted(found)
+    return sorted(paths)
 
 
 def printable(path: Path) -> str:
-    r"""A path as text that any file can hold; of a name that is no UTF-8 the odd bytes as \xe9."""
+    r"""Return a path as text that can be encoded in UTF-8; other bytes of its name are escaped, as in \xe9."""
     return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
 def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
-    """Why an attribute cannot be a factor, None where it can."""
+    """Return why an attribute cannot be a factor, or None if it can."""
     labels = infer_labels(column)
     if len(labels.values) < 2:
         return "one value only" if labels.values else "no value at all"
@@ -77,8 +74,8 @@ def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
 def usable_columns(
     table: pd.DataFrame, training: Bool[Tensor, " n"], people: str | None
 ) -> tuple[list[str], list[str]]:
-    """The attributes that can be factors, and a note for each that cannot; ids, split and the like are none."""
-    beside = {probability_column(column, table) for column in table}  # of other columns' labels
+    """Return the attributes that can be factors, and a note for each other one; ids, split and people are ignored."""
+    beside = {probability_column(column, table) for column in table}  # columns of probabilities
     others = {*ID_COLUMNS, *SPLIT_COLUMNS}
     chosen = [c for c in table if c.lower() not in others and c not in beside and c != people]
     reasons = {column: unusable(sure_labels(column, table), training) for column in chosen}
@@ -87,14 +84,14 @@ def usable_columns(
 
 
 def people_column(table: pd.DataFrame, named: str | None) -> str | None:
-    """The column that says who is in an image: the named one, or one called so that has more than yes and no.
+    """Return the column of people: the given one, or one with a usual name and more than two values, or None.
 
     Raises:
-        UserError: no such column.
+        UserError: there is no column with the given name.
     """
     if named is None:
-        found = [column for column in table if column.lower() in PEOPLE_COLUMNS and table[column].nunique() > 2]
-        return found[0] if found else None
+        usual = [column for column in table if column.lower() in PEOPLE_COLUMNS and table[column].nunique() > 2]
+        return usual[0] if usual else None
     if named not in table:
         raise UserError(
             f"Expected data.people to be a column of data.attributes, got {named!r}: give a table that has it."
@@ -106,10 +103,10 @@ def people_column(table: pd.DataFrame, named: str | None) -> str | None:
 def folder_split(
     ids: Sequence[str], table: pd.DataFrame, seed: int, people: Int64[Tensor, " n"] | None = None
 ) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """The table's own split where it has one; where it has none or says nothing by a hash of the person or the id.
+    """Return the table's own split, and for images without one a split by a hash of the person or the id, with notes.
 
     Raises:
-        UserError: a person in two splits.
+        UserError: a person is in two splits.
     """
     names = split_names(people, ids)
     drawn = hash_split(names, seed)
@@ -137,16 +134,17 @@ def folder(
     cache_dir: str | Path = "cache",
     people: str | None = None,
 ) -> ImageData:
-    """All images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
+    """Load all images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
 
-    `attributes` are tables by image id, relative to the working directory or to `root`; `factors` maps a factor's
-    name to one of their columns (default: every usable one). `crop` is the side of the centred square in shares of
-    the shorter side. `people` is the column that says who is in an image (default: `person` or `identity`): nobody is
-    then in two splits.
+    `attributes` are tables indexed by image id, relative to the working directory or to `root`; `factors` maps a
+    factor's name to one of their columns (default: every usable one). `crop` is the side of the centred square as a
+    share of the shorter side. `people` is the column with the person in each image (default: `person` or `identity`),
+    so that no person is in two splits.
 
     Raises:
-        UserError: no images, factors without a table, an unknown attribute or one that is constant in the training
-            split, a person in two splits, unreadable images or tables, a cache folder that cannot be written.
+        UserError: there are no images, factors are given without a table, an attribute is unknown or constant in the
+            training split, a person is in two splits, images or tables cannot be read, or the cache folder cannot be
+            written.
     """
     if not 0 < crop <= 1:
         raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
@@ -162,7 +160,7 @@ def folder(
     training = split == TRAIN
     chosen, notes = usable_columns(labels.table, training, column) if factors is None else (named_columns(factors), [])
     table = factor_table(labels.table, chosen, labels.sources)
-    check_training(table, split)  # before minutes of decoding, and again of what could be read
+    check_training(table, split)  # before minutes of decoding, and again for the readable images
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
     rows = decoded.rows
     check_training(table[rows], split[rows])

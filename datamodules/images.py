@@ -1,7 +1,7 @@
-"""Encoded images (files, archive members, parquet rows) decoded once into a memory map of one size.
+"""Decode images from files, archives or parquet files once, into a memory map of one size.
 
-The cache of a set of images is a folder named by what went in: `images.uint8`, the pixels row after row, and
-`manifest.json`. It is written under a temporary name and renamed when whole, so a folder with the final name is one.
+The cache of a set of images is a folder named by the source and the settings, with `images.uint8`, the pixels of one
+image after the other, and `manifest.json`. It is written under a temporary name and renamed when it is complete.
 """
 
 import hashlib
@@ -10,16 +10,14 @@ import json
 import math
 import os
 import shutil
-import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,28 +25,32 @@ import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress, TextColumn
-from safetensors import SafetensorError
 from torch import Tensor
 
-from datamodules.factors import fingerprint
+from datamodules.cache import MIB, cache_errors, check_space, fingerprint, remove_abandoned
+from datamodules.progress import with_progress
 from models import UserError
 
 __all__ = [
-    "IMAGE_SUFFIXES", "Decoded", "EncodedImages", "cache_errors", "decode", "decode_images", "from_files",
-    "from_parquet", "from_zip", "with_progress", "write_whole",
-]  # fmt: skip
+    "Decoded",
+    "EncodedImages",
+    "IMAGE_SUFFIXES",
+    "decode",
+    "decode_images",
+    "from_files",
+    "from_parquet",
+    "from_zip",
+]
 
-VERSION = 1  # of the cache and of what `decode` does to an image
+# Counted by hand and no digest of the code, as it is part of what data a run was made of: another word or a faster
+# loop must not make a finished run's data another's. It rises where `decode` gives other pixels.
+VERSION = 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 PIXELS, MANIFEST = "images.uint8", "manifest.json"
-MIB = 2**20
-T = TypeVar("T")
 
 
 class EncodedImages(NamedTuple):
-    """Images as they are stored. `stamps` change when their bytes do; `contents` starts reading them in order."""
+    """Images as they are stored. `stamps` change when their bytes do; `contents()` reads them in order."""
 
     ids: list[str]
     stamps: list[tuple[object, ...]]
@@ -56,7 +58,7 @@ class EncodedImages(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Decoded images: `rows` are the numbers of those that could be read, `skipped` the ids of the others."""
+    """Decoded images: `rows` are the indices of the readable ones in the source, `skipped` the ids of the others."""
 
     images: UInt8[Tensor, "n 3 size size"]
     rows: Int64[Tensor, " n"]
@@ -65,7 +67,7 @@ class Decoded(NamedTuple):
 
 
 def file_stamp(path: Path) -> tuple[object, ...]:
-    """Size in bytes and time of the last change; a link to nothing is found out when it is read."""
+    """Return a file's size in bytes and the time of its last change; a broken link fails only when it is read."""
     try:
         status = path.stat()
     except OSError:
@@ -78,22 +80,27 @@ def from_files(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
 
 
 def from_zip(path: Path, members: list[zipfile.ZipInfo], ids: list[str]) -> EncodedImages:
-    """Members of an archive, read without unpacking it."""
+    """Return the members of an archive as images, which are read without unpacking it."""
 
     def contents() -> Iterator[Callable[[], bytes]]:
-        archive = zipfile.ZipFile(path)  # closes with the last reader, which may outlive this loop
+        archive = zipfile.ZipFile(path)  # is closed with the last reader, which may outlive this loop
         return (partial(archive.read, member) for member in members)
 
     return EncodedImages(ids, [(member.file_size, member.CRC) for member in members], contents)
 
 
 def from_parquet(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
-    """The `image` column of parquet files, as bytes or as the Hugging Face's {bytes, path}."""
+    """Return the `image` column of parquet files, which holds bytes or the Hugging Face's {bytes, path}."""
     rows = [(path.name, *file_stamp(path)) for path in paths for _ in range(pq.read_metadata(path).num_rows)]
     return EncodedImages(ids, rows, lambda: (partial(bytes, content) for path in paths for content in read_rows(path)))
 
 
 def read_rows(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of the images of a parquet file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     nested = pa.types.is_struct(pq.read_schema(path).field("image").type)
     try:
         with pq.ParquetFile(path) as file:
@@ -105,7 +112,7 @@ def read_rows(path: Path) -> Iterator[bytes]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB on white where the image is transparent; 16-bit grey by its high byte."""
+    """Convert an image to RGB: transparency becomes white, and 16-bit grey is reduced to its high byte."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -115,15 +122,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode(content: bytes, size: int, crop: float = 1.0) -> UInt8[np.ndarray, "3 size size"]:
-    """The centred square whose side is `crop` of the shorter side, upright, in RGB, resized with antialiasing."""
+    """Decode the centred square, `crop` times the shorter side, upright and in RGB, and resize it with antialiasing."""
     with Image.open(io.BytesIO(content)) as image:
-        # A JPEG far larger than needed is decoded at half, a quarter or an eighth, still twice the size or more.
+        # A much larger JPEG is decoded at a half, a quarter or an eighth of its size, at least twice the requested one.
         image.draft(None, (math.ceil(2 * size / crop),) * 2)
         upright = to_rgb(ImageOps.exif_transpose(image))
     width, height = upright.size
     side = max(1, round(crop * min(width, height)))
     left, top = (width - side) // 2, (height - side) // 2
-    square = upright.crop((left, top, left + side, top + side))  # resize(box=) would mix in what is outside
+    square = upright.crop((left, top, left + side, top + side))  # resize(box=) would also use pixels outside of it
     return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
 
@@ -135,7 +142,7 @@ def pixels_or_none(read: Callable[[], bytes], size: int, crop: float) -> bytes |
 
 
 def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes | None]:
-    """The pixels of each image in order, None where it cannot be read; some 64 MiB are in memory."""
+    """Yield the pixels of each image in order, None if it cannot be read; about 64 MiB are in memory."""
     threads = os.cpu_count() or 1
     chunk_length = max(2 * threads, min(256, 64 * MIB // (3 * size * size)))
     with ThreadPoolExecutor(threads) as pool:
@@ -144,30 +151,12 @@ def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes 
             yield from pool.map(partial(pixels_or_none, size=size, crop=crop), chunk)
 
 
-def with_progress(items: Iterable[T], total: int, label: str, each: int = 1) -> Iterator[T]:
-    """A bar on a terminal, a line at about every tenth in a log; every item counts for `each` of the total."""
-    console, started = Console(), time.monotonic()
-    if console.is_terminal:
-        columns = (*Progress.get_default_columns(), TextColumn("{task.fields[speed]}"))
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task(label, total=total, speed="")
-            for count, item in enumerate(items, 1):
-                yield item
-                speed = count * each / (time.monotonic() - started + 1e-9)
-                progress.update(task, advance=each, speed=f"{speed:,.0f} per s")
-        return
-    step = math.ceil(total / each / 10)
-    for count, item in enumerate(items, 1):
-        yield item
-        done = min(count * each, total)
-        if count % step == 0 or done == total:
-            speed = done / (time.monotonic() - started + 1e-9)
-            left = f", {(total - done) / speed:.0f} s left" if done < total else ""
-            print(f"{label}: {done} of {total}, {speed:.0f} per s{left}", flush=True)
-
-
 def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
-    """Raises UserError where more than the share (or two, whichever is more) of the n images were unreadable."""
+    """Check the number of unreadable images.
+
+    Raises:
+        UserError: more than the given share of the n images (and more than two), or all of them, are unreadable.
+    """
     if len(skipped) > max(2, share * n) or len(skipped) == n:
         more = ", ..." if len(skipped) > 5 else ""
         raise UserError(
@@ -177,7 +166,7 @@ def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of up to 256 evenly spaced MiB of a file: all of a smaller one, a second's reading of any."""
+    """Return the SHA-256 of up to 256 evenly spaced MiB of a file, which takes a second at most."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -187,58 +176,8 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def cache_errors(folder: Path) -> Iterator[None]:
-    """What stops the writing of a cache as one line.
-
-    Raises:
-        UserError: an OSError, or safetensors' own error, which is none.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        got = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise UserError(
-            f"Expected a cache folder to write to, got {got} at {folder}: free space there or set cache_dir= to "
-            "another folder."
-        ) from error
-
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """A temporary name to write to, renamed to `path` at the end: nobody ever reads half of it, nothing else is left.
-
-    The folder is made. A cache is written inside `cache_errors`; what fails is raised as it came.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raises UserError where fewer bytes are free than needed."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"Expected {needed / MIB:.0f} MiB free for the {what} in {folder}, got {free / MIB:.0f} MiB: free "
-            "space there or set cache_dir= to another folder."
-        )
-
-
-def remove_abandoned(folder: Path) -> None:
-    """What a killed process left: temporary folders that nobody has written to for an hour."""
-    for left in folder.glob("*.tmp"):
-        written = max(path.stat().st_mtime for path in (left, *left.glob("*")))
-        if time.time() - written > 3600:
-            shutil.rmtree(left, ignore_errors=True)
-
-
 def write_images(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> None:
-    """Decode into `folder`, the manifest last."""
+    """Decode into `folder`; the manifest is written last."""
     skipped: list[int] = []
     total = len(source.ids)
     with (folder / PIXELS).open("wb") as file:
@@ -268,14 +207,14 @@ def build(final: Path, source: EncodedImages, size: int, crop: float, max_unread
             write_images(temporary, source, size, crop, max_unreadable)
             temporary.rename(final)
         except OSError:
-            if not final.exists():  # else another process was faster
+            if not final.exists():  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def skipped_rows(folder: Path, n: int, image_bytes: int) -> list[int] | None:
-    """The unreadable rows by a cache folder's manifest; None where the folder is damaged."""
+    """Return the unreadable rows from a cache folder's manifest, or None if the folder is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         checksum = manifest.pop("checksum")
@@ -288,7 +227,11 @@ def skipped_rows(folder: Path, n: int, image_bytes: int) -> list[int] | None:
 
 
 def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> list[int]:
-    """Make sure that `folder` holds the decoded images; the rows that could not be read."""
+    """Decode the images into `folder` unless they are there, and return the rows that could not be read.
+
+    Raises:
+        UserError: there are too many of them, or the cache cannot be written.
+    """
     n, image_bytes = len(source.ids), 3 * size * size
     skipped = skipped_rows(folder, n, image_bytes) if folder.exists() else None
     if skipped is None:
@@ -309,13 +252,13 @@ def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unre
 def decode_images(
     source: EncodedImages, size: int, cache_dir: str | Path, crop: float = 1.0, max_unreadable: float = 0.01
 ) -> Decoded:
-    """Decode each image once, to (3, size, size) uint8, and map the result into memory.
+    """Decode each image once, to (3, size, size) uint8, and memory-map the result.
 
-    `crop` is the side of the centred square in shares of the shorter side. Unreadable images are left out, as long
-    as they are at most `max_unreadable` of all, or two.
+    `crop` is the side of the centred square as a share of the shorter side. Unreadable images are omitted, as long as
+    their share is at most `max_unreadable`, or there are at most two.
 
     Raises:
-        UserError: too many unreadable images; a cache folder that cannot be written or is too small.
+        UserError: too many images are unreadable, or the cache folder cannot be written or has too little space.
     """
     key = fingerprint(VERSION, source.ids, source.stamps, size, crop)
     folder = Path(cache_dir).expanduser() / "images" / key[:32]

@@ -1,8 +1,8 @@
-"""Pairs of rows that share the value of one factor.
+"""Draw pairs of rows that share the value of one factor.
 
-The IIN authors draw the partner among all images with the same label. Where labels are correlated (glasses with age,
-beards with sex) such pairs share more than the label, and the factor's codes learn that too. Here anchor and partner
-are drawn, by default, from the data reweighted so that the labelled factors are independent of each other.
+The IIN authors draw the partner from all images with the same label. If labels are correlated (glasses with age, beards
+with sex), such pairs share more than the label, and the factor's codes learn that too. Here anchor and partner are
+drawn, by default, from data that are reweighted so that the labelled factors are independent of each other.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from datamodules.batches import Batches
 from datamodules.factors import FactorTable
-from datamodules.features import Batches, Latents
+from datamodules.features import Latents
 from models import UserError
 
 __all__ = ["EditBatches", "PairBatches", "PairSampler", "decorrelating_weights", "discretise"]
 
 
 def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]:
-    """Labels as bin numbers: classes as they are, continuous values by quantile, −1 where unknown."""
+    """Discretise labels: class indices stay, continuous values are binned by quantiles, unknown labels are −1."""
     columns = []
     for factor, values in zip(table.factors, table.values.unbind(1), strict=True):
         known = ~values.isnan()
@@ -33,10 +34,12 @@ def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]
 
 
 def decorrelating_weights(bins: Int64[Tensor, "n factors"], cap: float = 20.0) -> Float[Tensor, " n"]:
-    """w = Π_j p(y_j) / p(y_1, ..., y_k) per row: under w the factors are independent. Mean 1, at most `cap`.
+    """Return weights w = Π_j p(y_j) / p(y_1, ..., y_k) of the rows, under which the factors are independent.
 
-    The cap bounds what a single rare combination can weigh; with it the weighted factors are independent as far as
-    the data has each combination at all.
+    Their mean is 1. Before this normalisation they are clamped to `cap`, which bounds the weight of a rare combination.
+
+    >>> decorrelating_weights(torch.tensor([[0, 0], [0, 0], [0, 1], [1, 0], [1, 1], [1, 1]]))
+    tensor([0.7500, 0.7500, 1.5000, 1.5000, 0.7500, 0.7500])
     """
     _, cell, counts = torch.unique(bins, dim=0, return_inverse=True, return_counts=True)
     joint = counts[cell].float() / len(bins)
@@ -49,23 +52,23 @@ def decorrelating_weights(bins: Int64[Tensor, "n factors"], cap: float = 20.0) -
 
 
 class Group(NamedTuple):
-    """The rows of one factor, sorted by bin, and the cumulative weights along them."""
+    """The rows with a known label of one factor, sorted by bin, and their cumulative weights."""
 
     rows: Int64[Tensor, " known"]
     cumulative: Float[Tensor, " known"]
-    starts: Int64[Tensor, " bins"]  # of each bin in `rows`
+    starts: Int64[Tensor, " bins"]  # positions in `rows` where each bin starts
     ends: Int64[Tensor, " bins"]
 
 
 class PairSampler:
-    """Draws (anchor, partner, factor): two rows that share the bin of a factor chosen uniformly.
+    """Draws (anchor, partner, factor): two rows that share the bin of a factor, which is chosen uniformly.
 
-    Everything stays on the table's device; drawing n pairs takes no loop over rows.
+    Everything stays on the table's device; drawing n pairs needs no loop over rows.
 
     Arguments:
-        table: labels; a row whose label is unknown is in no pair of that factor.
-        decorrelate: draw both from the reweighted data, see `decorrelating_weights`.
-        bins: quantile bins in which continuous values count as the same.
+        table: labels; rows whose label of a factor is unknown are in no pair of that factor.
+        decorrelate: draw anchor and partner from the reweighted data, see `decorrelating_weights`.
+        bins: number of quantile bins; continuous values in the same bin count as equal.
     """
 
     def __init__(self, table: FactorTable, decorrelate: bool = True, bins: int = 10) -> None:
@@ -84,11 +87,11 @@ class PairSampler:
         starts = ends.clone()
         ends[values] = counts.cumsum(0)
         starts[values] = counts.cumsum(0) - counts
-        # float64: a float32 cumulative sum over 10^5 rows would make some rows unreachable
+        # In float64, because a float32 cumulative sum over 10^5 rows would make some rows unreachable.
         return Group(rows, self.weights[rows].double().cumsum(0), starts, ends)
 
     def draw(self, n: int, factor: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """n anchors and partners (n,) that share the given factor's bin."""
+        """Draw n anchors and partners, (n,) each, that share the given factor's bin."""
         group = self.groups[factor]
         # Drawn on the CPU, so that a seed gives the same pairs on every device.
         uniform = torch.rand(2, n, dtype=torch.float64, generator=generator).to(group.rows.device)
@@ -103,21 +106,19 @@ class PairSampler:
         return group.rows[torch.searchsorted(group.cumulative, mass, right=True).clamp(max=len(group.rows) - 1)]
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """n anchors, partners and the factors they share, (n,) each; every factor has its equal share."""
-        factors = torch.arange(n) % len(self.groups)  # as equal as n allows, in every part of it, too
+        """Draw n anchors, partners and the factors that they share, (n,) each, with equally many of every factor."""
+        factors = torch.arange(n) % len(self.groups)  # balanced in every batch, too
         drawn = [self.draw(int((factors == f).sum()), f, generator) for f in range(len(self.groups))]
-        place = torch.argsort(factors.argsort(stable=True)).to(drawn[0][0].device)
-        anchors, partners = (torch.cat(rows)[place] for rows in zip(*drawn, strict=True))
+        order = torch.argsort(factors.argsort(stable=True)).to(drawn[0][0].device)
+        anchors, partners = (torch.cat(rows)[order] for rows in zip(*drawn, strict=True))
         return anchors, partners, factors.to(anchors.device)
 
 
 class PairBatches:
-    """Batches of latents with labels, the factor to edit or to share, and, for the pair loss, partners.
+    """A data loader of latents with labels, the factor to edit or to share, and, for the pair loss, partners.
 
-    A data loader that never waits: everything is drawn on the latents' device. The draw depends on the seed and the
-    epoch alone, so that a resumed run sees what an uninterrupted one would have seen.
-
-    Without a sampler (no factors) rows are drawn uniformly.
+    Everything is drawn on the latents' device. Batches depend only on the seed and the epoch, so a resumed run gets the
+    same batches as an uninterrupted one. Without a sampler (no factors) rows are drawn uniformly.
     """
 
     def __init__(self, sampler: PairSampler | None, latents: Latents, labels: FactorTable, batch_size: int, seed: int,
@@ -135,7 +136,7 @@ class PairBatches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        count = self.steps * self.batch_size  # drawn at once: a draw costs the same for one batch and for a hundred
+        count = self.steps * self.batch_size  # all at once, because drawing one batch takes as long as drawing many
         if self.pairs is None:
             rows = torch.randint(len(self.labels), (count,), generator=generator)
             drawn = (rows, rows, torch.zeros_like(rows))
@@ -155,12 +156,12 @@ class PairBatches:
 
 
 class EditBatches:
-    """Batches of latents, one factor's changed labels each, and where the guide says that the edit ends.
+    """A data loader of latents with the labels after an edit of one factor, and the guide's edited latents.
 
     Arguments:
-        rows: of the latents that were edited.
+        rows: indices of the latents that were edited.
         after: (rows, factors, factors), the labels after the edit of each factor.
-        targets: (rows, factors, features), where it ends; in half precision, as there are many.
+        targets: (rows, factors, features), the edited latents, in half precision because there are many.
     """
 
     def __init__(self, latents: Latents, labels: FactorTable, rows: Int64[Tensor, " rows"],
@@ -182,8 +183,9 @@ class EditBatches:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         count = self.targets.shape[1]
         for batch in self.batches:
-            place, factor = batch["edit"].to(self.rows.device) // count, batch["edit"].to(self.rows.device) % count
-            row = self.rows[place]
+            edit = batch["edit"].to(self.rows.device)
+            position, factor = edit // count, edit % count
+            row = self.rows[position]
             yield {"mean": self.latents.mean[row], "logvar": self.latents.logvar[row], "labels": self.labels[row],
-                   "factor": factor, "after": self.after[place, factor],
-                   "target": self.targets[place, factor].float()}  # fmt: skip
+                   "factor": factor, "after": self.after[position, factor],
+                   "target": self.targets[position, factor].float()}  # fmt: skip

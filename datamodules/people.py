@@ -1,4 +1,4 @@
-"""Who is in which image, so that nobody is both learnt from and judged."""
+"""The person in each image, so that no person is used both for training and for evaluation."""
 
 import hashlib
 from collections.abc import Hashable, Sequence
@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from datamodules.factors import TRAIN, ImageData
+from datamodules.factors import ImageData
+from datamodules.splits import TRAIN
 from models import UserError
 
 __all__ = ["check_people", "disjoint_halves", "people_numbers", "split_names", "training_halves"]
@@ -18,14 +19,18 @@ WORDS = ("training", "validation", "test")
 
 
 def number_of(name: str) -> int:
-    """A person's number as it stands, of any other name 62 bits of its hash: the same in every subset of the data."""
+    """Return a person's number, or 62 bits of the hash of any other name; it is the same in every subset of the data.
+
+    >>> number_of("42")
+    42
+    """
     if name.isdecimal() and len(name) < 19:
         return int(name)
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big") >> 2
 
 
 def people_numbers(column: pd.Series, ids: Sequence[str]) -> Int64[Tensor, " n"]:
-    """A number for the person in each image; where the table says none, a negative one of the image's own."""
+    """Return a number for the person in each image; an image without a person gets a negative number of its own."""
     numbers = pd.to_numeric(column, errors="coerce")
     whole = numbers.notna() & (numbers == numbers.round())
     named = [
@@ -36,17 +41,17 @@ def people_numbers(column: pd.Series, ids: Sequence[str]) -> Int64[Tensor, " n"]
 
 
 def split_names(people: Int64[Tensor, " n"] | None, ids: Sequence[str]) -> list[str]:
-    """What a split by hash goes by: the person, or the image's id where nobody is known."""
+    """Return the names that a split by hash uses: the person, or the image's id if the person is unknown."""
     if people is None:
         return list(ids)
     return [str(person) if person >= 0 else name for person, name in zip(people.tolist(), ids, strict=True)]
 
 
 def check_people(people: Int64[Tensor, " n"] | None, split: UInt8[Tensor, " n"], ids: Sequence[str]) -> None:
-    """A person who is learnt from must not be measured on.
+    """Check that every person is in one split only.
 
     Raises:
-        UserError: people in more than one split.
+        UserError: a person is in more than one split.
     """
     if people is None:
         return
@@ -67,12 +72,12 @@ def check_people(people: Int64[Tensor, " n"] | None, split: UInt8[Tensor, " n"],
 def disjoint_halves(
     names: Int64[Tensor, " n"] | Sequence[Hashable], rows: Int64[Tensor, " some"]
 ) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
-    """These rows as two halves, as even as can be, with no name in both: of people, or of images where none are known.
+    """Split rows into two halves, as even as possible, so that no name (a person, or an image) is in both.
 
-    The names are ordered by a hash, and cut where half of the rows are on either side.
+    The names are ordered by a hash and cut where about half of the rows are on each side.
 
     Raises:
-        UserError: all rows have one name.
+        UserError: all rows have the same name.
     """
     every = names.tolist() if isinstance(names, Tensor) else names
     chosen = np.array([str(every[row]) for row in rows.tolist()], dtype=object)
@@ -92,9 +97,9 @@ def disjoint_halves(
 
 
 def training_halves(data: ImageData) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
-    """The training rows that a reader learns from and those that the judges learn from: nobody is in both.
+    """Return the training rows of the reader and those of the judges; no person is in both.
 
     Raises:
-        UserError: as `disjoint_halves`.
+        UserError: see `disjoint_halves`.
     """
     return disjoint_halves(data.ids if data.people is None else data.people, data.rows(TRAIN))

@@ -1,4 +1,4 @@
-"""Tables of labels by image: reading them and joining them to the images they describe."""
+"""Read tables of labels and join them to the images that they describe."""
 
 import io
 import re
@@ -18,20 +18,20 @@ ID_COLUMNS = ("image_id", "image", "file_name", "filename", "file", "img", "path
 
 
 class Attributes(NamedTuple):
-    """What the tables say about n images: one row per image, NaN where unknown, and where each column comes from."""
+    """The tables' columns for n images: one row per image, NaN where unknown, and the source of each column."""
 
     table: pd.DataFrame
     sources: dict[str, str]
 
 
 def id_column(columns: Sequence[str]) -> str:
-    """The column of image ids: one that is named so, else the first."""
+    """Return the column of image ids: one with a usual name, else the first."""
     lower = {column.strip().lower(): column for column in reversed(columns)}
     return next((lower[name] for name in ID_COLUMNS if name in lower), columns[0])
 
 
 def comma_table(text: str) -> pd.DataFrame:
-    """A table with a header whose separator is the comma, semicolon or tab, whichever the header has most of."""
+    """Parse a table with a header; the separator is the comma, semicolon or tab, whichever the header has most of."""
     header = text.split("\n", 1)[0]
     separator = max(",;\t", key=header.count)
     columns = pd.read_csv(io.StringIO(text), sep=separator, nrows=0).columns
@@ -44,7 +44,7 @@ def is_number(word: str) -> bool:
 
 
 def space_table(text: str, name: str) -> pd.DataFrame:
-    """A table as CelebA's own: an optional line with the count, an optional header without the id, then the rows."""
+    """Parse a table in CelebA's format: a line with the count, a header without the id (both optional), the rows."""
     lines = [line.split() for line in text.split("\n", 3)[:3]]
     skip = int(len(lines[0]) == 1 and lines[0][0].isdigit())
     first, second = (lines[skip:] + [[], []])[:2]
@@ -69,7 +69,7 @@ def parquet_table(content: bytes) -> pd.DataFrame:
 
 
 def by_image(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table with clean ids and column names.
+    """Clean the ids and column names of a table.
 
     Raises:
         UserError: it has no rows, no columns besides the ids, or an id twice.
@@ -81,7 +81,7 @@ def by_image(table: pd.DataFrame, name: str) -> pd.DataFrame:
     if table.empty:
         raise UserError(
             f"Expected a column of image ids and one or more of labels in {name}, got {table.shape[1]} columns of "
-            f"labels in {len(table)} rows: mend the table."
+            f"labels in {len(table)} rows: correct the table."
         )
     twice = table.index[table.index.duplicated()]
     if len(twice):
@@ -93,7 +93,7 @@ def by_image(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def parse_table(name: str, content: bytes) -> pd.DataFrame:
-    """A table of labels indexed by image id, from the bytes of a parquet, csv, tsv or whitespace-separated file.
+    """Parse a table of labels from the bytes of a parquet, csv, tsv or whitespace-separated file; index it by image id.
 
     Raises:
         UserError: it cannot be read, is empty, or has an id twice.
@@ -108,17 +108,17 @@ def parse_table(name: str, content: bytes) -> pd.DataFrame:
     except (ValueError, OSError, IndexError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"Expected a csv, txt or parquet table in {name}, got a file that cannot be read as one ({reason}): mend "
-            "or replace it."
+            f"Expected a csv, txt or parquet table in {name}, got a file that cannot be read as one ({reason}): "
+            "repair or replace it."
         ) from error
     return by_image(table, name)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """The table of labels in a file, indexed by image id.
+    """Read a table of labels, indexed by image id.
 
     Raises:
-        UserError: there is no such file, or as `parse_table`.
+        UserError: there is no such file, or it cannot be parsed, see `parse_table`.
     """
     path = Path(path)
     try:
@@ -131,18 +131,22 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def read_tables(paths: str | Path | Sequence[str | Path] | None, root: Path) -> dict[str, pd.DataFrame]:
-    """File name -> table, for one path, several or none, relative to the working directory or else to `root`."""
+    """Read one table, several or none, as {file name: table}; paths are relative to the working directory or to `root`.
+
+    Raises:
+        UserError: a file is missing or cannot be parsed.
+    """
     if paths is None:
         return {}
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    found = [path if path.exists() else root / path for path in (Path(p).expanduser() for p in paths)]
-    missing = [str(path) for path, there in zip(paths, found, strict=True) if not there.exists()]
+    files = [path if path.exists() else root / path for path in (Path(p).expanduser() for p in paths)]
+    missing = [str(path) for path, file in zip(paths, files, strict=True) if not file.exists()]
     if missing:
         raise UserError(
-            f"Expected a table of labels at {missing[0]}, found none there nor below {root}: give the path of a csv, "
-            "txt or parquet file."
+            f"Expected a table of labels at {missing[0]}, got no such file there nor below {root}: give the path of a "
+            "csv, txt or parquet file."
         )
-    return {str(path): read_table(path) for path in found}
+    return {str(file): read_table(file) for file in files}
 
 
 def without_folder(name: str) -> str:
@@ -154,29 +158,29 @@ def without_extension(name: str) -> str:
 
 
 def match_rows(ids: Sequence[str], index: pd.Index) -> Int64[np.ndarray, " n"]:
-    """For each image its row in a table, -1 where there is none.
+    """Return the row of each image in a table, or -1 if there is none.
 
-    Ids match whole, else by file name, else by file name without extension, as long as that is unambiguous on both
-    sides.
+    Ids are compared in full, then by file name, then by file name without extension, each as long as it is unambiguous
+    on both sides.
     """
     rows = np.full(len(ids), -1)
     forms: tuple[Callable[[str], str], ...] = (str, without_folder, without_extension)
     for form in forms:
-        keys, wanted = pd.Index([form(name) for name in index]), pd.Index([form(name) for name in ids])
-        single = np.flatnonzero(~keys.duplicated(keep=False))
-        found = keys[single].get_indexer(wanted)
-        fresh = (rows < 0) & (found >= 0) & ~wanted.duplicated(keep=False)
-        rows[fresh] = single[found[fresh]]
+        keys, names = pd.Index([form(name) for name in index]), pd.Index([form(name) for name in ids])
+        unique = np.flatnonzero(~keys.duplicated(keep=False))
+        matches = keys[unique].get_indexer(names)
+        new = (rows < 0) & (matches >= 0) & ~names.duplicated(keep=False)
+        rows[new] = unique[matches[new]]
         if (rows >= 0).all():
             break
     return rows
 
 
 def join_tables(ids: Sequence[str], tables: Mapping[str, pd.DataFrame]) -> Attributes:
-    """All columns of the tables (name -> table) for these images; of two columns with one name the later counts.
+    """Join the tables (name -> table) to images by id; of two columns with the same name the later one is used.
 
     Raises:
-        UserError: a table that describes none of the images.
+        UserError: a table describes none of the images.
     """
     columns: dict[str, pd.Series] = {}
     sources: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Texts, one per row, and their features by a frozen text encoder: words, captions, queries, with or without labels.
+"""Load texts (words, captions, queries), with or without labels, and embed them with a frozen text encoder.
 
-A .txt file has a text per line, .csv, .tsv, .jsonl and .parquet files a column of texts. Features are computed once and
-cached like those of images. Without a split of their own, rows are split 80/10/10 by a hash of the text.
+A .txt file has a text per line; .csv, .tsv, .jsonl and .parquet files have a column of texts. Features are cached like
+those of images. Without a split of their own, rows are split 80/10/10 by a hash of the text.
 """
 
 import io
@@ -9,39 +9,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from datamodules.factors import SPLITS, FactorTable, fingerprint, hash_split, near_names, split_numbers
-from datamodules.features import FeatureData, Identity, Shards
-from datamodules.images import cache_errors, with_progress
+from datamodules.cache import cache_errors, code_digest, fingerprint
+from datamodules.factors import FactorTable, split_numbers
+from datamodules.feature_cache import Shards
+from datamodules.features import FeatureData
+from datamodules.progress import with_progress
+from datamodules.splits import SPLITS, hash_split
 from datamodules.vector_files import readable
 from datamodules.vector_labels import label_table
-from models import UserError
+from models import UserError, near_names
+from models.interfaces import TextEncoder
 
-__all__ = ["TextData", "TextEncoder", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
+__all__ = ["TextData", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
 
-VERSION = 1  # of what text encoders say of a text
 TABLES = {".csv": ",", ".tsv": "\t"}
 USUAL = ("text", "caption", "sentence", "word", "query", "title", "name")
 
 
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What a frozen encoder of texts offers, see docs/architecture.md."""
-
-    @property
-    def identity(self) -> Identity: ...
-    def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]: ...
-
-
 @dataclass(frozen=True)
 class TextData:
-    """Texts with what is known of each; a row's id is its text where texts are different, else its number."""
+    """Texts with their labels and split; ids are the texts themselves if they are all different, else row numbers."""
 
     name: str
     texts: list[str]
@@ -53,26 +46,30 @@ class TextData:
     skipped: list[str] = field(default_factory=list)
 
     def rows(self, split: int) -> Int64[Tensor, " rows"]:
-        """The rows of one split."""
+        """Return the row indices of a split."""
         return torch.nonzero(self.split == split).flatten()
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file; of what str.splitlines knows besides, texts may have some within them."""
+    """Return the lines of a file, split at line feeds only: texts may contain what str.splitlines also splits at."""
     return path.read_text("utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
 
 
 def check_cells(table: pd.DataFrame) -> None:
-    """Raises ValueError where rows are longer than the header: pandas takes their first cells for names of rows."""
+    """Check that rows are not longer than the header, because pandas would take their first cells as an index.
+
+    Raises:
+        ValueError: they are.
+    """
     if not isinstance(table.index, pd.RangeIndex):
         raise ValueError("rows have more cells than the header; quote texts that have the separator in them")
 
 
 def read_texts(path: Path) -> pd.DataFrame:
-    """The table in a file, all cells as text; of a .txt file the column `text`.
+    """Read a file as a table; a .txt file becomes a column `text`.
 
     Raises:
-        UserError: no such file, or one of another kind; it is damaged or has no row.
+        UserError: the file is missing, of another type, damaged or empty.
     """
     suffix = path.suffix.lower()
     if not path.is_file():
@@ -96,10 +93,10 @@ def read_texts(path: Path) -> pd.DataFrame:
 
 
 def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
-    """The column of texts: the one asked for, one that is named so, or the only one of texts.
+    """Return the column of texts: the given one, one with a usual name, or the only column.
 
     Raises:
-        UserError: no such column; several that it might be, or none.
+        UserError: there is no such column, or several are possible.
     """
     if column is not None and column not in table:
         near = near_names(column, table.columns)
@@ -116,13 +113,13 @@ def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
 def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
           labels: str | Sequence[str] | None = None, split: str | Sequence[str | int] | None = None,
           most: int | None = None) -> TextData:  # fmt: skip
-    """The texts in a file, or in several one after the other, each once per row.
+    """Load the texts of one or several files, a text per row.
 
-    `labels` are columns; `split` is a word for all files, one for each, or a column; of each file the first `most` rows
-    are taken. Rows without text are left out, and said.
+    `labels` are columns. `split` is a split name for all files, one for each, or a column. At most the first `most`
+    rows of each file are taken. Rows without text are omitted, with a note.
 
     Raises:
-        UserError: files or columns that are missing, damaged or do not fit; no text at all; a split that is none.
+        UserError: a file or column is missing or damaged, there is no text, or a split is unknown.
     """
     paths = [Path(p).expanduser() for p in ([path] if isinstance(path, str | Path) else path)]
     if not paths:
@@ -131,25 +128,29 @@ def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
         raise UserError(f"Expected data.most of at least 1, got {most}: choose more, or null for all.")
     tables = [read_texts(p)[:most] for p in paths]
     columns = [text_column(p, table, column) for p, table in zip(paths, tables, strict=True)]
-    wanted = [labels] if isinstance(labels, str) else list(labels or ())
-    for name in wanted:
+    columns_of_labels = [labels] if isinstance(labels, str) else list(labels or ())
+    for name in columns_of_labels:
         if lacking := [p for p, table in zip(paths, tables, strict=True) if name not in table]:
             near = near_names(name, tables[0].columns)
             raise UserError(f"Expected data.labels to be columns of {lacking[0]}, got {name!r}.{near}")
-    words = [split] * len(paths) if isinstance(split, str) else [str(word) for word in split or ()]
-    if words and (len(words) != len(paths) or not all(w.lower() in SPLITS or w in tables[0] for w in words)):
+    splits = [split] * len(paths) if isinstance(split, str) else [str(name) for name in split or ()]
+    if splits and (len(splits) != len(paths) or not all(s.lower() in SPLITS or s in tables[0] for s in splits)):
         raise UserError(f"Expected data.split to be train, valid or test for each of {len(paths)} files, or a column, "
                         f"got {split}.")  # fmt: skip
-    parts = [pd.DataFrame({"text": table[name].astype(object), **{label: table[label] for label in wanted},
-                           "split": pd.Series(dtype=object) if not words else
-                           (table[words[i]] if words[i] in table else words[i])})
+    parts = [pd.DataFrame({"text": table[name].astype(object), **{label: table[label] for label in columns_of_labels},
+                           "split": pd.Series(dtype=object) if not splits else
+                           (table[splits[i]] if splits[i] in table else splits[i])})
              for i, (table, name) in enumerate(zip(tables, columns, strict=True))]  # fmt: skip
     rows = pd.concat(parts, ignore_index=True)
-    return text_data(rows, wanted, bool(words), paths[0])
+    return text_data(rows, columns_of_labels, bool(splits), paths[0])
 
 
 def text_data(rows: pd.DataFrame, labels: Sequence[str], has_split: bool, path: Path) -> TextData:
-    """Of a table with the columns `text`, `split` and the labels'."""
+    """Build the data set of a table with the columns `text`, `split` and the labels.
+
+    Raises:
+        UserError: all texts are empty, or a row has no split.
+    """
     rows = rows.assign(text=rows["text"].map(lambda cell: "" if pd.isna(cell) else str(cell).strip()))
     empty = rows["text"] == ""
     if empty.all():
@@ -158,30 +159,36 @@ def text_data(rows: pd.DataFrame, labels: Sequence[str], has_split: bool, path: 
     rows = rows[~empty].reset_index(drop=True)
     repeated = int(rows["text"].duplicated().sum())
     if repeated:
-        notes.append(f"{repeated} of {len(rows)} texts are there more than once.")
+        notes.append(f"{repeated} of {len(rows)} texts occur more than once.")
     own = rows["text"].tolist()
     ids = [f"{i:06d}" for i in range(len(own))] if repeated else own
-    parts = hash_split(own)  # equal texts fall into the same part
+    parts = hash_split(own)  # equal texts are in the same split
     if has_split:
         numbers = split_numbers(rows["split"])
         if numbers.isnan().any():
             raise UserError(f"Expected train, valid or test in every row of the split of {path}, got none in some.")
         parts = numbers.to(torch.uint8)
     known = {name: (rows[name].where(rows[name] != ""), f"{name} of {path.name}") for name in labels}
-    table, told = label_table(known, len(own))
+    table, label_notes = label_table(known, len(own))
     key = fingerprint("texts", own, table.factors, table.values, parts)
-    return TextData("texts", own, ids, table, parts, key, [*notes, *told])
+    return TextData("texts", own, ids, table, parts, key, [*notes, *label_notes])
 
 
 def extract_texts(data: TextData, encoder: TextEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",
                   batch: int = 256) -> FeatureData:  # fmt: skip
-    """Features of every text, computed once, memory-mapped.
+    """Return the features of every text, memory-mapped; they are computed once and cached.
 
     Raises:
-        UserError: a cache folder that cannot be written.
+        UserError: the cache folder cannot be written.
     """
     kind = torch.device(device).type
-    key = fingerprint("text features", VERSION, fingerprint(data.texts), sorted(encoder.identity.items()), kind)
+    key = fingerprint(
+        "text features",
+        code_digest(Shards, type(encoder)),
+        fingerprint(data.texts),
+        sorted(encoder.identity.items()),
+        kind,
+    )
     folder = Path(cache_dir).expanduser() / "features" / key[:32]
     with cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

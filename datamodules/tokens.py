@@ -1,23 +1,25 @@
-"""The rows of a token-embedding matrix, each named by its token: what a model knows of words before it reads a text."""
+"""Load the rows of a token-embedding matrix, each named by its token: a model's embeddings of words without context."""
 
 from pathlib import Path
 
 import torch
 
-from datamodules.factors import FactorTable, fingerprint, hash_split
+from datamodules.cache import fingerprint
+from datamodules.factors import FactorTable
 from datamodules.features import FeatureData
+from datamodules.splits import hash_split
 from models import UserError
-from models.lookup import named_rows
+from models.token_matrix import named_rows
 
 __all__ = ["tokens"]
 
 
 def tokens(path: str | Path, vocabulary: str | Path | None = None, tensor: str | None = None,
            skip: int = 0) -> FeatureData:  # fmt: skip
-    """The matrix in a file of weights, see `models.lookup.named_rows`; the folder of a run of model=embedding will do.
+    """Load a matrix from a file of weights or a run folder of model=embedding, see `models.token_matrix.named_rows`.
 
     Raises:
-        UserError: files that are missing, damaged or do not fit; values that are not finite.
+        UserError: a file is missing, damaged or does not match, or values are not finite.
     """
     values, words, name = named_rows(path, vocabulary, tensor, skip)
     if len(bad := torch.nonzero(~values.isfinite().all(1)).flatten()):

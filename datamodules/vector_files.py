@@ -1,6 +1,6 @@
-"""Files of vectors, .npy, .npz and .parquet: which of their arrays or columns the features are, and what else is there.
+"""Read files of vectors (.npy, .npz and .parquet): the array or columns of features, and the other columns.
 
-A float .npy file is mapped into memory and not read; arrays of an archive and columns of a table are held in memory.
+A float .npy file is memory-mapped; arrays of an archive and columns of a table are held in memory.
 """
 
 import zipfile
@@ -17,21 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.factors import near_names
 from datamodules.tables import ID_COLUMNS
-from models import UserError
+from models import UserError, near_names
 
 __all__ = ["VectorFile", "readable", "vector_file"]
 
 SUFFIXES = (".npy", ".npz", ".parquet")
-NUMBERS = "fiub"  # numpy's kinds
-# Columns of single numbers that are no features unless they are asked for.
+NUMBERS = "fiub"  # numpy's kinds of numbers
+# Columns of single numbers that are not features by default.
 NO_FEATURES = (*ID_COLUMNS, "id", "index", "row", "__index_level_0__", "label", "labels", "class", "target", "y",
                "cluster", "split", "partition")  # fmt: skip
 
 
 class VectorFile(NamedTuple):
-    """One file: a row of numbers, of whatever shape, for each thing, and the other arrays or columns by name."""
+    """The content of a file: the rows of features, of any shape, and the other arrays or columns by name."""
 
     path: Path
     rows: np.ndarray
@@ -41,7 +40,11 @@ class VectorFile(NamedTuple):
 
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
-    """What a damaged file makes its reader raise, as one line."""
+    """Turn the errors of reading a damaged file into a `UserError`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         yield
     except UserError:
@@ -50,16 +53,16 @@ def readable(path: Path, kind: str) -> Iterator[None]:
             pa.ArrowException) as error:  # fmt: skip
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
-            f"Expected {kind} in {path}, got a file that cannot be read as one ({reason}): mend or replace it."
+            f"Expected {kind} in {path}, got a file that cannot be read as one ({reason}): repair or replace it."
         ) from error
 
 
 def vector_file(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
-    """The vectors in a file; `taken` are columns that are names, labels or the split and so no features.
+    """Read the vectors of a file; `taken` are the columns of names, labels or the split, which are not features.
 
     Raises:
-        UserError: no such file, or one of another kind; it is damaged; no array or column has the features, or several
-            might; rows of different lengths; no row.
+        UserError: the file is missing, of another type, damaged or empty, it does not have exactly one array or column
+            of features, or rows have different lengths.
     """
     if not path.is_file():
         raise UserError(f"Expected a file of vectors at {path}, got no such file: set data.path to one.")
@@ -68,17 +71,17 @@ def vector_file(path: Path, column: str | None, taken: Sequence[str]) -> VectorF
     kind = f"{'a' if path.suffix.lower() == '.parquet' else 'an'} {path.suffix.lower()} file"
     with readable(path, kind):
         read = read_parquet if path.suffix.lower() == ".parquet" else read_numpy
-        found = read(path, column, taken)
-    if not found.rows.size:
-        raise UserError(f"Expected numbers in {path}, got an array of shape {found.rows.shape}: check how it was made.")
-    return found
+        file = read(path, column, taken)
+    if not file.rows.size:
+        raise UserError(f"Expected numbers in {path}, got an array of shape {file.rows.shape}: check how it was saved.")
+    return file
 
 
 def chosen(path: Path, column: str | None, known: Sequence[str], fitting: Sequence[str], described: str) -> str:
-    """The array or column with the features: the one asked for, or the only one that fits.
+    """Return the array or column with the features: the given one, or the only one that fits.
 
     Raises:
-        UserError: there is no such one, or several.
+        UserError: there is none, or more than one.
     """
     if column is not None and column not in known:
         near = near_names(column, known)
@@ -94,6 +97,11 @@ def chosen(path: Path, column: str | None, known: Sequence[str], fitting: Sequen
 
 
 def check_array(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Check that an array has rows of numbers.
+
+    Raises:
+        UserError: it has not.
+    """
     if len(shape) < 2 or dtype.kind not in NUMBERS:
         raise UserError(
             f"Expected rows of numbers (n, features) in {name}{path}, got an array of shape {shape} of {dtype}: save "
@@ -102,7 +110,7 @@ def check_array(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def read_numpy(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
-    """An array, memory-mapped, or an archive of arrays; which of them it is says the content."""
+    """Read an array, memory-mapped, or an archive of arrays; the content tells which of them it is, not the suffix."""
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
     if is_archive:
@@ -115,7 +123,7 @@ def read_numpy(path: Path, column: str | None, taken: Sequence[str]) -> VectorFi
 
 
 def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
-    """The array with the features; the others are read when they are asked for."""
+    """Read the array of features of an archive; other arrays are read when they are needed."""
     with zipfile.ZipFile(path) as archive:
         headers = {name[:-4]: header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
     fitting = [
@@ -130,7 +138,7 @@ def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> Vector
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array that is not read yet."""
+    """Read the shape and type of an array, without its content."""
     with archive.open(name) as file:
         first = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
@@ -144,7 +152,11 @@ def array_in(path: Path, key: str) -> np.ndarray:
 
 
 def array_column(path: Path, key: str) -> pd.Series:
-    """A value for each row."""
+    """Read an array of an archive with a value per row.
+
+    Raises:
+        UserError: it cannot be read, or has more than one value per row.
+    """
     with readable(path, f"an array {key}"):
         array = array_in(path, key)
         array = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
@@ -158,7 +170,7 @@ def array_column(path: Path, key: str) -> pd.Series:
 
 
 def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
-    """A column of lists of numbers, or else all columns of single numbers."""
+    """Read a column of lists of numbers, or else all columns of single numbers."""
     schema = pq.read_schema(path)
     lists = [field.name for field in schema if is_list(field.type) and is_number(field.type.value_type)]
     single = [field.name for field in schema if is_number(field.type) and field.name not in taken]
@@ -190,10 +202,10 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def read_lists(path: Path, column: str) -> np.ndarray:
-    """A column of lists as (n, length) float32, a part of it at a time.
+    """Read a column of lists in parts, as (n, length) float32.
 
     Raises:
-        UserError: a list is missing or of another length than the first.
+        UserError: a list is missing or has another length than the first.
     """
     rows, start = np.empty((0, 0), np.float32), 0
     with pq.ParquetFile(path) as file:
@@ -206,9 +218,9 @@ def read_lists(path: Path, column: str) -> np.ndarray:
                 row = int(np.flatnonzero(lengths != rows.shape[1])[0])
                 raise UserError(
                     f"Expected lists of one length in column {column} of {path}, got {rows.shape[1]} numbers in row 0 "
-                    f"and {lengths[row]} in row {start + row}: mend the table."
+                    f"and {lengths[row]} in row {start + row}: correct the table."
                 )
-            with np.errstate(over="ignore"):  # of float64, found with the infinite values
+            with np.errstate(over="ignore"):  # float64 may overflow; the check for infinite values reports it
                 rows[start : start + len(lists)] = (
                     lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), rows.shape[1])
                 )
@@ -217,7 +229,7 @@ def read_lists(path: Path, column: str) -> np.ndarray:
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> np.ndarray:
-    """Columns of numbers as (n, columns) float32, NaN where there is none."""
+    """Read columns of numbers as (n, columns) float32; missing ones are NaN."""
     rows = np.empty((pq.read_metadata(path).num_rows, len(columns)), np.float32)
     for i, name in enumerate(columns):
         with np.errstate(over="ignore"):

@@ -1,8 +1,7 @@
-"""Names and labels of vectors: from csv files, by row or by name, or from columns of the vectors' own files.
+"""Read names and labels of vectors from csv files, by row or by name, or from columns of the vectors' own files.
 
-A label column names classes rather than quantities: words are classes, however many there are, and so are whole
-numbers of which at most 20, or a fifth of the rows, differ. Other numbers are continuous; of two values one is 0, the
-other 1. Empty cells and NaN are unknown labels.
+Words are classes, however many there are, and so are whole numbers with at most 20 different values, or a fifth of the
+number of rows. Other numbers are continuous; two values become 0 and 1. Empty cells and NaN are unknown labels.
 """
 
 import io
@@ -13,10 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from datamodules.factors import MOST_CLASSES, Factor, FactorTable, Labels, infer_labels, near_names
+from datamodules.factors import MOST_CLASSES, FactorTable, Labels, infer_labels
 from datamodules.tables import ID_COLUMNS
 from datamodules.vector_files import VectorFile, readable
-from models import UserError
+from models import UserError, near_names
+from models.labels import Factor
 
 __all__ = ["column_of", "label_columns", "label_table", "row_ids"]
 
@@ -24,10 +24,10 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 def column_of(files: Sequence[VectorFile], name: str) -> pd.Series | None:
-    """A column that all files have, as long as the rows; None where no file has it.
+    """Return a column that all files have, or None if no file has it.
 
     Raises:
-        UserError: only some files have it; it is of another length.
+        UserError: only some of the files have it, or it has another length than the rows.
     """
     having = [file for file in files if name in file.columns]
     if not having:
@@ -45,10 +45,10 @@ def column_of(files: Sequence[VectorFile], name: str) -> pd.Series | None:
 
 
 def table_file(setting: str, value: str | Path, files: Sequence[VectorFile]) -> Path:
-    """The csv file that a setting names, as it is no column.
+    """Return the path of the csv file that a setting names, after no column of that name was found.
 
     Raises:
-        UserError: neither.
+        UserError: it does not name a csv file either.
     """
     path = Path(value).expanduser()
     if path.is_file() and path.suffix.lower() in TABLES:
@@ -63,11 +63,13 @@ def table_file(setting: str, value: str | Path, files: Sequence[VectorFile]) -> 
 
 
 def read_cells(path: Path, n: int) -> pd.DataFrame:
-    """All cells of a csv file as text, those of a header too. Empty lines at the end are left out of a table.
+    """Read all cells of a csv file as text, including a header; empty lines at the end are omitted.
+
+    In a file with one column an empty line is an unknown label.
 
     Raises:
-        UserError: it cannot be read; in a file of one column, where an empty line is an unknown label, the last line is
-            empty and may or may not be one.
+        UserError: the file cannot be read, or it has one column and it is ambiguous whether its last, empty line is an
+            unknown label.
     """
     with readable(path, "a csv file"):
         text = path.read_text("utf-8-sig")
@@ -85,10 +87,10 @@ def read_cells(path: Path, n: int) -> pd.DataFrame:
 
 
 def with_header(path: Path, cells: pd.DataFrame, header: bool) -> pd.DataFrame:
-    """The table with its header's names, or with columns numbered from 1; a nameless one, pandas' index, left out.
+    """Name the columns by the header, or by their number from 1; a column without a name, as pandas' index, is omitted.
 
     Raises:
-        UserError: a name twice, or none.
+        UserError: a name occurs twice, or no column has one.
     """
     names = [*cells.iloc[0]] if header else [str(number) for number in range(1, cells.shape[1] + 1)]
     twice = [name for name in names if name and names.count(name) > 1]
@@ -101,10 +103,10 @@ def with_header(path: Path, cells: pd.DataFrame, header: bool) -> pd.DataFrame:
 
 
 def by_row(path: Path, cells: pd.DataFrame, n: int) -> pd.DataFrame:
-    """A table with a line for each row; one line more is a header.
+    """Return a table with a line per row; one more line is a header.
 
     Raises:
-        UserError: another number of lines.
+        UserError: the table has another number of lines.
     """
     if len(cells) not in (n, n + 1):
         raise UserError(
@@ -115,16 +117,16 @@ def by_row(path: Path, cells: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def by_id(path: Path, cells: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame | None:
-    """The lines of a table in the order of the ids, NaN for those it lacks; None where no column holds ids.
+    """Return the lines of a table in the order of the ids, NaN for missing ones, or None if no column has ids.
 
-    In a table with a line for each row, half of the lines have to have an id of their own, or it goes by row.
+    In a table with a line per row, at least half of the lines need an id of their own; otherwise it is read by row.
 
     Raises:
-        UserError: an id twice.
+        UserError: an id occurs twice.
     """
-    found = {column: cells[column].isin(set(ids)) for column in cells}
-    key = max(found, key=lambda column: int(found[column].sum()))
-    matches = cells[key][found[key]]
+    is_id = {column: cells[column].isin(set(ids)) for column in cells}
+    key = max(is_id, key=lambda column: int(is_id[column].sum()))
+    matches = cells[key][is_id[key]]
     if len(cells) in (len(ids), len(ids) + 1) and matches.nunique() < max(len(matches), len(cells) / 2):
         return None
     if matches.duplicated().any():
@@ -132,33 +134,33 @@ def by_id(path: Path, cells: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame |
         raise UserError(f"Expected every id once in {path}, got {twice!r} again: remove the repeated lines.")
     if not len(matches):
         return None
-    header = not found[key].iloc[0]
+    header = not is_id[key].iloc[0]
     table = with_header(path, cells.drop(columns=[key]), header)
     return table.set_axis(cells[key][int(header) :], axis=0).reindex(list(ids))
 
 
 def row_ids(names: str | Path | None, column: str | int | None, files: Sequence[VectorFile], n: int) -> list[str]:
-    """An id for each row, from a csv file or a column of the files; the row's number without.
+    """Return an id for each row, from a csv file or a column of the files; by default its number.
 
     Raises:
-        UserError: no such file or column, another number of names, an empty one, or one twice.
+        UserError: there is no such file or column, the number of names differs, or a name is empty or occurs twice.
     """
     if names is None:
         return [f"{row:06d}" for row in range(n)]
-    found = column_of(files, str(names))
-    if found is None:
+    own = column_of(files, str(names))
+    if own is None:
         path = table_file("data.names", names, files)
         table = by_row(path, read_cells(path, n), n)
         lower = {name.lower(): name for name in reversed(table.columns)}
         usual = next((lower[name] for name in ("id", "name", *ID_COLUMNS) if name in lower), table.columns[0])
-        wanted = usual if column is None else str(column)
-        if wanted not in table:
+        name = usual if column is None else str(column)
+        if name not in table:
             raise UserError(
-                f"Expected data.names_column among {', '.join(table.columns)} of {path}, got {wanted!r}."
-                f"{near_names(wanted, table.columns)}"
+                f"Expected data.names_column among {', '.join(table.columns)} of {path}, got {name!r}."
+                f"{near_names(name, table.columns)}"
             )
-        found = table[wanted]
-    ids = found.astype(object).fillna("").astype(str)
+        own = table[name]
+    ids = own.astype(object).fillna("").astype(str)
     if (ids == "").any():
         raise UserError(f"Expected a name for every vector in {names}, got none for row {int(ids.eq('').argmax())}.")
     if ids.duplicated().any():
@@ -168,20 +170,20 @@ def row_ids(names: str | Path | None, column: str | int | None, files: Sequence[
 
 
 def class_labels(column: pd.Series) -> Labels:
-    """What kind of factor a label column is: whole numbers that repeat are classes, not quantities."""
+    """Infer the kind of factor of a label column, in which whole numbers that repeat are classes, not quantities."""
     labels = infer_labels(column)
     known = ~labels.numbers.isnan()
-    values, places = labels.numbers[known].unique(return_inverse=True)
+    values, classes = labels.numbers[known].unique(return_inverse=True)
     few = len(values) <= max(MOST_CLASSES, int(known.sum()) // 5)
     if labels.kind != "continuous" or not few or bool((values != values.round()).any()):
         return labels
     numbers = labels.numbers.clone()
-    numbers[known] = places.to(numbers)
+    numbers[known] = classes.to(numbers)
     return Labels("categorical", tuple(f"{value:.0f}" for value in values.tolist()), numbers)
 
 
 def unusable(labels: Labels) -> str | None:
-    """Why a column says nothing of groups, None where it does."""
+    """Return why a column cannot be a label of groups, or None if it can."""
     if len(labels.values) < 2:
         return "one value only" if labels.values else "no value at all"
     known = int((~labels.numbers.isnan()).sum())
@@ -190,10 +192,10 @@ def unusable(labels: Labels) -> str | None:
 
 def label_columns(labels: str | Path | Sequence[str], files: Sequence[VectorFile], ids: list[str],
                   named: bool) -> dict[str, tuple[pd.Series, str]]:  # fmt: skip
-    """Name -> (a value for each row, where it comes from).
+    """Read label columns from csv files or columns of the files, as {name: (a value per row, its source)}.
 
     Raises:
-        UserError: no such file or column; another number of labels.
+        UserError: there is no such file or column, or the number of labels differs from that of the rows.
     """
     columns: dict[str, tuple[pd.Series, str]] = {}
     for value in [labels] if isinstance(labels, str | Path) else labels:
@@ -213,7 +215,7 @@ def label_columns(labels: str | Path | Sequence[str], files: Sequence[VectorFile
 
 
 def label_table(columns: dict[str, tuple[pd.Series, str]], n: int) -> tuple[FactorTable, list[str]]:
-    """The factors, with notes of columns that are none and of labels that are missing."""
+    """Build the table of factors, with notes about columns that cannot be used and about missing labels."""
     chosen, values, notes = [], torch.empty(n, 0), []
     for name, (column, source) in columns.items():
         labels = class_labels(column)

@@ -1,8 +1,8 @@
-"""Vectors that users bring, of whatever encoder, used as they are.
+"""Load the user's own vectors, of any encoder.
 
-Their values become float32 and are otherwise not touched: not scaled, centred or normalised. One .npy file of float32
-is mapped into memory and never read as a whole; other types, archives, tables and several files are held in memory as
-float32. Without a split of their own, rows are split 80/10/10 by a hash of their ids.
+They are converted to float32 and not scaled, centred or normalised. A single .npy file of float32 is memory-mapped and
+never read as a whole; other types, archives, tables and several files are held in memory as float32. Without a split of
+their own, rows are split 80/10/10 by a hash of their ids.
 """
 
 import math
@@ -14,50 +14,52 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from datamodules.factors import SPLITS, TRAIN, fingerprint, hash_split, split_numbers
+from datamodules.cache import fingerprint
+from datamodules.factors import split_numbers
 from datamodules.features import FeatureData
+from datamodules.splits import SPLITS, TRAIN, hash_split
 from datamodules.vector_files import VectorFile, vector_file
 from datamodules.vector_labels import column_of, label_columns, label_table, row_ids
 from models import UserError
 
 __all__ = ["vectors"]
 
-CHUNK = 2**22  # numbers that are looked at together
+CHUNK = 2**22  # numbers that are processed at a time
 
 
 def float_rows(files: Sequence[VectorFile]) -> Float[np.ndarray, "n features"]:
-    """The rows of all files, flattened; a single file's float32 as they are, without a copy.
+    """Return the rows of all files, flattened, in float32; a single file of float32 is not copied.
 
     Raises:
-        UserError: files of different widths.
+        UserError: the files have different numbers of features.
     """
     widths = [math.prod(file.rows.shape[1:]) for file in files]
     if len(set(widths)) > 1:
-        told = ", ".join(f"{width} in {file.path.name}" for file, width in zip(files, widths, strict=True))
-        raise UserError(f"Expected as many features in every file, got {told}: give files of one encoder.")
+        listed = ", ".join(f"{width} in {file.path.name}" for file, width in zip(files, widths, strict=True))
+        raise UserError(f"Expected as many features in every file, got {listed}: give files of one encoder.")
     if len(files) == 1 and files[0].rows.dtype == np.float32:
         return files[0].rows.reshape(len(files[0].rows), -1)
     values = np.empty((sum(len(file.rows) for file in files), widths[0]), np.float32)
     start = 0
     for rows in (part for file in files for part in chunks(file.rows)):
-        with np.errstate(over="ignore"):  # of float64, found with the infinite values
+        with np.errstate(over="ignore"):  # float64 may overflow; `check_values` reports it
             values[start : start + len(rows)] = rows.reshape(len(rows), -1)
         start += len(rows)
     return values
 
 
 def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows at a time, so that a memory map is never read as a whole."""
+    """Yield some rows at a time, so that a memory map is never read as a whole."""
     step = max(1, CHUNK // math.prod(rows.shape[1:]))
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
 
 
 def check_values(values: Float[np.ndarray, "n features"], files: Sequence[VectorFile]) -> list[str]:
-    """Notes of rows without direction.
+    """Check the values, and return notes about rows that are all zeros.
 
     Raises:
-        UserError: fewer than two rows; NaN or infinite values; rows that are all equal.
+        UserError: there are fewer than two rows, values are NaN or infinite, or all rows are equal.
     """
     if len(values) < 2:
         raise UserError(f"Expected 2 or more rows in {files[0].path}, got {len(values)}: give more vectors.")
@@ -70,42 +72,46 @@ def check_values(values: Float[np.ndarray, "n features"], files: Sequence[Vector
     if len(rows):
         raise UserError(
             f"Expected finite numbers, got NaN or infinite ones in {len(rows)} of {len(values)} rows, the first "
-            f"{place(int(rows[0]), files)} (counted from 0): leave these rows out."
+            f"{position(int(rows[0]), files)} (counted from 0): leave these rows out."
         )
     if not vary:
         raise UserError(f"Expected rows that differ, got {len(values)} equal ones in {files[0].path}: check the file.")
     if not len(zeros):
         return []
-    first = f"{place(int(zeros[0]), files)} (counted from 0)"
+    first = f"{position(int(zeros[0]), files)} (counted from 0)"
     return [f"{len(zeros)} of {len(values)} rows are all zeros, the first {first}: they have no direction."]
 
 
-def place(row: int, files: Sequence[VectorFile]) -> str:
-    """Where a row comes from."""
+def position(row: int, files: Sequence[VectorFile]) -> str:
+    """Describe a row by its number in its file."""
     starts = np.cumsum([0, *(len(file.rows) for file in files)])
     number = int(np.searchsorted(starts, row, side="right")) - 1
     return f"row {row - starts[number]} of {files[number].path}"
 
 
 def thumbnails(files: Sequence[VectorFile]) -> UInt8[np.ndarray, "n channels size size"] | None:
-    """The rows as images, without a copy of a single file's: uint8, square, one channel or three, first or last."""
-    found = []
+    """Return the rows as images if they are square uint8 images with one or three channels, first or last, else None.
+
+    Those of a single file are not copied.
+    """
+    images = []
     for rows in (file.rows for file in files):
         rows = rows[:, None] if rows.ndim == 3 else rows
         rows = rows.transpose(0, 3, 1, 2) if rows.ndim == 4 and rows.shape[1] not in (1, 3) else rows
         if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[1] not in (1, 3) or rows.shape[2] != rows.shape[3]:
             return None
-        found.append(rows)
-    if len({rows.shape[1:] for rows in found}) > 1:
+        images.append(rows)
+    if len({rows.shape[1:] for rows in images}) > 1:
         return None
-    return found[0] if len(found) == 1 else np.concatenate(found)
+    return images[0] if len(images) == 1 else np.concatenate(images)
 
 
 def row_split(split: str | Sequence[str] | None, files: Sequence[VectorFile], ids: list[str]) -> UInt8[Tensor, " n"]:
-    """The split by a word for all files or one for each, by a column, or by a hash of the ids.
+    """Return the split of the rows, by a split name for all files or for each, by a column, or by a hash of the ids.
 
     Raises:
-        UserError: a word that is no split, another number of them than of files, no such column, no training rows.
+        UserError: a split or column is unknown, the number of splits differs from that of the files, or there are no
+            training rows.
     """
     if split is None:
         return hash_split(ids)
@@ -114,18 +120,20 @@ def row_split(split: str | Sequence[str] | None, files: Sequence[VectorFile], id
         numbers = split_numbers(own)
         if numbers.isnan().any():
             row = int(numbers.isnan().float().argmax())
-            raise UserError(f"Expected train, valid or test in every row of {split}, got none in {place(row, files)}.")
+            raise UserError(
+                f"Expected train, valid or test in every row of {split}, got none in {position(row, files)}."
+            )
         parts = numbers.to(torch.uint8)
     else:
-        words = [split] * len(files) if isinstance(split, str) else [str(word) for word in split]
-        if len(words) != len(files) or any(word.lower() not in SPLITS for word in words):
+        names = [split] * len(files) if isinstance(split, str) else [str(name) for name in split]
+        if len(names) != len(files) or any(name.lower() not in SPLITS for name in names):
             columns = ", ".join(files[0].columns) or "none"
             raise UserError(
                 f"Expected data.split to be train, valid or test for each of {len(files)} files, or one of their "
                 f"columns ({columns}), got {split}."
             )
         lengths = torch.tensor([len(file.rows) for file in files])
-        parts = torch.tensor([SPLITS[word.lower()] for word in words], dtype=torch.uint8).repeat_interleave(lengths)
+        parts = torch.tensor([SPLITS[name.lower()] for name in names], dtype=torch.uint8).repeat_interleave(lengths)
     if not (parts == TRAIN).any():
         raise UserError(f"Expected training rows in data.split, got none with {split}: call some of them train.")
     return parts
@@ -139,16 +147,16 @@ def vectors(
     labels: str | Path | Sequence[str] | None = None,
     split: str | Sequence[str] | None = None,
 ) -> FeatureData:
-    """The vectors in a .npy, .npz or .parquet file, or in several one after the other.
+    """Load the vectors of one or several .npy, .npz or .parquet files.
 
-    `column` names the array of an .npz or the column of lists of a .parquet file, where there is more than one;
-    further axes are flattened, and square uint8 ones kept as images for thumbnails. `names` and `labels` are a csv
-    file or a column of the files themselves; labels in a csv go by row, or by id where it has a column of the names.
-    `split` is a word for all files, one for each, or a column.
+    `column` names the array of an .npz file or the column of lists of a .parquet file, if there is more than one.
+    Further axes are flattened, and square uint8 images are kept for thumbnails. `names` and `labels` are a csv file or
+    a column of the files themselves; labels of a csv are matched by id if it has a column of the names, else by row.
+    `split` is a split name for all files, one for each, or a column.
 
     Raises:
-        UserError: files, columns, names or labels that are missing, damaged or do not fit; NaN or infinite values;
-            fewer than two rows, or only equal ones.
+        UserError: files, columns, names or labels are missing, damaged or do not match, values are NaN or infinite,
+            there are fewer than two rows, or all rows are equal.
     """
     paths = [path] if isinstance(path, str | Path) else list(path)
     if not paths:

@@ -1,12 +1,12 @@
-"""Small images by class: scikit-learn's digits, and the published sets in the folders that torchvision makes.
+"""Load small labelled images: scikit-learn's digits, and published data sets in the folders of torchvision.
 
 digits: Alpaydin, Kaynak (1998), https://archive.ics.uci.edu/dataset/80. MNIST: LeCun, Bottou, Bengio, Haffner (1998),
 "Gradient-based learning applied to document recognition". Fashion-MNIST: Xiao, Rasul, Vollgraf (2017),
 https://arxiv.org/abs/1708.07747. CIFAR-10, CIFAR-100: Krizhevsky (2009), "Learning multiple layers of features from
 tiny images". STL-10: Coates, Lee, Ng (2011), "An analysis of single-layer networks in unsupervised feature learning".
 
-Files of such a format that are not the published ones are read, too. Of the official training images a tenth, chosen
-by a hash of their ids, is for validation; digits, which have no official split, are split 80/10/10 by that hash.
+Other files in the same formats are accepted, too. A tenth of the official training images, chosen by a hash of their
+ids, is for validation; digits, which have no official split, are split 80/10/10 by this hash.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from datamodules.factors import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Factor,
-    FactorTable,
-    ImageData,
-    fingerprint,
-    hash_split,
-    missing_notes,
-)
+from datamodules.cache import fingerprint
+from datamodules.factors import FactorTable, ImageData, missing_notes
+from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
 from datamodules.vision_files import (
     CIFAR10,
     CIFAR100,
@@ -42,6 +34,7 @@ from datamodules.vision_files import (
     unpickled,
 )
 from models import UserError
+from models.labels import Factor
 
 __all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "stl10"]
 
@@ -51,7 +44,7 @@ PARTS = {"train": TRAIN, "test": TEST, "unlabeled": TRAIN}
 
 
 class Part(NamedTuple):
-    """Images that came together, with the number of their class for each factor, NaN where it is unknown."""
+    """Images with the class index of each factor, NaN where it is unknown."""
 
     ids: list[str]
     split: UInt8[Tensor, " n"]
@@ -60,7 +53,7 @@ class Part(NamedTuple):
 
 
 def official(word: str, images: np.ndarray, labels: np.ndarray) -> Part:
-    """The official `train`, `test` or `unlabeled` images; a tenth of the training images is for validation."""
+    """Build the part of the official `train`, `test` or `unlabeled` images; a tenth of `train` is for validation."""
     ids = [f"{word}{row:05d}" for row in range(len(images))]
     split = torch.full((len(ids),), PARTS[word], dtype=torch.uint8)
     if word == "train":
@@ -69,7 +62,7 @@ def official(word: str, images: np.ndarray, labels: np.ndarray) -> Part:
 
 
 def first(part: Part, n: int) -> Part:
-    """The part with at most the first n rows of each split."""
+    """Keep at most the first n rows of each split."""
     of_split = [np.flatnonzero(part.split.numpy() == split)[:n] for split in (TRAIN, VALIDATION, TEST)]
     rows = np.sort(np.concatenate(of_split))
     return Part([part.ids[row] for row in rows], part.split[rows], part.images[rows], part.labels[rows])
@@ -77,12 +70,12 @@ def first(part: Part, n: int) -> Part:
 
 def assembled(name: str, parts: Sequence[Part], factors: tuple[Factor, ...], n: int | None,
               notes: Sequence[str] = ()) -> ImageData:  # fmt: skip
-    """The data set of these parts, or of the first n rows of each part's splits."""
+    """Build the data set of the parts, or of the first n rows of each part's splits."""
     if n is not None:
         parts = [first(part, n) for part in parts]
         notes = [*notes, f"At most the first {n} images of each split (data.n={n})."]
     images = np.empty((sum(len(part.ids) for part in parts), *parts[0].images.shape[1:]), np.uint8)
-    np.concatenate([part.images for part in parts], out=images)  # whatever the files' order of axes, read once
+    np.concatenate([part.images for part in parts], out=images)  # reads memory maps once, whatever their order of axes
     pixels, split = torch.from_numpy(images), torch.cat([part.split for part in parts])
     table = FactorTable(factors, torch.from_numpy(np.concatenate([part.labels for part in parts]).astype(np.float32)))
     return ImageData(
@@ -97,12 +90,21 @@ def assembled(name: str, parts: Sequence[Part], factors: tuple[Factor, ...], n: 
 
 
 def check_n(n: int | None) -> None:
+    """Check the number of rows of each split.
+
+    Raises:
+        UserError: it is below 1.
+    """
     if n is not None and n < 1:
         raise UserError(f"Expected data.n to be null or a whole number of at least 1, got {n}.")
 
 
 def check_labels(path: Path, labels: np.ndarray, images: np.ndarray, classes: Sequence[int]) -> None:
-    """Raises UserError unless the file has a class of each factor for each image."""
+    """Check that a file has a class of each factor for each image.
+
+    Raises:
+        UserError: it has another number of labels, or unknown classes.
+    """
     if len(labels) != len(images) or not len(images):
         raise UserError(
             f"Expected a label for each of {len(images)} images in {path}, got {len(labels)}: get it again."
@@ -117,7 +119,7 @@ def check_labels(path: Path, labels: np.ndarray, images: np.ndarray, classes: Se
 
 
 def digits(n: int | None = None) -> ImageData:
-    """scikit-learn's 1,797 handwritten digits, 8x8 with grey levels 0 to 16, which become 0 to 255.
+    """Load scikit-learn's 1,797 handwritten digits, 8x8; their grey levels from 0 to 16 are scaled to 0 to 255.
 
     Raises:
         UserError: n is not positive.
@@ -133,7 +135,7 @@ def digits(n: int | None = None) -> ImageData:
 
 
 def read_idx(published: Published, folder: Path, factor: Factor, n: int | None) -> ImageData:
-    """MNIST's format, by torchvision's readers."""
+    """Read files in MNIST's format, with torchvision's readers."""
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
     parts = []
@@ -149,7 +151,7 @@ def read_idx(published: Published, folder: Path, factor: Factor, n: int | None) 
 
 
 def mnist(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
-    """MNIST, 28x28 grey, from root/MNIST/raw; n: at most so many rows of each split.
+    """Load MNIST, 28x28 grey, from root/MNIST/raw, with at most n rows of each split.
 
     Raises:
         UserError: files are missing or damaged; n is not positive.
@@ -160,7 +162,7 @@ def mnist(root: str | Path, n: int | None = None, download: bool = False) -> Ima
 
 
 def fashion_mnist(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
-    """Fashion-MNIST, 28x28 grey, from root/FashionMNIST/raw; n: at most so many rows of each split.
+    """Load Fashion-MNIST, 28x28 grey, from root/FashionMNIST/raw, with at most n rows of each split.
 
     Raises:
         UserError: files are missing or damaged; n is not positive.
@@ -174,7 +176,7 @@ def fashion_mnist(root: str | Path, n: int | None = None, download: bool = False
 
 def read_cifar(published: Published, root: str | Path, download: bool, keys: dict[str, tuple[str, str]],
                n: int | None) -> ImageData:  # fmt: skip
-    """CIFAR's format; `keys` says of each factor where its labels and its classes' names are."""
+    """Read files in CIFAR's format; `keys` maps a factor to the keys of its labels and of its classes' names."""
     check_n(n)
     folder = located(published, root, download)
     *batches, test, meta = published.files
@@ -197,7 +199,7 @@ def read_cifar(published: Published, root: str | Path, download: bool, keys: dic
 
 
 def cifar10(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
-    """CIFAR-10, 32x32, from root/cifar-10-batches-py; n: at most so many rows of each split.
+    """Load CIFAR-10, 32x32, from root/cifar-10-batches-py, with at most n rows of each split.
 
     Raises:
         UserError: files are missing or damaged; n is not positive.
@@ -206,7 +208,7 @@ def cifar10(root: str | Path, n: int | None = None, download: bool = False) -> I
 
 
 def cifar100(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
-    """CIFAR-100, 32x32, from root/cifar-100-python, with its 100 classes and their 20 superclasses.
+    """Load CIFAR-100, 32x32, from root/cifar-100-python, with its 100 classes and their 20 superclasses.
 
     Raises:
         UserError: files are missing or damaged; n is not positive.
@@ -216,9 +218,10 @@ def cifar100(root: str | Path, n: int | None = None, download: bool = False) -> 
 
 
 def stl10(root: str | Path, n: int | None = None, unlabeled: bool = False, download: bool = False) -> ImageData:
-    """STL-10, 96x96, from root/stl10_binary: 5,000 + 8,000 labelled images, with `unlabeled` 100,000 more to train on.
+    """Load STL-10, 96x96, from root/stl10_binary: 5,000 training and 8,000 test images.
 
-    Those are 2.8 GB in memory. n: at most so many rows of each split, and of the unlabelled images.
+    With `unlabeled` there are 100,000 more training images without labels, which take 2.8 GB of memory. There are at
+    most n rows of each split, and at most n unlabelled images.
 
     Raises:
         UserError: files are missing or damaged; n is not positive.
@@ -230,7 +233,7 @@ def stl10(root: str | Path, n: int | None = None, unlabeled: bool = False, downl
     parts = []
     for word in ("train", "test", "unlabeled")[: 2 + unlabeled]:
         pixels, classes = folder / f"{word}_X.bin", folder / f"{word}_y.bin"
-        with readable(STL10, pixels):  # columns of pixels, one after the other
+        with readable(STL10, pixels):  # pixels are stored column by column
             images = np.memmap(pixels, np.uint8, "r").reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2)
         labels = np.full((len(images), 1), np.nan)
         if word != "unlabeled":

@@ -1,6 +1,6 @@
-"""Where the published sets of small images lie, in the folders that torchvision makes, and how a file of them is read.
+"""Find and read the files of published data sets of small images, in the folders of torchvision.
 
-Nothing that is there is ever written to.
+Existing files are never changed.
 """
 
 import pickle
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class Published(NamedTuple):
-    """A published set, with torchvision's class of it and the folder and files that this makes."""
+    """A published data set, with its class in torchvision and the folder and files that this class creates."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ STL10 = Published(
 
 
 def located(published: Published, root: str | Path, download: bool) -> Path:
-    """The folder with the set's files, downloaded if there is none of them and `download` is set.
+    """Return the folder with the data set's files, which are downloaded if there are none and `download` is set.
 
     Raises:
         UserError: files are missing.
@@ -64,7 +64,7 @@ def located(published: Published, root: str | Path, download: bool) -> Path:
     folder = root / published.folder
     missing = missing_files(published, folder)
     if missing and download:
-        if len(missing) < len(published.files):  # which the unpacking would write over
+        if len(missing) < len(published.files):  # unpacking would overwrite the others
             raise UserError(
                 f"Expected all files of {published.title} in {folder}, or none to download them, got no "
                 f"{', '.join(missing)}: move away what is there, or add what is missing."
@@ -73,11 +73,11 @@ def located(published: Published, root: str | Path, download: bool) -> Path:
         missing = missing_files(published, folder)
     if missing:
         packed = [name for name in missing if (folder / f"{name}.gz").is_file()]
-        mend = f"unpack them there (gunzip -k {folder}/*.gz)" if packed == missing else (
+        remedy = f"unpack them there (gunzip -k {folder}/*.gz)" if packed == missing else (
             f"put them there, unpacked, from {published.page}, point data.root at the folder that has "
             f"{published.folder}, or download the set by data.download=true ({published.size})"
         )  # fmt: skip
-        raise UserError(f"Expected {published.title} in {folder}, got no {', '.join(missing)}: {mend}.")
+        raise UserError(f"Expected {published.title} in {folder}, got no {', '.join(missing)}: {remedy}.")
     return folder
 
 
@@ -86,17 +86,17 @@ def missing_files(published: Published, folder: Path) -> list[str]:
 
 
 def download_to(published: Published, root: Path) -> None:
-    """Download through torchvision, announced.
+    """Print that the data set is downloaded, and download it through torchvision.
 
     Raises:
-        UserError: it failed.
+        UserError: the download failed.
     """
     from torchvision import datasets  # slow to import
 
     print(f"Downloading {published.title} (about {published.size}, by torchvision) into {root}.", flush=True)
     try:
         getattr(datasets, published.reader)(str(root), download=True)
-    except Exception as error:  # of a network, a checksum or a disk
+    except Exception as error:  # the network, a checksum or the disk may raise anything
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"Expected to download {published.title}, got {type(error).__name__} ({reason}): get it from "
@@ -106,7 +106,11 @@ def download_to(published: Published, root: Path) -> None:
 
 @contextmanager
 def readable(published: Published, path: Path) -> Iterator[None]:
-    """What goes wrong with a file as one line: a damaged one makes the readers raise nearly anything."""
+    """Turn the errors of reading a damaged file, which may be of any type, into a `UserError`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         yield
     except Exception as error:
@@ -118,7 +122,7 @@ def readable(published: Published, path: Path) -> Iterator[None]:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays, texts, numbers, lists and dictionaries; whatever else a pickle asks for could be made to run."""
+    """Reads arrays, texts, numbers, lists and dictionaries only, because other pickled objects could run code."""
 
     ALLOWED = (
         ("numpy.core.multiarray", "_reconstruct"),
@@ -134,14 +138,14 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickled(published: Published, path: Path, keys: Sequence[str]) -> list[Any]:
-    """The values of these keys of a pickled dictionary."""
+    """Return the values of the given keys of a pickled dictionary."""
     with readable(published, path), path.open("rb") as file:
         content = ArrayUnpickler(file, encoding="latin1").load()
         return [content[key] for key in keys]
 
 
 def changed_files(published: Published, folder: Path) -> list[str]:
-    """A note of the files that are not the published ones, by torchvision's checksums."""
+    """Return a note about files that differ from the published ones, by torchvision's checksums."""
     from torchvision import datasets
     from torchvision.datasets.utils import check_integrity
 

@@ -34,10 +34,11 @@ from torch.nn.functional import normalize
 
 from datamodules.faces import FACTORS, render, sample_parameters
 from datamodules.factors import FactorTable
-from datamodules.features import Latents, Shards, fill
+from datamodules.feature_cache import Shards, fill
+from datamodules.features import Latents
 from datamodules.pairs import PairBatches, PairSampler
 from evaluation.command import command, options
-from evaluation.nearest import Index
+from evaluation.embeddings.search import Index
 from models import check_choice
 from models.clip import CLIP
 from models.flow import Flow
@@ -45,6 +46,7 @@ from models.iin import IIN
 from models.precision import half_precision
 from models.splice import nonnegative_lasso
 from models.vae import VAE
+from training.fit import quiet as silent
 
 
 @dataclass
@@ -100,7 +102,8 @@ def fit(iin: IIN, batches: Any, steps: int) -> None:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    pl.Trainer(max_steps=steps, devices=1, **quiet).fit(iin, batches)  # type: ignore[arg-type]  # all flags
+    with silent():
+        pl.Trainer(max_steps=steps, devices=1, **quiet).fit(iin, batches)  # type: ignore[arg-type]  # all flags
 
 
 def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:

@@ -12,8 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from datamodules.factors import near_names
-from models import UserError
+from models import UserError, near_names
 
 __all__ = ["aside", "command", "options"]
 

@@ -27,15 +27,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from datamodules.features import Batches
+from datamodules.batches import Batches
 from evaluation.command import aside, command, options
-from evaluation.files import jsonable
-from evaluation.fitting import STEPS_PER_EPOCH
 from models import UserError
 from models.mds import NeuralMDS
 from models.reduction import fit_reduction, pca
 from models.sae import SAE, Codes, combination
 from models.splice import nonnegative_lasso, penalty_at
+from training.files import jsonable
+from training.fit import STEPS_PER_EPOCH
 
 __all__ = [
     "atoms",

@@ -1,218 +1,27 @@
-"""Every reduction of embeddings fitted on the same rows, kept in a run's checkpoints, and applied to new rows:
-python -m evaluation.reducers run=RUN method=isometric dim=32 rows=new.npy out=codes.npy [kind=text]
-[json=true].
+"""Applies a reduction that a run has fitted to new rows:
+python -m evaluation.reducers run=RUN method=isometric dim=32 rows=new.npy out=codes.npy [kind=text] [json=true].
 
-Closed-form reductions and the Matryoshka map are fitted once and cut; neural MDS and the auto-encoder are trained for
-every width. Of pairs, rows are texts (kind 0) and images (kind 1). From Python:
-`reducer(load("runs/digits/mds").path, "pca", 8)(rows)`.
+Closed-form reductions and the Matryoshka map have every width up to the widest that was fitted; neural MDS and the
+auto-encoder have those that they were trained for. Of pairs, new rows are texts (kind=text) or images (kind=image).
+From Python: `reducer(load("runs/digits/mds").path, "pca", 8)(rows)`.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
-from jaxtyping import Float, Int64
 from omegaconf import MISSING
-from torch import Tensor
 
-from datamodules.factors import near_names
-from datamodules.features import Batches
-from datamodules.images import write_whole
+from datamodules.cache import write_whole
 from datamodules.vectors import vectors
 from evaluation.command import aside, command, options
-from evaluation.fitting import STEPS_PER_EPOCH, finish, fit, stage_steps
-from evaluation.record import Run, made
-from evaluation.run import load, load_module
-from evaluation.settings import Settings
-from models import UserError, check_choice
-from models.autoencoder import Autoencoder
-from models.matryoshka import Matryoshka
-from models.mds import NeuralMDS
-from models.reduction import CLOSED_FORM, METRICS, Metric, Reduction, fit_reduction
+from evaluation.run import load
+from models import check_choice
+from training.reducers import KINDS, reducer
 
-__all__ = ["METHODS", "Fits", "Reducer", "check_dims", "check_methods", "metric_of", "reducer"]
-
-NEURAL = ("isometric", "isotonic")
-METHODS = (*CLOSED_FORM, "autoencoder", "matryoshka", *NEURAL)
-KINDS = ("text", "image")
-CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Reducer:
-    """One method at one width. `first` is what rows go through before an auto-encoder."""
-
-    module: Any
-    width: int
-    metric: Metric
-    first: Reduction | None = None
-
-    @torch.inference_mode()
-    def __call__(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
-        """New rows, of pairs texts (0) or images (1).
-
-        Raises:
-            UserError: rows of another width than those that it was fitted on; a kind that it does not have.
-        """
-        mean = (self.first or self.module).mean
-        if rows.shape[1] != mean.shape[1]:
-            raise UserError(f"Expected rows of {mean.shape[1]} numbers, as the reduction was fitted on, got "
-                            f"{rows.shape[1]}: use the encoder that made them.")  # fmt: skip
-        if kind >= len(mean):
-            raise UserError("Expected rows of the only kind that was fitted on, got images: leave out kind=.")
-        return torch.cat([self.coded(part.to(mean.device), kind)[:, : self.width] for part in rows.split(CHUNK)])
-
-    def coded(self, rows: Float[Tensor, "n d"], kind: int) -> Float[Tensor, "n _"]:
-        return self.module(rows, kind) if self.first is None else self.module.encode(self.first(rows, kind))
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Raises UserError for a method that there is not, or none at all."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods:
-        near = near_names(unknown[0], METHODS) if unknown else ""
-        got = repr(unknown[0]) if unknown else "none"
-        raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
-
-
-def check_dims(dims: Any, features: int) -> list[int]:
-    """The widths to reduce to: those asked for, one or a list, or with None 2, 4, 8, ... and all.
-
-    Raises:
-        UserError: a width that the embeddings do not have.
-    """
-    if dims is None:
-        return [*(2**i for i in range(1, 20) if 2**i < features), features]
-    dims = [dims] if isinstance(dims, int | float | str) else list(dims)
-    wrong = [dim for dim in dims if type(dim) is not int or not 1 <= dim <= features]
-    if wrong or not dims:
-        got = repr(wrong[0]) if wrong else "none"
-        raise UserError(f"Expected dims= from 1 to {features}, the embeddings' width, got {got}: choose others.")
-    return sorted(set(dims))
-
-
-def metric_of(config: Settings, kinds: int) -> Metric:
-    """How rows and codes are compared; by default pairs by their cosine.
-
-    Raises:
-        UserError: an unknown metric.
-    """
-    chosen: Metric = config.metric or ("euclidean" if kinds == 1 else "cosine")
-    check_choice("metric", chosen, METRICS)
-    return chosen
-
-
-def name_of(method: str, dim: int) -> str:
-    """Of a checkpoint and its stage."""
-    return method if method in (*CLOSED_FORM, "matryoshka") else f"{method}_{dim}"
-
-
-def reducer(run: Path, method: str, dim: int) -> Reducer:
-    """What a run has fitted, read back.
-
-    Raises:
-        UserError: an unknown method; a width that the run did not fit.
-    """
-    check_methods([method])
-    kind = {"autoencoder": Autoencoder, "matryoshka": Matryoshka, **dict.fromkeys(NEURAL, NeuralMDS)}
-    file = run / "checkpoints" / f"{name_of(method, dim)}.ckpt"
-    if not file.is_file():
-        known = sorted(path.stem for path in file.parent.glob("*.ckpt") if path.stem.startswith(METHODS))
-        raise UserError(f"Expected {name_of(method, dim)} among what {run} has fitted ({', '.join(known)}), got none: "
-                        f"fit it by evaluation.retrieval run={run} methods=[{method}] dims=[{dim}].")  # fmt: skip
-    module: Any = load_module(kind.get(method, Reduction), file)
-    if method == "autoencoder":
-        first = load_module(Reduction, file.with_name("centred_pca.ckpt"))
-        return Reducer(module, dim, first.metric, first)
-    widest = module.widths[-1] if method == "matryoshka" else module.mean.shape[1]
-    if not 1 <= dim <= widest:
-        raise UserError(f"Expected dim= from 1 to {widest}, as {file} has them, got {dim}: choose another.")
-    return Reducer(module, dim, module.metric)
-
-
-@dataclass
-class Fits:
-    """The methods on these rows: `x` of one kind or, with `y`, texts and the image that each is of, row by row.
-
-    `image` is the images' number, which several captions may share; `dims` are the widths that one Matryoshka map is
-    trained for.
-    """
-
-    config: Settings
-    x: Float[Tensor, "n d"]
-    y: Float[Tensor, "n d"] | None
-    image: Int64[Tensor, " n"] | None
-    dims: Sequence[int]
-    run: Run
-    device: torch.device
-
-    def __call__(self, method: str, dim: int) -> Reducer:
-        """One method at one width, fitted or read back."""
-        name = name_of(method, dim)
-        if method == "autoencoder":
-            self("centred_pca", dim)  # what its rows go through
-        if not (self.run.path / "checkpoints" / f"{name}.ckpt").is_file():
-            pl.seed_everything(self.config.seed, verbose=False)
-            with self.run.stage(name, len(self.x)) as stage:
-                if method in CLOSED_FORM:
-                    module: Any = fit_reduction(method, self.x, self.y, self.metric, self.config.seed)
-                else:
-                    module = self.untrained(method, dim)
-                    stage.items = self.train(method, name, module)
-            finish(module, self.run, name)
-        found = reducer(self.run.path, method, dim)
-        found.module.to(self.device)
-        if found.first is not None:
-            found.first.to(self.device)
-        return found
-
-    @property
-    def metric(self) -> Metric:
-        return metric_of(self.config, 1 if self.y is None else 2)
-
-    def untrained(self, method: str, dim: int) -> Any:
-        """The module of a trained method, before its start."""
-        features = self.x.shape[1]
-        if method == "autoencoder":
-            return made(self.config.autoencoder, features=features, code=dim)
-        shape = {"features": features, "kinds": 1 if self.y is None else 2, "metric": self.metric}
-        if method == "matryoshka":
-            return made(self.config.matryoshka, widths=list(self.dims), **shape)
-        return made(self.config.mds, objective=method, width=dim, **shape)
-
-    def check(self, methods: Sequence[str]) -> None:
-        """Refuse settings that a method cannot be made with, before any time is spent on the others."""
-        for method in methods:
-            if method not in CLOSED_FORM:
-                self.untrained(method, self.dims[0])
-            if method == "matryoshka" and (self.run.path / "checkpoints" / "matryoshka.ckpt").is_file():
-                reducer(self.run.path, method, self.dims[-1])  # which may be wider than the one that was trained
-
-    def tensors(self, method: str) -> dict[str, Tensor]:
-        """What batches are drawn from; for the auto-encoder rows of both kinds, each around its mean."""
-        if method == "autoencoder":
-            first = reducer(self.run.path, "centred_pca", self.x.shape[1])
-            first.module.to(self.device)
-            return {"features": torch.cat([first(rows, kind) for kind, rows in enumerate((self.x, self.y))
-                                           if rows is not None])}  # fmt: skip
-        found = {"x": self.x, "y": self.y, "image": self.image}  # of one kind only the first
-        return {key: value for key, value in found.items() if value is not None}
-
-    def train(self, method: str, name: str, module: Any) -> int:
-        """As many epochs as the settings say, `steps` at most; the rows that were drawn."""
-        settings, tensors = self.config.trainer["mds" if method in NEURAL else method], self.tensors(method)
-        module.start(*([tensors["features"]] if method == "autoencoder" else [self.x, self.y]))
-        rows = len(next(iter(tensors.values())))
-        size = min(settings.batch_size, rows)
-        steps = stage_steps(self.config, min(settings.epochs * -(-rows // size), settings.steps))
-        interval = min(max(STEPS_PER_EPOCH, steps // 20), steps)
-        batches = Batches(tensors, size, self.config.seed, torch.arange(rows), interval)
-        return size * fit(module, batches, self.run, name, self.config, steps)
+__all__ = ["Options", "main"]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.command import command, options
-from evaluation.comparison import (
+from evaluation.report.tables import (
     CLUSTER_METHODS,
     LABEL_FREE,
     PREFIXES,
@@ -20,9 +20,9 @@ from evaluation.comparison import (
     editor_title,
     score_text,
 )
-from evaluation.files import read_json
-from evaluation.run import find_run
 from models import UserError
+from training.files import read_json
+from training.run_folder import find_run
 
 __all__ = ["clustering_table", "edit_table", "summarise"]
 

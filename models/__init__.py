@@ -1,19 +1,34 @@
-"""Features in, codes out."""
+"""Networks that turn inputs into codes, and the error and the checks that every package uses."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
-__all__ = ["UserError", "check_choice"]
+__all__ = ["UserError", "check_choice", "near_names"]
 
 
 class UserError(ValueError):
-    """What a user can cause and mend.
+    """An error that the user can cause and correct.
 
-    The message is one line: what was expected, what came, what to do. Commands print it and exit with code 2.
+    The message is one line: what was expected, what was given, what to do. Commands print it and exit with code 2.
     """
 
 
 def check_choice(setting: str, value: object, choices: Sequence[str | None]) -> None:
-    """Refuse a word that a setting does not know."""
+    """Raise a `UserError` unless `value` is one of the choices of a setting.
+
+    >>> check_choice("vae.likelihood", "gaussian", ("gaussian", "laplace"))
+    """
     if value not in choices:
         words = ", ".join("null" if choice is None else choice for choice in choices)
         raise UserError(f"Expected {setting} to be one of {words}, got {value}.")
+
+
+def near_names(name: str, names: Iterable[str]) -> str:
+    """Return a sentence that suggests the known names closest to `name`, or an empty string if none is close.
+
+    >>> near_names("glases", ["glasses", "hat"])
+    ' Did you mean glasses?'
+    """
+    lower = {n.lower(): n for n in names}
+    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""

@@ -1,15 +1,15 @@
-"""Stacked auto-encoder of features, which deep embedded clustering starts from, and its two pretrainings.
+"""Stacked auto-encoder of features, whose encoder deep embedded clustering starts from, and its two pretrainings.
 
 Xie, Girshick, Farhadi, "Unsupervised Deep Embedding for Clustering Analysis" (2016),
-https://arxiv.org/abs/1511.06335, and the authors' code, https://github.com/piiswrong/dec: greedily, each layer a
-denoising auto-encoder of what the layer before gives (`Layer`), then the whole without noise. Guo's
-https://github.com/XifengGuo/DEC-keras trains the whole from its start; so does this one, and as a denoising
+https://arxiv.org/abs/1511.06335, and the authors' code, https://github.com/piiswrong/dec, pretrain greedily: each
+layer as a denoising auto-encoder of the previous layer's output (`Layer`), then the whole stack without noise. Guo's
+https://github.com/XifengGuo/DEC-keras trains the whole stack from the start. So does `Autoencoder`, as a denoising
 auto-encoder (Vincent et al. 2008, https://doi.org/10.1145/1390156.1390294) unless `corruption` is 0.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,16 +18,17 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from models import UserError, check_choice
+from models.batches import inputs_of
 
 __all__ = ["Autoencoder", "Layer", "fully_connected", "optimization"]
 
-CHUNK = 4096  # rows that are embedded at once
+CHUNK = 4096  # rows that are embedded at a time
 
 
 def fully_connected(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with ReLU between them, the last one linear.
+    """Build linear layers with ReLU between them and a linear output.
 
-    Weights from U(±1/√inputs), biases 0: DEC-keras' VarianceScaling(1/3, fan_in, uniform).
+    Weights are drawn from U(±1/√inputs), biases are 0: DEC-keras' VarianceScaling(1/3, fan_in, uniform).
     """
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
@@ -39,7 +40,13 @@ def fully_connected(widths: Sequence[int]) -> nn.Sequential:
 
 
 def annealed(step: int, steps: int) -> float:
-    """Rises from 0 to 1 over the first twentieth of the steps, under a half cosine that falls from 1 to 0."""
+    """Return the factor of the learning rate at a step: a linear warm-up times a half cosine from 1 to 0.
+
+    The warm-up takes the first twentieth of the steps.
+
+    >>> annealed(50, 100)
+    0.5
+    """
     return min(1.0, 20 * (step + 1) / steps) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
 
 
@@ -47,7 +54,10 @@ def optimization(
     parameters: Iterable[nn.Parameter], optimizer: str, rate: float, momentum: float, drop_every: int | None = None,
     steps: int | None = None,
 ) -> OptimizerLRScheduler:  # fmt: skip
-    """SGD or Adam at a constant rate, one `annealed` over `steps`, or one a tenth of it every `drop_every` steps."""
+    """Return SGD or Adam with a learning rate that is constant, or changes by a schedule.
+
+    It is `annealed` over `steps` and divided by 10 every `drop_every` steps, where these are given.
+    """
     adam = optimizer == "adam"
     chosen = (
         torch.optim.Adam(parameters, rate, fused=True) if adam else torch.optim.SGD(parameters, rate, momentum=momentum)
@@ -61,26 +71,26 @@ def optimization(
 
 
 class Autoencoder(pl.LightningModule):
-    """features - hidden - code - hidden - features, fully connected, ReLU except at code and output.
+    """Fully connected: features - hidden - code - hidden - features, ReLU after every layer except code and output.
 
-    Features are multiplied by `scale`, 1 / their root mean square, on the way in, and reconstructions are compared in
-    these units: a component of a unit-norm vector of 512 has a mean square of 1/512, and its reconstruction would
-    hardly train (for the same reason the authors multiply MNIST's bytes by .02).
+    Features are multiplied by `scale`, 1 / their root mean square, before the first layer, and the reconstruction
+    error is in these units: a component of a unit-norm vector in 512 dimensions has a mean square of 1/512, and its
+    reconstruction would hardly train (for the same reason the authors multiply MNIST's bytes by .02).
 
     Arguments:
-        features: of the input.
-        hidden: widths between the input and the code.
-        code: width of the code.
-        corruption: share of a row's values that training sets to zero (the others grow by 1 / (1 − share)); what is
-            reconstructed is the row as it was. 0 as in DEC-keras.
-        optimizer: `adam`, or `sgd` as both codes have it.
+        features: dimension of the input.
+        hidden: widths of the layers between the input and the code.
+        code: dimension of the code.
+        corruption: share of a row's values that training sets to zero (the others are divided by 1 − share); the
+            target is the uncorrupted row. 0 as in DEC-keras.
+        optimizer: `adam`, or `sgd` as in both published codes.
         learning_rate: by default 1e-3 for Adam and .1 for SGD.
-        momentum: of SGD.
-        anneal: let the rate rise over the first twentieth of the steps and fall to 0 by a half cosine.
-        drop_every: steps after which the rate falls to a tenth, time and again (the authors: 20,000); None: never.
+        momentum: momentum of SGD.
+        anneal: warm the learning rate up over the first twentieth of the steps, and let it fall to 0 by a half cosine.
+        drop_every: divide the learning rate by 10 every so many steps (the authors: 20,000); None: never.
 
     Raises:
-        UserError: a width below 1, a corruption of 1 or more, or an optimizer of another name.
+        UserError: a width is below 1, the corruption is not in [0, 1), or the optimizer is unknown.
     """
 
     scale: Tensor
@@ -114,10 +124,10 @@ class Autoencoder(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, features: Float[Tensor, "n features"]) -> None:
-        """Take the scale from training data.
+        """Set `scale` from the training features.
 
         Raises:
-            UserError: features that are all zero or not finite.
+            UserError: the features are all zero or not finite.
         """
         squares = torch.stack([part.double().square().sum() for part in features.split(CHUNK)]).sum()
         rms = float(squares / features.numel()) ** 0.5
@@ -129,35 +139,37 @@ class Autoencoder(pl.LightningModule):
         return self.encoder(self.scale * features).float()
 
     def decode(self, codes: Float[Tensor, "batch code"]) -> Float[Tensor, "batch features"]:
-        """Reconstructions in the features' own units."""
+        """Reconstruct features, in their own units."""
         return self.decoder(codes).float() / self.scale
 
     def reconstruction_loss(
         self, features: Float[Tensor, "batch features"], codes: Float[Tensor, "batch code"]
     ) -> Float[Tensor, ""]:
-        """Mean square over rows and dimensions, in units of the features' root mean square."""
+        """Return the mean squared error over rows and dimensions, in units of the features' root mean square."""
         return (self.decoder(codes).float() - self.scale * features).square().mean()
 
     @torch.no_grad()
     def embed(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n code"]:
-        """Codes of any number of rows, wherever they lie, on the module's device."""
+        """Encode any number of rows on any device; the codes are on the module's device."""
         return torch.cat([self.encode(part.to(self.device)) for part in features.split(CHUNK)])
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        corrupted = nn.functional.dropout(batch["features"], self.corruption)
-        loss = self.reconstruction_loss(batch["features"], self.encode(corrupted))
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        features = inputs_of(batch, "features")
+        corrupted = nn.functional.dropout(features, self.corruption)
+        loss = self.reconstruction_loss(features, self.encode(corrupted))
         self.log("autoencoder/loss", loss)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = int(self.trainer.estimated_stepping_batches) if self.anneal else None
-        own = self.optimizer, self.learning_rate, self.momentum, self.drop_every, steps
-        return optimization(self.parameters(), *own)
+        options = self.optimizer, self.learning_rate, self.momentum, self.drop_every, steps
+        return optimization(self.parameters(), *options)
 
     def layers(self, dropout: float = 0.2) -> list["Layer"]:
-        """For the greedy pretraining: each is trained on what `embed` of the one before gives, the first on features.
+        """Return the layers for greedy pretraining, with this module's scale and optimizer settings.
 
-        They are optimized as this module is, from its own scale: call `start` before, and `take` after.
+        Train the first on features and each other one on `embed` of the layer before it. Call `start` first, and
+        `load_layers` when they are trained.
         """
         pairs = list(zip(self.widths[:-1], self.widths[1:], strict=True))
         return [
@@ -167,8 +179,8 @@ class Autoencoder(pl.LightningModule):
         ]  # fmt: skip
 
     @torch.no_grad()
-    def take(self, layers: Sequence["Layer"]) -> None:
-        """Stack the layers: from their weights the whole is trained on."""
+    def load_layers(self, layers: Sequence["Layer"]) -> None:
+        """Copy the weights of pretrained layers into the stack."""
         for layer, encoder, decoder in zip(layers, self.encoder[::2], reversed(self.decoder[::2]), strict=True):
             encoder.load_state_dict(layer.encoder.state_dict())
             decoder.load_state_dict(layer.decoder.state_dict())
@@ -177,16 +189,16 @@ class Autoencoder(pl.LightningModule):
 class Layer(pl.LightningModule):
     """One layer of the stack as a denoising auto-encoder: dropout, encoder, ReLU, dropout, decoder, ReLU.
 
-    As in the authors' pretrain.py the features themselves lose nothing and are reconstructed without ReLU (`first`),
-    the code has neither ReLU nor dropout (`last`), and weights start from N(0, .01²).
+    As in the authors' pretrain.py, the first layer has no dropout on its input and no ReLU on its reconstruction,
+    the last one has neither ReLU nor dropout on its code, and weights are initialised from N(0, .01²).
 
     Arguments:
-        features: of the input.
-        width: of the output.
-        first, last: its place in the stack.
-        scale: what the input is multiplied by.
-        dropout: share of the values that are set to zero, of the input and of the output.
-        optimizer, learning_rate, momentum, drop_every: as `Autoencoder` has them.
+        features: dimension of the input.
+        width: dimension of the output.
+        first, last: whether it is the first or the last layer of the stack.
+        scale: factor that the input is multiplied by.
+        dropout: share of the values that are set to zero, in the input and in the output.
+        optimizer, learning_rate, momentum, drop_every: see `Autoencoder`.
     """
 
     def __init__(
@@ -216,17 +228,17 @@ class Layer(pl.LightningModule):
 
     @torch.no_grad()
     def embed(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n width"]:
-        """What the next layer is trained on, without dropout."""
+        """Return the layer's output without dropout, on which the next layer is trained."""
         parts = (self.scale * part.to(self.device) for part in features.split(CHUNK))
         return torch.cat([self.hidden(self.encoder(part)) for part in parts])
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        inputs = self.scale * batch["features"]
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        inputs = self.scale * inputs_of(batch, "features")
         hidden = self.hidden_dropout(self.hidden(self.encoder(self.input_dropout(inputs))))
         loss = (self.output(self.decoder(hidden)).float() - inputs).square().mean()
         self.log("layer/loss", loss)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        own = {name: self.hparams[name] for name in ("optimizer", "momentum", "drop_every")}
-        return optimization(self.parameters(), rate=self.hparams["learning_rate"], **own)
+        options = {name: self.hparams[name] for name in ("optimizer", "momentum", "drop_every")}
+        return optimization(self.parameters(), rate=self.hparams["learning_rate"], **options)

@@ -1,7 +1,7 @@
-"""Frozen networks from elsewhere as encoders of images: torchvision's, DINOv2, and pixels as they are.
+"""Frozen pretrained networks as encoders of images: torchvision's, DINOv2, and raw pixels.
 
-A backbone is a network, the preprocessing that its weights were trained with, and the layer that is read. Its identity
-names all three, as features of another preprocessing or another layer are other features.
+A backbone is a network, the preprocessing that its weights were trained with, and the layer whose output is taken. Its
+identity names all three, because the features depend on each.
 """
 
 import difflib
@@ -17,14 +17,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from models import UserError
-from models.encoders import first_line, weights_sha256
 from models.precision import half_precision
+from models.sd_vae import first_line
+from models.weights import weights_sha256
 
-__all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "watched"]
+__all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "layer_features"]
 
 Identity: TypeAlias = dict[str, str | int | float | bool]
 RANDOM = "random weights"
-# What torchvision sets for the published weights of these two besides loading them.
+# Options that torchvision sets for the published weights of these two networks, besides loading them.
 PORTED: dict[str, dict[str, Any]] = dict.fromkeys(
     ("googlenet", "inception_v3"), {"transform_input": True, "init_weights": False}
 )
@@ -32,13 +33,13 @@ PORTED: dict[str, dict[str, Any]] = dict.fromkeys(
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Images of any size, uint8, to what a network reads: resized, cropped, (x / 255 - mean) / std, on their device.
+    """Turns uint8 images of any size into a network's input: resize, crop, (x / 255 - mean) / std, on their device.
 
-    Resizing is that of PIL (antialiased, rounded to uint8), as the weights were trained with it.
+    Images are resized as PIL does it (antialiased, rounded to uint8), because the weights were trained that way.
 
     Attributes:
-        resize: side in pixels that an image gets: its shortest ("shortest"), its longest, padded with black
-            ("longest"), or both ("squash").
+        resize: side in pixels after resizing: of the shortest side ("shortest"), of the longest, with black padding
+            ("longest"), or of both ("squash").
         crop: side of the central square that is kept.
     """
 
@@ -64,17 +65,18 @@ class Preprocessing:
         return F.normalize(F.to_dtype(rgb, torch.float32, scale=True), list(self.mean), list(self.std))
 
     def identity(self) -> Identity:
-        words = {"mean": " ".join(map(str, self.mean)), "std": " ".join(map(str, self.std))}
-        return {f"preprocessing/{name}": value for name, value in (asdict(self) | words).items()}
+        """Return the options as entries of an encoder's identity."""
+        texts = {"mean": " ".join(map(str, self.mean)), "std": " ".join(map(str, self.std))}
+        return {f"preprocessing/{name}": value for name, value in (asdict(self) | texts).items()}
 
 
 class Backbone(nn.Module):
-    """A frozen network behind the interface of encoders.
+    """A frozen network with the interface of an encoder.
 
-    On a GPU that can it runs in bfloat16 (autocast), on a CPU in float32; features are float32 anywhere.
+    It runs in bfloat16 (autocast) on GPUs that support it and in float32 on CPUs; features are always float32.
     """
 
-    tower = ""  # the part of the network that reads images; empty for all of it
+    tower = ""  # name of the part of the network that encodes images; empty for the whole network
 
     def __init__(self, network: nn.Module, prepare: Preprocessing, layer: str | None, identity: Identity) -> None:
         super().__init__()
@@ -85,71 +87,78 @@ class Backbone(nn.Module):
         self.features = self.embed(torch.zeros(1, 3, prepare.crop, prepare.crop, dtype=torch.uint8)).shape[1]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Stays in evaluation mode: it is frozen."""
+        """Keep the network in evaluation mode, because it is frozen."""
         return super().train(False)
 
     def forward(self, x: Float[Tensor, "batch 3 crop crop"]) -> Tensor:
-        """The network's own features of preprocessed images."""
+        """Return the network's own features of preprocessed images."""
         return self.network(x)
 
     @torch.no_grad()
     def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Features of grey or colour images of any size, on the images' device."""
+        """Encode grey or colour images of any size, on the images' device."""
         x = self.prepare(images)
         with half_precision(x.device, on_cpu=False):
             if self.layer is None:
                 return self(x).float()
-            return watched(self.network, self.layer, lambda: self(x), len(x), self.tower)
+            return layer_features(self.network, self.layer, lambda: self(x), len(x), self.tower)
 
 
-def watched(network: nn.Module, layer: str, run: Callable[[], Any], batch: int,
+def layer_features(network: nn.Module, layer: str, run: Callable[[], Any], batch: int,
             tower: str = "") -> Float[Tensor, "batch features"]:  # fmt: skip
-    """What a layer, named as in `network.named_modules()`, gives for each image of a batch while the network runs.
+    """Run the network and return the output of one layer, one vector per image of the batch.
 
-    Maps are averaged over space, tokens over the image, the class token among them. Of a layer that is called more
-    than once it is the last call.
+    The layer is named as in `network.named_modules()`. Feature maps are averaged over positions, and tokens over all
+    tokens, the class token included. If the layer is called more than once, its last output counts.
 
     Raises:
-        UserError: no such layer; one that is not run for images, or whose output is not one row per image.
+        UserError: there is no such layer, it is not called, or its output is not one row per image.
     """
     modules = {name: module for name, module in network.named_modules() if name and name.startswith(tower)}
     if layer not in modules:
         names = list(modules)
-        hint = near_ones(layer, names) or f" There are {len(names)}, {names[0]} to {names[-1]}."
+        hint = suggestion(layer, names) or f" There are {len(names)}, {names[0]} to {names[-1]}."
         raise UserError(f"Expected encoder.layer to be a layer of the network, got {layer}.{hint}")
 
-    caught: list[Tensor] = []
-    # Averaged within the hook: the next layer may write into the same memory.
-    handle = modules[layer].register_forward_hook(lambda _, __, output: caught.append(averaged(layer, output, batch)))
+    outputs: list[Tensor] = []
+    # The hook already averages, because the next layer may work in place.
+    handle = modules[layer].register_forward_hook(lambda _, __, output: outputs.append(pooled(layer, output, batch)))
     try:
         run()
     finally:
         handle.remove()
-    if not caught:
-        raise UserError(f"encoder.layer={layer} takes no part in encoding images: choose another.")
-    return caught[-1]
+    if not outputs:
+        raise UserError(f"Expected encoder.layer to take part in encoding images, got {layer}: choose another.")
+    return outputs[-1]
 
 
-def averaged(layer: str, output: Any, batch: int) -> Float[Tensor, "batch features"]:
-    """One vector per image, in memory of its own."""
+def pooled(layer: str, output: Any, batch: int) -> Float[Tensor, "batch features"]:
+    """Average a layer's output to one vector per image, as a copy.
+
+    Raises:
+        UserError: the output is not one row per image.
+    """
     first = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(first, Tensor) or len(first) != batch or first.ndim not in (2, 3, 4):
         shape = "x".join(map(str, first.shape)) if isinstance(first, Tensor) else type(first).__name__
-        raise UserError(f"encoder.layer={layer} gives {shape} for {batch} images, not a row for each: choose another.")
-    if first.ndim == 4:  # images are square: where the first two sides are equal alone, the channels are last
+        raise UserError(
+            f"Expected encoder.layer to give a row for each of {batch} images, got {shape} from {layer}: choose "
+            "another."
+        )
+    if first.ndim == 4:  # Images are square, so the channels are last where only the first two sides are equal.
         last = first.shape[1] == first.shape[2] != first.shape[3]
         first = first.flatten(1, 2) if last else first.flatten(2).transpose(1, 2)
     return first.float().mean(1) if first.ndim == 3 else first.to(torch.float32, copy=True)
 
 
-def near_ones(name: str, names: Collection[str]) -> str:
-    """A sentence that asks whether near names were meant, empty where none is near."""
+def suggestion(name: str, names: Collection[str]) -> str:
+    """Return a sentence that suggests the names closest to `name`, or an empty string if none is close."""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def reason(error: Exception) -> str:
-    """One line of an error; of torch's list of tensors that do not fit, the first of them."""
+    """Return one line of an error; if torch lists tensors that do not fit, the line of the first tensor."""
     lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict") else first_line(error)
     return line if len(line) <= 200 else f"{line[:200]}..."
@@ -157,41 +166,48 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Initial weights are the same every time, and leave no trace in anybody else's random numbers."""
+    """Draw the same initial weights every time, without changing the state of the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights; pickled code is not run.
+    """Load the tensors of a weights file without running pickled code.
 
     Raises:
-        UserError: a file that cannot be read.
+        UserError: the file cannot be read.
     """
     from safetensors.torch import load_file
 
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
         return dict(state.get("state_dict", state))
-    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own kind for a broken file
-        raise UserError(f"{file} cannot be read as weights ({reason(error)}): give a state dict's file.") from error
+    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types for a broken file
+        raise UserError(
+            f"Expected a file of weights at {file}, got one that cannot be read ({reason(error)}): give a state dict."
+        ) from error
 
 
-def unfit(weights: str | None, architecture: str, error: Exception) -> UserError:
-    fault = reason(error)
+def weights_error(weights: str | None, architecture: str, error: Exception) -> UserError:
+    """Return the error for an architecture that cannot be built with the given weights."""
     return UserError(
-        f"{architecture} cannot be made with the weights {weights} ({fault}): set encoder.architecture to theirs."
+        f"Expected {architecture} to load with the weights {weights}, got {reason(error)}: set encoder.architecture to "
+        "theirs."
     )
 
 
 class Pixels(nn.Module):
-    """Images as they are, flattened and scaled to [0, 1]: what there is without an encoder."""
+    """Raw pixels as features, flattened and scaled to [0, 1]: the baseline without an encoder."""
 
     identity: dict[str, str | int | float | bool] = {"name": "pixels", "preprocessing": "x / 255"}
 
     def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Pixels, channel by channel."""
+        """Return the pixels in [0, 1], channel by channel.
+
+        >>> Pixels().embed(torch.full((1, 1, 1, 2), 255, dtype=torch.uint8))
+        tensor([[1., 1.]])
+        """
         return images.flatten(1).float() / 255
 
 
@@ -200,8 +216,8 @@ class Torchvision(Backbone):
 
     Args:
         architecture: its name there, such as "resnet50".
-        weights: a name of its published weights, "DEFAULT" the best of them; a file; or "random".
-        layer: a layer by name, such as "layer3"; null for what the classifier, the last linear layer, reads.
+        weights: the name of published weights ("DEFAULT" for the best of them), a file, or "random".
+        layer: name of a layer, such as "layer3"; null for the input of the classifier, the last linear layer.
     """
 
     def __init__(self, architecture: str = "resnet50", weights: str | None = "DEFAULT",
@@ -210,14 +226,14 @@ class Torchvision(Backbone):
 
         names = torchvision.models.list_models(module=torchvision.models)
         if architecture not in names:
-            hint = near_ones(architecture, names)
+            hint = suggestion(architecture, names)
             raise UserError(f"Expected encoder.architecture to be one of torchvision's, got {architecture}.{hint}")
         published = torchvision.models.get_model_weights(architecture)
         if weights in published.__members__:
             name, preset = published[weights].name, published[weights].transforms()
             network = published_network(architecture, published[weights])
         else:
-            # A file under the name of a published one has its preprocessing; of others the newest's is the best guess.
+            # A file named like published weights has their preprocessing; for others that of the newest is used.
             by_file = {Path(member.url).name: member for member in published}
             name = RANDOM if weights == "random" else Path(weights or "").name
             preset = by_file.get(name, published["DEFAULT"]).transforms()
@@ -231,16 +247,16 @@ class Torchvision(Backbone):
 
 
 def headless(network: nn.Module, architecture: str) -> nn.Module:
-    """The network up to its last linear layer."""
+    """Replace the last linear layer, the classifier, by the identity."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise UserError(f"{architecture} has no linear layer that classifies: choose an encoder.layer.")
+        raise UserError(f"Expected {architecture} to have a linear classifier, got none: choose an encoder.layer.")
     network.set_submodule(linear[-1], nn.Identity())
     return network
 
 
 def published_network(architecture: str, member: Any) -> nn.Module:
-    """A network with weights from torch's cache or, announced, from torchvision's server."""
+    """Load a network with published weights from torch's cache, or download them and print that."""
     import torchvision
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(member.url).name
@@ -249,18 +265,18 @@ def published_network(architecture: str, member: Any) -> nn.Module:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(member.url, str(file), hash_prefix=file.stem.split("-")[-1])
-        except Exception as error:  # urllib, the server and the disk each raise their own kind
+        except Exception as error:  # urllib, the server and the disk each raise their own types
             raise UserError(
                 f"The download of {member.url} failed ({first_line(error)}): put it at {file}, or pass its path as "
                 f"encoder.weights=FILE."
             ) from error
-    read_weights(file)  # torchvision would also run code in there
+    read_weights(file)  # refuses pickled code, which torchvision would run
     with seeded():
         return torchvision.models.get_model(architecture, weights=member)
 
 
 def local_network(architecture: str, weights: str | None, published: Sequence[str]) -> nn.Module:
-    """A network with weights from a file, or at random."""
+    """Build a network of torchvision with weights from a file, or with random weights."""
     import torchvision
 
     file = Path(weights or "").expanduser()
@@ -274,19 +290,19 @@ def local_network(architecture: str, weights: str | None, published: Sequence[st
         try:
             network.load_state_dict(read_weights(file))
         except RuntimeError as error:
-            raise unfit(weights, architecture, error) from error
+            raise weights_error(weights, architecture, error) from error
     return network
 
 
 class DINOv2(Backbone):
-    """A DINOv2 network (Oquab et al. 2023, https://arxiv.org/abs/2304.07193), or any other one of timm.
+    """A DINOv2 network (Oquab et al. 2023, https://arxiv.org/abs/2304.07193), or another network of timm.
 
     Args:
         architecture: its name in timm, see `timm.list_models("*dinov2*")`.
         weights: a local file, as timm or the authors publish it, or "random".
-        layer: a layer by name, such as "blocks.5"; null for the network's own features, DINOv2's class token.
-        size: side that images are brought to, for networks that take several, a multiple of the patches' (14); null
-            for the one it was trained with.
+        layer: name of a layer, such as "blocks.5"; null for the network's own features, DINOv2's class token.
+        size: side that images are resized to, a multiple of the patch size (14), for networks that accept several;
+            null for the side that it was trained with.
     """
 
     def __init__(self, architecture: str = "vit_small_patch14_dinov2.lvd142m", weights: str | None = None,
@@ -294,13 +310,13 @@ class DINOv2(Backbone):
         import timm
 
         if not timm.is_model(architecture):
-            hint = near_ones(architecture, timm.list_models())
+            hint = suggestion(architecture, timm.list_models())
             raise UserError(f"Expected encoder.architecture to be one of timm's, got {architecture}.{hint}")
         network = timm_network(architecture, weights, size)
         config = timm.data.resolve_model_data_config(network, {"img_size": size})
         crop = config["input_size"][-1]
         patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))[0]
-        if crop % patch:  # timm would leave out the rest of the image
+        if crop % patch:  # timm would ignore the pixels beyond the last whole patch
             raise UserError(f"Expected encoder.size to be a multiple of {architecture}'s {patch}, got {crop}.")
         mode = "squash" if config["crop_mode"] == "squash" else "shortest"
         prepare = Preprocessing(math.floor(crop / config["crop_pct"]), crop, mode, config["interpolation"],
@@ -312,7 +328,7 @@ class DINOv2(Backbone):
 
 
 def timm_network(architecture: str, weights: str | None, size: int | None) -> nn.Module:
-    """A network of timm without its classifier, with weights from a file, or at random."""
+    """Build a network of timm without its classifier, with weights from a file, or with random weights."""
     import timm
 
     file = Path(weights or "").expanduser()
@@ -321,13 +337,13 @@ def timm_network(architecture: str, weights: str | None, size: int | None) -> nn
             f"Expected encoder.weights to be a file, or random, got {weights}: "
             f"get one from https://huggingface.co/timm/{architecture}."
         )
-    # As a state dict, so that timm adapts its names and positions to this network, but reads no file itself.
+    # A state dict lets timm adapt tensor names and position embeddings to this network without loading a file itself.
     overlay = {} if weights == "random" else {"state_dict": read_weights(file)}
     try:
         with seeded():
             network: Any = timm.create_model(architecture, bool(overlay), pretrained_cfg_overlay=overlay, img_size=size)
-    except Exception as error:  # timm and torch each raise their own kinds, also for a size that it does not take
-        raise unfit(weights, architecture, error) from error
+    except Exception as error:  # timm and torch each raise their own types, also for a size that is not supported
+        raise weights_error(weights, architecture, error) from error
     network.pretrained_cfg.pop("state_dict", None)
-    network.reset_classifier(0)  # only now: without a classifier, timm would also take weights that do not fit
+    network.reset_classifier(0)  # Only now: without a classifier, timm would also accept weights that do not fit.
     return network

@@ -1,8 +1,8 @@
 """CLIP as a frozen encoder, through open_clip: any of its models, image and text towers, layers by name.
 
-Weights carry neither the activation that they were trained with nor their preprocessing, and with the wrong ones
-features are quietly worse (open_clip's issues 771, 915 and 1068). Here both are known from the tag or the folder, or
-stated, and they are part of the encoder's identity.
+A weights file states neither the activation nor the preprocessing that it was trained with, and with the wrong ones
+features get worse without an error (open_clip's issues 771, 915 and 1068). Here both come from the tag or the folder,
+or are given as options, and they are part of the encoder's identity.
 """
 
 import hashlib
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import UserError, check_choice
-from models.backbones import RANDOM, Backbone, Preprocessing, near_ones, reason, seeded
-from models.encoders import first_line, weights_sha256
+from models.backbones import RANDOM, Backbone, Preprocessing, reason, seeded, suggestion
 from models.precision import half_precision
+from models.sd_vae import first_line
+from models.weights import weights_sha256
 
 __all__ = ["CLIP"]
 
@@ -36,16 +37,16 @@ RESIZE = ("shortest", "longest", "squash")
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights are, and what is known of how they were trained.
+    """Weights of a model: where they are, and how they were trained as far as it is known.
 
     Attributes:
-        model: the model as open_clip takes it, a name or "local-dir:" and a folder.
-        architecture: what stands for it in the identity.
-        weights: what stands for them in the identity.
-        file: their file on this machine, or where they are on the hub, "owner/repository/" and perhaps a file's name;
-            None where the model says it, or for random weights.
-        quick_gelu: the activation, None where nothing says it.
-        preprocessing: what is known of `PREPROCESSING`.
+        model: the model's name in open_clip, or "local-dir:" and a folder.
+        architecture: the architecture's entry in the identity.
+        weights: the weights' entry in the identity.
+        file: their local file, or their place on the hub, "owner/repository/" with an optional file name; None where
+            `model` determines it, or for random weights.
+        quick_gelu: whether the activation is quick-GELU; None if unknown.
+        preprocessing: the known ones of `PREPROCESSING`.
     """
 
     model: str
@@ -60,18 +61,18 @@ class CLIP(Backbone):
     """A CLIP model (Radford et al. 2021, https://arxiv.org/abs/2103.00020; https://github.com/mlfoundations/open_clip).
 
     Args:
-        architecture: its name in open_clip, such as "ViT-B-32"; not read where weights is a folder, which says it.
+        architecture: its name in open_clip, such as "ViT-B-32"; ignored if weights is a folder, which states it.
         weights: a tag of the architecture's published weights, such as "openai"; a file; a folder with
             open_clip_config.json and the weights; or "random".
         quick_gelu: whether the weights were trained with the activation x * sigmoid(1.702 x) in place of GELU; null
-            where the weights say it: a tag or a folder does, a file does not.
-        layer: a layer by name, such as "visual.transformer.resblocks.5"; null for the image embedding.
-        normalize: to unit length, as CLIP's features are compared by their cosine.
-        mean: of R, G and B in [0, 1], taken off the image; null for what the weights were trained with, as for the
-            next three.
-        std: of R, G and B, that the image is divided by.
+            for tags and folders, which state it. A file does not.
+        layer: name of a layer, such as "visual.transformer.resblocks.5"; null for the image embedding.
+        normalize: scale features to unit length, because CLIP's features are compared by their cosine.
+        mean: mean of R, G and B in [0, 1], which is subtracted from the image; null for that of the weights' training,
+            as for the next three.
+        std: standard deviation of R, G and B, which the image is divided by.
         interpolation: "bicubic" or "bilinear".
-        resize: which side of an image gets the model's size: "shortest", "longest", or both, "squash".
+        resize: which side of an image is resized to the model's: "shortest", "longest", or both, "squash".
     """
 
     tower = "visual"
@@ -83,13 +84,13 @@ class CLIP(Backbone):
         check_choice("encoder.interpolation", interpolation, [None, "bicubic", "bilinear"])
         check_choice("encoder.resize", resize, [None, *RESIZE])
         values = {"mean": mean, "std": std, "interpolation": interpolation, "resize_mode": resize}
-        stated = {name: value if isinstance(value, str) else triple(name, value)
-                  for name, value in values.items() if value is not None}  # fmt: skip
+        given = {name: value if isinstance(value, str) else triple(name, value)
+                 for name, value in values.items() if value is not None}  # fmt: skip
 
-        source = find_source(architecture, weights, stated)
-        activation = agreed_activation(source, quick_gelu)
+        source = find_source(architecture, weights, given)
+        activation = choose_activation(source, quick_gelu)
         model = load_model(source, activation)
-        prepare = preprocessing(model, source, stated)
+        prepare = preprocessing(model, source, given)
         self.normalize, self.source_model = normalize, source.model
         super().__init__(model, prepare, layer, {
             "name": "clip",
@@ -104,7 +105,7 @@ class CLIP(Backbone):
         return self.network.encode_image(x, normalize=False)
 
     def embed(self, images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Features of grey or colour images of any size, on the images' device."""
+        """Encode grey or colour images of any size, on the images' device."""
         features = super().embed(images)
         return F.normalize(features, dim=1) if self.normalize else features
 
@@ -114,7 +115,7 @@ class CLIP(Backbone):
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:
-        """Embeddings of texts in the space of the image embeddings, whichever layer is read; long ones are cut off."""
+        """Embed texts in the space of the image embeddings, whatever `layer` is; long texts are truncated."""
         device = next(self.parameters()).device
         with half_precision(device, on_cpu=False):
             parts = [self.network.encode_text(self.tokenizer(texts[i : i + 256]).to(device), normalize=False)
@@ -124,22 +125,31 @@ class CLIP(Backbone):
 
 
 def triple(name: str, value: Sequence[float]) -> tuple[float, ...]:
+    """Return the three numbers of an option.
+
+    Raises:
+        UserError: there are more or fewer.
+    """
     if len(value) != 3:
         raise UserError(f"Expected encoder.{name} to be three numbers, of R, G and B, got {list(value)}.")
     return tuple(float(v) for v in value)
 
 
-def find_source(architecture: str, weights: str | None, stated: dict[str, Any]) -> Source:
-    """What is meant by the settings: a tag, a folder, a file, or random weights."""
+def find_source(architecture: str, weights: str | None, given: dict[str, Any]) -> Source:
+    """Find the weights that the settings name: a tag, a folder, a file, or random weights.
+
+    Raises:
+        UserError: there is no such architecture, or no such weights.
+    """
     import open_clip
 
     path = Path(weights or "").expanduser()
-    architecture = architecture.replace("/", "-")  # ViT-B/32, as papers write it
+    architecture = architecture.replace("/", "-")  # papers write ViT-B/32
     known = open_clip.get_pretrained_cfg(architecture, weights or "")
     if weights and not known and path.is_dir():
         return folder_source(path)
     if architecture not in open_clip.list_models():
-        hint = near_ones(architecture, open_clip.list_models())
+        hint = suggestion(architecture, open_clip.list_models())
         raise UserError(f"Expected encoder.architecture to be one of open_clip's, got {architecture}.{hint}")
 
     quick = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
@@ -150,7 +160,7 @@ def find_source(architecture: str, weights: str | None, stated: dict[str, Any]) 
     if weights == "random":
         return Source(architecture, architecture, RANDOM, None, quick or None, {})
     if weights and path.is_file():
-        trained = common_preprocessing(architecture, stated)
+        trained = common_preprocessing(architecture, given)
         return Source(architecture, architecture, path.name, path.resolve(), quick or None, trained)
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     raise UserError(
@@ -160,7 +170,11 @@ def find_source(architecture: str, weights: str | None, stated: dict[str, Any]) 
 
 
 def folder_source(folder: Path) -> Source:
-    """A folder that says its architecture, activation and preprocessing, as open_clip's models on the hub do."""
+    """Read a folder that states its architecture, activation and preprocessing, as open_clip's models on the hub do.
+
+    Raises:
+        UserError: its configuration cannot be read, or it holds no weights.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text())
         model = config["model_cfg"]
@@ -173,102 +187,116 @@ def folder_source(folder: Path) -> Source:
             f"put the one that belongs to the weights there, or pass their file as encoder.weights."
         ) from error
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
-        raise UserError(f"{folder} holds no weights: put {' or '.join(WEIGHTS)} there.")
+        raise UserError(f"Expected weights in {folder}, got none: put {' or '.join(WEIGHTS)} there.")
     sha256 = hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
     return Source(f"local-dir:{folder}", sha256, folder.resolve().name, None, bool(model.get("quick_gelu")), trained)
 
 
-def common_preprocessing(architecture: str, stated: dict[str, Any]) -> dict[str, Any]:
-    """What all published weights of the architecture were trained with; of weights in a file nothing else is known.
+def common_preprocessing(architecture: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing that all published weights of an architecture share, for weights in a file.
 
     Raises:
-        UserError: they differ in something that is not stated.
+        UserError: they differ in an option that is not given.
     """
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     configs = {tag: open_clip.get_pretrained_cfg(architecture, tag) for tag in tags}
     common: dict[str, Any] = {}
-    for name in [name for name in PREPROCESSING if name not in stated]:
+    for name in [name for name in PREPROCESSING if name not in given]:
         values = {config[name]: tag for tag, config in configs.items()}
         if len(values) > 1:
             option = name.removesuffix("_mode")
-            told = "; ".join(f"{value} of {tag}" for value, tag in values.items())
+            listed = "; ".join(f"{value} of {tag}" for value, tag in values.items())
             raise UserError(
                 f"Expected encoder.{option} for weights in a file, as the published ones of {architecture} "
-                f"differ in it ({told}): set that of yours."
+                f"differ in it ({listed}): set that of yours."
             )
         if values:
             common[name] = next(iter(values))
     return common
 
 
-def agreed_activation(source: Source, asked: bool | None) -> bool:
-    """Whether to use quick-GELU: what the source says, or else what was asked for.
+def choose_activation(source: Source, given: bool | None) -> bool:
+    """Return whether to use quick-GELU, as the source states it, or else as the option is given.
 
     Raises:
-        UserError: neither says it, or they contradict each other.
+        UserError: neither is known, or they contradict each other.
     """
-    says = source.quick_gelu
-    if says is None and asked is None and source.file is not None:
+    stated = source.quick_gelu
+    if stated is None and given is None and source.file is not None:
         raise UserError(
             f"Expected encoder.quick_gelu=true or false, as the file {source.weights} does not say with which "
             f"activation it was trained: true for OpenAI's weights and some of LAION-400M, DFN and MetaCLIP, "
             f"false for others."
         )
-    if says is not None and asked is not None and says != asked:
+    if stated is not None and given is not None and stated != given:
         raise UserError(
-            f"encoder.quick_gelu={str(asked).lower()} contradicts {source.weights} of {source.model}, "
-            f"which {'uses quick-GELU' if says else 'uses GELU'}: leave it at null."
+            f"encoder.quick_gelu={str(given).lower()} contradicts {source.weights} of {source.model}, "
+            f"which {'uses quick-GELU' if stated else 'uses GELU'}: leave it at null."
         )
-    return bool(asked if says is None else says)
+    return bool(given if stated is None else stated)
 
 
-def preprocessing(model: Any, source: Source, stated: dict[str, Any]) -> Preprocessing:
-    """What is stated, or else known, or else open_clip's own default, OpenAI's."""
+def preprocessing(model: Any, source: Source, given: dict[str, Any]) -> Preprocessing:
+    """Build the preprocessing from the given options, else the source's, else open_clip's default, which is OpenAI's.
+
+    Raises:
+        UserError: the way of resizing is unknown, or the model does not read square images.
+    """
     import open_clip
 
-    for name, value in stated.items():
+    for name, value in given.items():
         if value != (trained := source.preprocessing.get(name, value)):
             print(f"encoder=clip: {name} is {value} as set; {source.weights} was trained with {trained}.")
-    values = open_clip.get_model_preprocess_cfg(model) | source.preprocessing | stated
+    values = open_clip.get_model_preprocess_cfg(model) | source.preprocessing | given
     check_choice(f"the resize_mode of {source.weights}", values["resize_mode"], RESIZE)
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         raise UserError(f"Expected a model that reads square images, got {height}x{width} of {source.weights}.")
-    interpolation = "bilinear" if values["interpolation"] == "bilinear" else "bicubic"  # as open_clip reads it
+    interpolation = "bilinear" if values["interpolation"] == "bilinear" else "bicubic"  # as in open_clip
     return Preprocessing(height, height, values["resize_mode"], interpolation,
                          tuple(values["mean"]), tuple(values["std"]))  # fmt: skip
 
 
 def load_model(source: Source, quick_gelu: bool) -> nn.Module:
-    """The model with its weights, as strictly as open_clip loads them: all tensors, no other ones."""
+    """Load a model with its weights strictly, as open_clip does: no tensor may be missing or left over.
+
+    Raises:
+        UserError: the weights cannot be loaded, or do not fit.
+    """
     import open_clip
 
     file = download(source, source.file) if isinstance(source.file, str) else source.file
     try:
-        announce(source.model, "hf_model_name", "config.json")
-        with quiet(), seeded():
+        announce_download(source.model, "hf_model_name", "config.json")
+        with without_log_handlers(), seeded():
             return open_clip.create_model(
                 source.model,
                 str(file) if file else None,
                 force_quick_gelu=quick_gelu,
-                pretrained_text=False,  # or random weights would be fetched in part
+                pretrained_text=False,  # otherwise open_clip would download part of a model with random weights
                 require_pretrained=source.weights != RANDOM,
             )
-    except Exception as error:  # open_clip, torch, timm and transformers each raise their own kinds
+    except Exception as error:  # open_clip, torch, timm and transformers each raise their own types
         if "vision_model." in str(error):
             remedy = "these are the tensors of the transformers library, give the model's weights for open_clip"
         elif "TorchScript" in str(error):
             remedy = "this is a program, give the model's weights as safetensors, or a tag"
         else:
             remedy = "give weights of this architecture, or set encoder.architecture to theirs"
-        raise UserError(f"{source.model} cannot be made with {source.weights} ({reason(error)}): {remedy}.") from error
+        raise UserError(
+            f"Expected {source.model} to load with {source.weights}, got {reason(error)}: {remedy}."
+        ) from error
 
 
 def download(source: Source, place: str) -> Path:
-    """The file of published weights, from the hub's cache or, announced, the hub."""
+    """Return the file of published weights from the hub's cache, or download it and print that.
+
+    Raises:
+        UserError: they are not in the cache and the download failed.
+    """
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -283,7 +311,7 @@ def download(source: Source, place: str) -> Path:
         size = f"{sizes[name] / 1e6:.0f} MB"
         print(f"encoder=clip: downloading {name} of {repository} ({size}) to {HF_HUB_CACHE}", flush=True)
         return Path(hf_hub_download(repository, name))
-    except Exception as error:  # the hub's client, its transport and the disk each raise their own kind
+    except Exception as error:  # the hub's client, its transport and the disk each raise their own types
         raise UserError(
             f"The weights {source.weights} of {source.model} are not in {HF_HUB_CACHE}, and their download failed "
             f"({first_line(error)}): put {CONFIG} and {names[0]} of https://huggingface.co/{repository} into a folder "
@@ -291,27 +319,31 @@ def download(source: Source, place: str) -> Path:
         ) from error
 
 
-def announce(model: str, key: str, file: str) -> None:
-    """Say that a part of the text tower comes from the hub, which open_clip would fetch without a word."""
+def announce_download(model: str, key: str, file: str) -> None:
+    """Print that a part of the text tower is downloaded from the hub, which open_clip does not announce."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
 
     name = open_clip.get_model_config(model)["text_cfg"].get(key)
-    local = model.startswith("local-dir:") and key == "hf_tokenizer_name"  # which is then in there
+    local = model.startswith("local-dir:") and key == "hf_tokenizer_name"  # a local folder holds its tokenizer
     if name and not local and not isinstance(try_to_load_from_cache(name, file), str):
         print(f"encoder=clip: downloading the text tower's {key} {name} to {HF_HUB_CACHE}", flush=True)
 
 
 def load_tokenizer(model: str) -> Any:
-    """The model's own tokenizer."""
+    """Load the model's own tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import open_clip
 
-    announce(model, "hf_tokenizer_name", "tokenizer_config.json")
+    announce_download(model, "hf_tokenizer_name", "tokenizer_config.json")
     try:
-        with quiet():
+        with without_log_handlers():
             return open_clip.get_tokenizer(model)
-    except Exception as error:  # transformers, the hub's client and the disk each raise their own kind
+    except Exception as error:  # transformers, the hub's client and the disk each raise their own types
         raise UserError(
             f"The tokenizer of {model} cannot be loaded ({first_line(error)}): install the transformers package, "
             f"and where there is no network, put the tokenizer's files into a folder with the weights."
@@ -319,8 +351,8 @@ def load_tokenizer(model: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep open_clip, which logs through the root logger, from setting up logging for the whole process."""
+def without_log_handlers() -> Iterator[None]:
+    """Keep open_clip, which logs through the root logger, from configuring logging for the whole process."""
     handler = logging.NullHandler()
     logging.getLogger().addHandler(handler)
     try:

@@ -6,7 +6,7 @@ q_ij the soft assignment, p_ij its target, f_j = Σ_i q_ij a cluster's frequency
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models import UserError
 from models.autoencoder import CHUNK, Autoencoder, optimization
+from models.batches import inputs_of
 
 __all__ = ["DEC", "clustering_loss", "kmeans", "soft_assignment", "target_distribution"]
 
@@ -24,16 +25,26 @@ __all__ = ["DEC", "clustering_loss", "kmeans", "soft_assignment", "target_distri
 def soft_assignment(
     features: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], alpha: float = 1.0
 ) -> Float[Tensor, "n k"]:
-    """q_ij ∝ (1 + ‖z_i − μ_j‖² / α)^(−(α + 1) / 2), rows sum to 1: Student's t (the paper's equation 1)."""
+    """q_ij ∝ (1 + ‖z_i − μ_j‖² / α)^(−(α + 1) / 2), rows sum to 1: Student's t (the paper's equation 1).
+
+    In the precision of the features, of half precision in float32.
+    """
+    precision = torch.promote_types(features.dtype, torch.float32)
     # Not ‖z‖² + ‖μ‖² − 2zμ, whose rounding error grows with the distance from the origin.
-    distances = torch.cdist(features.float(), centers.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    mode = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(features.to(precision), centers.to(precision), compute_mode=mode)
     return torch.softmax(-(alpha + 1) / 2 * torch.log1p(distances.square() / alpha), 1)
 
 
-def target_distribution(assignment: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-    """p_ij ∝ q_ij² / f_j, rows sum to 1; f_j over all rows given (equation 3). What no row is in, stays at 0."""
-    frequency = assignment.sum(0).clamp_min(torch.finfo(assignment.dtype).tiny)
-    weight = assignment * (assignment / frequency)
+def target_distribution(
+    assignment: Float[Tensor, "n k"], frequencies: Float[Tensor, " k"] | None = None
+) -> Float[Tensor, "n k"]:
+    """p_ij ∝ q_ij² / f_j, rows sum to 1 (equation 3). What no row is in, stays at 0.
+
+    f_j is the sum over the rows given, or `frequencies` where these are only some of the rows.
+    """
+    frequency = assignment.sum(0) if frequencies is None else frequencies
+    weight = assignment * (assignment / frequency.clamp_min(torch.finfo(assignment.dtype).tiny))
     return weight / weight.sum(1, keepdim=True)
 
 
@@ -118,6 +129,7 @@ class DEC(pl.LightningModule):
         self.rows: Tensor | None = None
         self.labels: Tensor | None = None  # of the rows, at the last update
         self.target: Tensor | None = None
+        self.frequencies: Tensor | None = None  # Σ_i q_ij of all rows, at the last update
         self.spread: float | None = None  # of the codes that were assigned last
 
     @property
@@ -184,21 +196,29 @@ class DEC(pl.LightningModule):
             self.stopped.fill_(True)
             self.trainer.should_stop = True  # before its first batch: the epoch trains nothing
         else:
-            self.target = target_distribution(assignment)
+            self.target, self.frequencies = target_distribution(assignment), assignment.sum(0)
             self.updates += 1
 
-    def terms(self, batch: dict[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-        """The weighed parts of the loss."""
-        codes = self.encode(batch["features"])
-        target = cast(Tensor, self.target)[batch["row"]]
-        kl = clustering_loss(target, soft_assignment(codes, self.centers, self.alpha))
-        terms = {"kl": self.clustering_weight * kl}
+    def terms(self, batch: Any) -> dict[str, Float[Tensor, ""]]:
+        """The weighed parts of the loss.
+
+        A batch that has `row` numbers gets the targets of the last update. Of one that has none, as a user's own
+        loader gives it, the target is that of its assignment now, with the frequencies of all rows.
+        """
+        features = inputs_of(batch, "features")
+        codes = self.encode(features)
+        assignment = soft_assignment(codes, self.centers, self.alpha)
+        if isinstance(batch, Mapping) and "row" in batch:
+            target = cast(Tensor, self.target)[batch["row"]]
+        else:
+            target = target_distribution(assignment.detach(), cast(Tensor, self.frequencies))
+        terms = {"kl": self.clustering_weight * clustering_loss(target, assignment)}
         if self.reconstruction_weight:
-            mse = self.autoencoder.reconstruction_loss(batch["features"], codes)
+            mse = self.autoencoder.reconstruction_loss(features, codes)
             terms["reconstruction"] = self.reconstruction_weight * mse
         return terms
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: Any, _: int) -> Tensor:
         terms = self.terms(batch)
         loss = torch.stack(list(terms.values())).sum()
         self.log_dict({"dec/loss": loss, **{f"dec/{name}": term for name, term in terms.items()}})

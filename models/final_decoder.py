@@ -1,9 +1,9 @@
-"""A sharper decoder for the pictures that are shown, trained alone at latents that no longer move.
+"""A sharper decoder for displayed pictures, trained on the frozen encoder's latents.
 
-A VAE's decoder learns from draws of a posterior that is still being found, under squared error, whose best answer to
-an edge that may be here or there is a grey ramp. Once the encoder is frozen, a larger decoder learns x from the
-posterior mean by absolute error, whose best answer is an edge. The latents, and what is trained on them, stay as they
-are, and losses that decode in their loop keep the small decoder.
+A VAE's decoder is trained on samples of a posterior that still changes, with squared error, which blurs an edge whose
+position is uncertain. Once the encoder is frozen, a larger decoder is trained to reconstruct x from the posterior mean
+with absolute error, which keeps edges sharp. The latents do not change, nor does what is trained on them, and losses
+that decode in every step keep the small decoder.
 """
 
 import math
@@ -19,11 +19,11 @@ from models.networks import to_signed
 
 __all__ = ["FinalDecoder"]
 
-FIRST = 64  # channels that the latents are spread to
+FIRST = 64  # channels of the first feature map
 
 
 class Residual(nn.Module):
-    """x + f(x), two convolutions."""
+    """A residual block x + f(x) with two convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -37,22 +37,23 @@ class Residual(nn.Module):
 
 
 class FinalDecoder(pl.LightningModule):
-    """Latents (batch, latent) to images (batch, 3, size, size) in [-1, 1].
+    """Decodes latents (batch, latent) to images (batch, 3, size, size) in [-1, 1].
 
     Arguments:
-        size: image side, a power of two and at least 16.
+        size: side of the images, a power of two and at least 16.
         latent: number of latents.
-        width: even; channels at half of the side, half as many at the whole one, twice and four times as many below.
-        learning_rate: of Muon, the peak of its one-cycle schedule.
+        width: channels at half the resolution, an even number; half as many at the full one, twice as many at a
+            quarter and four times as many at an eighth.
+        learning_rate: peak of the one-cycle schedule of Muon.
     """
 
     def __init__(self, size: int, latent: int, width: int = 32, learning_rate: float = 1e-2) -> None:
         super().__init__()
         self.learning_rate = learning_rate
-        places = max(4, size // 8)
-        channels = [width * 2**i for i in range(int(math.log2(size // places)))][::-1]
+        side = max(4, size // 8)
+        channels = [width * 2**i for i in range(int(math.log2(size // side)))][::-1]
         layers: list[nn.Module] = [
-            nn.Linear(latent, FIRST * places**2), nn.Unflatten(1, (FIRST, places, places)),
+            nn.Linear(latent, FIRST * side**2), nn.Unflatten(1, (FIRST, side, side)),
             nn.Conv2d(FIRST, channels[0], 3, padding=1), Residual(channels[0]),
         ]  # fmt: skip
         for inside, outside in zip(channels, [*channels[1:], width // 2], strict=True):
@@ -66,7 +67,7 @@ class FinalDecoder(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = functional.l1_loss(self(batch["mean"]).float(), to_signed(batch["images"]))
-        self.log("final_decoder/absolute_error", loss / 2)  # of images in [0, 1]
+        self.log("final_decoder/absolute_error", loss / 2)  # halved: for images in [0, 1]
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -1,13 +1,13 @@
-"""The invertible network T, from FrEIA's blocks, with the library's traps closed.
+"""The invertible network T, built from FrEIA's blocks, with workarounds for the library's defects.
 
 T = (coupling blocks) ∘ (fixed linear start). Each block is ActNorm, an affine coupling and a fixed permutation, as
-in the public IIN code (https://github.com/CompVis/iin). The last layer of every coupling's network starts at zero,
-so at the start T is linear: whitening, with chosen directions on the first components.
+in the public IIN code (https://github.com/CompVis/iin). The last layer of every coupling's network is initialised to
+zero, so T is linear before training: it whitens, with chosen directions on the first components.
 
-FrEIA 0.2's traps, each with a test: ActNorm initialises itself from whatever batch comes first, also an inverse one
-or a single row, divides by zero where a feature is constant, and forgets in checkpoints that it did; PermuteRandom
-reseeds numpy's global generator; the default clamp is a lambda that cannot be pickled; in bfloat16 the inverse is
-wrong by 0.07.
+Defects of FrEIA 0.2 that this module works around, each with a test: ActNorm initialises itself from the first batch
+that it gets, even from an inverse pass or a single row, divides by zero where a feature is constant, and does not save
+that it is initialised; PermuteRandom reseeds numpy's global generator; the default clamp is a lambda that cannot be
+pickled; in bfloat16 the inverse is wrong by 0.07.
 """
 
 from functools import partial
@@ -24,12 +24,12 @@ from models.networks import damp, mlp
 
 __all__ = ["Flow"]
 
-NARROWEST = 1e-2  # deviation of a whitened feature that ActNorm still widens to 1; a constant one stays as it is
+NARROWEST = 1e-2  # smallest standard deviation that ActNorm scales to 1; that of a constant feature is 0
 BLOCKS = {"rnvp": Fm.RNVPCouplingBlock, "glow": Fm.GLOWCouplingBlock}
 
 
 def coupling_network(inputs: int, outputs: int, width: int, depth: int) -> nn.Sequential:
-    """An MLP whose output starts at zero, so that its coupling starts as the identity."""
+    """Return an MLP whose output is zero before training, so that its coupling is the identity at first."""
     return damp(mlp(inputs, outputs, width, depth), 0.0)
 
 
@@ -38,11 +38,11 @@ class Flow(nn.Module):
 
     Arguments:
         features: d, the number of latents.
-        blocks: coupling blocks; the IIN authors use 12.
-        width, depth: hidden units and layers of the couplings' networks (authors: 512 and 2).
-        coupling: `rnvp` has separate networks for scale and shift, as the authors do; `glow` shares one, at half
-            the cost.
-        seed: of the fixed permutations.
+        blocks: number of coupling blocks; the IIN authors use 12.
+        width, depth: hidden units and layers of the couplings' networks (the authors: 512 and 2).
+        coupling: `rnvp` has separate networks for scale and shift, as in the authors' code; `glow` uses one network
+            for both, at half the cost.
+        seed: seed of the fixed permutations.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Flow(nn.Module):
             self.inn.append(Fm.PermuteRandom, seed=seed * blocks + block)
         np.random.set_state(numpy_state)
         for module in self.actnorms():
-            module.init_on_next_batch = False  # identity until `initialise`; no batch can surprise it
+            module.init_on_next_batch = False  # it is the identity until `initialise`, whatever batch comes first
             for hook in list(module._load_state_dict_pre_hooks):
-                del module._load_state_dict_pre_hooks[hook]  # a closure, which cannot be pickled
+                del module._load_state_dict_pre_hooks[hook]  # the hook is a closure, which cannot be pickled
 
     def actnorms(self) -> list[Fm.ActNorm]:
         return [module for module in self.inn.module_list if isinstance(module, Fm.ActNorm)]
@@ -79,16 +79,16 @@ class Flow(nn.Module):
     @torch.no_grad()
     def initialise(self, latents: Float[Tensor, "n features"], linear: Float[Tensor, "features features"],
                    offset: Float[Tensor, " features"]) -> None:  # fmt: skip
-        """Set the linear start, codes = linear · latents + offset, and ActNorm's statistics from the latents.
+        """Initialise the linear layer, codes = linear · latents + offset, and ActNorm's statistics from the latents.
 
-        While the couplings are at zero the whole T equals the linear start up to ActNorm's scales: the fixed
-        permutations that follow are undone in the matrix.
+        While the couplings are zero, all of T equals this linear map up to ActNorm's scales: the rows of the matrix
+        are reordered so that the fixed permutations after it cancel.
         """
         order = torch.arange(self.features, device=latents.device)
         for module in self.inn.module_list:
             if isinstance(module, Fm.PermuteRandom):
                 order = order[module.perm]
-        # The codes come out as (M z)[order]; so row order[i] of M has to be row i of the linear start.
+        # The codes are (M z)[order], so row order[i] of M has to be row i of `linear`.
         rows = torch.argsort(order)
         start = self.inn.module_list[0]
         start.M.copy_(linear[rows].T)
@@ -106,11 +106,11 @@ class Flow(nn.Module):
     def forward(
         self, latents: Float[Tensor, "batch features"]
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        """Codes T(z) and log|det dT/dz|, in nats."""
+        """Return the codes T(z) and log|det dT/dz| of each row, in nats."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.inn(latents.float())
 
     def inverse(self, codes: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        """Latents T⁻¹(c)."""
+        """Return the latents T⁻¹(c) of codes c."""
         with torch.autocast(codes.device.type, enabled=False):
             return self.inn(codes.float(), rev=True, jac=False)[0]

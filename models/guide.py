@@ -1,24 +1,25 @@
-"""The guide: what an edit of known labels should do to a latent, learnt without a single counterfactual pair.
+"""The guide: a model of where an edit of latents should end, learnt without counterfactual pairs.
 
-A flow trained by likelihood alone may move pose, background and identity along with the edited factor; nothing ties
-the edited image to its original. The guide says where an edit should end. It is learnt in two steps.
+A flow that is trained by likelihood alone may change pose, background and identity along with the edited factor,
+because no term compares the edited image with the original. The guide predicts the edited latents. It is trained in two
+parts.
 
-1. A conditional VAE of the latents z given all labels y. A narrow nuisance code n keeps what the labels do not tell:
-   q(n | z), p(z | n, y), loss −E log p(z | n, y) + KL(q ‖ N(0, I)). Writing a label into n would cost nats and buy
-   nothing, since p is told the labels. z is measured in units of the encoder's own posterior deviation, the change
-   that a person can just see.
-2. An alignment. n can still mean slightly different things under different labels, which is all that separates the
-   edit z' = z + p(n, y') − p(n, y) from the counterfactual. Of all z' = z + p(n + δ, y') − p(n, y), which carry the
-   labels y' whatever δ is, the wanted one changes the image least: a small network δ(n, y, y') minimises
-   `image_change` of D(z') and D(z), D the frozen decoder. It grows like the absolute difference, which keeps untouched
-   pixels exactly untouched, but only like its logarithm where a pixel has to change anyway, so that a hat is not made
-   smaller or paler to save pixels.
+1. A conditional VAE of the latents z given all labels y. A small nuisance code n holds what the labels do not tell:
+   q(n | z), p(z | n, y), loss −E log p(z | n, y) + KL(q ‖ N(0, I)). A label in n would increase the KL term and gain
+   nothing, since p is conditioned on the labels. z is in units of the encoder's own posterior standard deviation,
+   about the smallest visible change.
+2. An alignment. n can still have a slightly different meaning under different labels, which is why the edit
+   z' = z + p(n, y') − p(n, y) differs from the counterfactual. Every z' = z + p(n + δ, y') − p(n, y) has the labels y',
+   whatever δ is; the one that changes the image least is chosen: a small network δ(n, y, y') minimises `image_change`
+   of D(z') and D(z), D the frozen decoder. This loss grows like the absolute difference where it is small, so
+   unaffected pixels stay exactly as they are, and like its logarithm where a pixel has to change anyway, so that a hat
+   does not get smaller or paler.
 
-Labels of photographs are now and then wrong, and an encoder loses some of what they tell (thin frames): p(z | n, y')
-is then a face with half a pair of glasses. With `reading_weight` the alignment may go beyond p by a change ε(n, y, y')
-of the latents, as far as a reader, a classifier of decoded images, needs it to see the wanted value and to read of the
-other factors what it read before. The reader is none of the judges that measure: those are of other kinds, and learn
-from other people.
+Some labels of photographs are wrong, and an encoder loses some of what they describe (thin frames): p(z | n, y') is
+then a face with half a pair of glasses. With `reading_weight` the alignment may add a change ε(n, y, y') to the
+latents, until a reader, a classifier of decoded images, predicts the target value of the edited factor and its former
+prediction for the others. The reader is not one of the judges of the evaluation, which are other kinds of classifiers
+and are trained on other people.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +32,10 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.gaussian import draw, kl_divergence
 from models.labels import LabelEmbedding
 from models.muon import Muon
 from models.networks import damp, mlp
-from models.vae import draw, kl_divergence
 
 __all__ = ["Guide", "image_change", "latent_nll", "posterior_deviation", "reading_loss", "within_class_whitening"]
 
@@ -42,25 +43,28 @@ __all__ = ["Guide", "image_change", "latent_nll", "posterior_deviation", "readin
 def within_class_whitening(
     latents: Float[Tensor, "n latent"], labels: Float[Tensor, "n label"]
 ) -> tuple[Float[Tensor, "latent latent"], Float[Tensor, "label latent"]]:
-    """(W, E): the symmetric whitening of what the labels do not explain, and the labels' effects after whitening.
+    """Return (W, E), the symmetric whitening of the residual that the labels do not explain, and the labels' effects.
 
     z − mean = y E₀ + residual by least squares; W = Cov(residual)^(−1/2), E = E₀ W. Each row of E is the direction in
-    which a label moves whitened latents with the other labels held fixed.
+    which a label changes whitened latents while the other labels stay fixed.
     """
     centred, y = (latents - latents.mean(0)).double(), (labels - labels.mean(0)).double()
     effects = torch.linalg.lstsq(y, centred).solution
     residual = centred - y @ effects
     values, vectors = torch.linalg.eigh(residual.T @ residual / len(residual))
-    # A latent that never varies must not be blown up by the inverse.
+    # The lower bound avoids dividing by the variance of a constant latent.
     whitening = vectors @ torch.diag(values.clamp(min=values.max() * 1e-8).rsqrt()) @ vectors.T
-    return whitening.float(), (effects @ whitening).float()
+    return whitening.to(latents.dtype), (effects @ whitening).to(latents.dtype)
 
 
 def posterior_deviation(logvar: Float[Tensor, "n latent"]) -> Float[Tensor, " latent"]:
-    """The encoder's posterior standard deviation per latent, the unit that changes of latents are measured in.
+    """Return the encoder's posterior standard deviation per latent, the unit of changes of latents.
 
-    At least half the median: a single latent that the encoder knows a hundred times better than the others would weigh
-    ten thousand times more than they do, and no more of the image depends on it.
+    It is at least half the median: otherwise a single latent with a hundredth of the others' deviation would have ten
+    thousand times their weight, although no more of the image depends on it.
+
+    >>> posterior_deviation(torch.zeros(5, 3))
+    tensor([1., 1., 1.])
     """
     deviation = logvar.exp().mean(0).sqrt()
     return deviation.clamp(min=deviation.median() / 2)
@@ -71,7 +75,11 @@ def latent_nll(
     predicted: Float[Tensor, "batch latent"],
     deviation: Float[Tensor, " latent"],
 ) -> Float[Tensor, " batch"]:
-    """½ Σ ((z − ẑ) / deviation)² per row: −log N(z; ẑ, deviation²) in nats up to a constant."""
+    """Return ½ Σ ((z − ẑ) / deviation)² of each row: −log N(z; ẑ, deviation²) in nats, up to a constant.
+
+    >>> latent_nll(torch.ones(1, 2), torch.zeros(1, 2), torch.ones(2))
+    tensor([1.])
+    """
     return 0.5 * ((latents - predicted) / deviation).square().sum(1)
 
 
@@ -80,9 +88,12 @@ def image_change(
     original: Float[Tensor, "batch channels height width"],
     knee: float = 0.05,
 ) -> Float[Tensor, " batch"]:
-    """Σ knee · log(1 + |edited − original| / knee) per image: |difference| far below the knee, its logarithm above.
+    """Return Σ knee · log(1 + |edited − original| / knee) of each image; images are in [0, 1].
 
-    Images in [0, 1].
+    A term is about |difference| far below the knee and grows with its logarithm above.
+
+    >>> image_change(torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2))
+    tensor([0.])
     """
     return (knee * torch.log1p((edited - original).abs() / knee)).flatten(1).sum(1)
 
@@ -90,18 +101,19 @@ def image_change(
 def reading_loss(
     edited: Sequence[Float[Tensor, "batch _"]],
     original: Sequence[Float[Tensor, "batch _"]],
-    wanted: Sequence[Float[Tensor, "batch _"]],
+    targets: Sequence[Float[Tensor, "batch _"]],
     factor: Int64[Tensor, " batch"],
     kinds: Sequence[str],
 ) -> Float[Tensor, " batch"]:
-    """Cross-entropy between what a reader should read and what it reads, summed over factors, in nats per image.
+    """Return the cross-entropy between target and predicted values of a reader, in nats per image.
 
-    Of the edited factor it should read `wanted`, of any other what it read from the original. Readings per factor are
-    the logits (batch, 1) of a binary one, (batch, classes) of a categorical one, where `wanted` has probabilities, or
-    the standardised value (batch, 1) of a continuous one, whose term is half the squared error.
+    It is summed over factors. For the edited factor the target is that of `targets`, for every other factor it is the
+    reader's prediction for the original. Predictions are the logits (batch, 1) of a binary factor and (batch, classes)
+    of a categorical one, for which `targets` holds probabilities, or the standardised value (batch, 1) of a continuous
+    one, whose term is half the squared error.
     """
     total = torch.zeros_like(edited[0][:, 0])
-    for i, (reading, before, target) in enumerate(zip(edited, original, wanted, strict=True)):
+    for i, (reading, before, target) in enumerate(zip(edited, original, targets, strict=True)):
         chosen = factor == i
         if kinds[i] == "continuous":
             nll = 0.5 * (reading - torch.where(chosen[:, None], target, before)).square()[:, 0]
@@ -120,13 +132,13 @@ class Guide(pl.LightningModule):
 
     Arguments:
         features: number of latents.
-        factors: as `LabelEmbedding` takes them.
-        nuisance: dimensions of n; about as many as there are nuisances to keep.
-        width, depth: of the networks.
-        fit_steps, align_steps: steps of the two parts.
-        align_batch: rows of the batch that the alignment decodes.
-        reading_weight: of `reading_loss` in the alignment; 0 leaves it and ε out.
-        learning_rate: of Muon, the peak of each part's schedule.
+        factors: (name, kind, values) of each factor, see `LabelEmbedding`.
+        nuisance: dimensions of n; about the number of nuisance variables to keep.
+        width, depth: hidden units and layers of the networks.
+        fit_steps, align_steps: training steps of the two parts.
+        align_batch: number of rows that an alignment step decodes.
+        reading_weight: weight of `reading_loss` in the alignment; 0 omits this loss and ε.
+        learning_rate: peak of Muon's schedule in each part.
     """
 
     mean: Tensor
@@ -171,14 +183,14 @@ class Guide(pl.LightningModule):
         self.register_buffer("deviation", torch.ones(features))
         self.register_buffer("spread", torch.ones(features))
         self.register_buffer("projection", torch.zeros(features, invariants))
-        # Set for the alignment: the frozen decoder, and where reading_weight asks for it a frozen reader.
+        # Set before the alignment: the frozen decoder, and with a reading_weight a frozen reader.
         self.decode: Callable[[Tensor], Tensor] | None = None
         self.read: Callable[[Tensor], Sequence[Tensor]] | None = None
 
     @torch.no_grad()
     def start(self, mean: Float[Tensor, "n latent"], logvar: Float[Tensor, "n latent"],
               labels: Float[Tensor, "n factors"]) -> None:  # fmt: skip
-        """Take from training data what stays fixed: units, and the directions that no label moves."""
+        """Set the fixed statistics from training data: units, and the directions that no label changes."""
         self.labels.fit(labels)
         embedded = self.labels(labels)
         whitening, effects = within_class_whitening(mean, embedded)
@@ -189,7 +201,7 @@ class Guide(pl.LightningModule):
         self.projection.copy_((complement @ whitening).T)
 
     def infer(self, latents: Float[Tensor, "batch latent"]) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(n | z), from the directions of z that no label moves."""
+        """Return mean and log-variance of q(n | z), computed from the directions of z that no label changes."""
         invariants = (latents - self.mean) @ self.projection
         mean, logvar = (self.posterior(invariants) + self.posterior_linear(invariants)).chunk(2, dim=1)
         return mean, logvar.clamp(-10, 3)
@@ -197,13 +209,13 @@ class Guide(pl.LightningModule):
     def generate(
         self, nuisance: Float[Tensor, "batch nuisance"], labels: Float[Tensor, "batch label"]
     ) -> Float[Tensor, "batch latent"]:
-        """Mean of p(z | n, y)."""
+        """Return the mean of p(z | n, y)."""
         inputs = torch.cat([nuisance, labels], 1)
         return self.mean + self.generator(inputs) + self.generator_linear(inputs)
 
     def transport(self, latents: Float[Tensor, "batch latent"], before: Float[Tensor, "batch factors"],
                   after: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch latent"]:  # fmt: skip
-        """z' = z + p(n + δ(n, y, y'), y') − p(n, y) [+ ε(n, y, y')]: the labels changed and all else kept."""
+        """Return z' = z + p(n + δ(n, y, y'), y') − p(n, y) [+ ε(n, y, y')]: other labels, all else unchanged."""
         y, y_ = self.labels(before), self.labels(after)
         n = self.infer(latents)[0]
         correction = self.alignment(torch.cat([n, y, y_ - y], 1))
@@ -211,8 +223,8 @@ class Guide(pl.LightningModule):
         edited = latents + self.generate(n_, y_) - self.generate(n, y)
         if not self.reading_weight:
             return edited
-        beyond = correction[:, self.nuisance :] * self.spread
-        return edited + torch.where((y_ != y).any(1, keepdim=True), beyond, 0.0)
+        epsilon = correction[:, self.nuisance :] * self.spread
+        return edited + torch.where((y_ != y).any(1, keepdim=True), epsilon, 0.0)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         if self.global_step < self.fit_steps:
@@ -244,8 +256,8 @@ class Guide(pl.LightningModule):
             assert self.read is not None, "set `read` before training"
             with torch.no_grad():
                 before = self.read(original)
-            wanted, kinds = self.labels.readings(after), [factor.kind for factor in self.labels.factors]
-            reading = reading_loss(self.read(images), before, wanted, batch["factor"], kinds).mean()
+            targets, kinds = self.labels.readings(after), [factor.kind for factor in self.labels.factors]
+            reading = reading_loss(self.read(images), before, targets, batch["factor"], kinds).mean()
             self.log("guide/reading", reading)
             loss = change + self.reading_weight * reading
         return loss

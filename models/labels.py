@@ -1,7 +1,7 @@
-"""Labels as numbers that a network can be conditioned on."""
+"""Factors, and embeddings of their labels that a network can be conditioned on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,14 +9,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Factor", "LabelEmbedding", "simplex"]
+from models import UserError
+
+__all__ = ["Factor", "LabelEmbedding", "Statistics", "factor_statistics", "factor_value", "simplex"]
 
 
 class Factor(NamedTuple):
-    """What a person names.
+    """A factor of variation that the user names.
 
-    `values` names its values: of a binary factor 0 and 1, of a categorical one each class, of a continuous one the
-    low and the high end. `source` says where the labels come from, in the user's words.
+    `values` are the names of its values: of 0 and 1 for a binary factor, of each class for a categorical one, of the
+    low and the high end for a continuous one. `source` describes where the labels come from.
     """
 
     name: str
@@ -26,7 +28,12 @@ class Factor(NamedTuple):
 
 
 def simplex(classes: int) -> Float[Tensor, "classes dim"]:
-    """Points in classes − 1 dimensions, all at distance 2 from each other, with mean zero; −1 and 1 for two classes."""
+    """Return the corners of a regular simplex in classes − 1 dimensions, at distance 2 from each other, with mean 0.
+
+    >>> simplex(2)
+    tensor([[-1.],
+            [ 1.]])
+    """
     centred = math.sqrt(2) * (torch.eye(classes) - 1 / classes)
     if classes == 2:
         return torch.tensor([[-1.0], [1.0]])
@@ -34,16 +41,16 @@ def simplex(classes: int) -> Float[Tensor, "classes dim"]:
     return centred @ basis.T
 
 
-HEAVIEST = 10.0  # weight of a rare class: a handful of rows must not rule the gradient
+HEAVIEST = 10.0  # largest weight of a rare class, so that few rows do not dominate the gradient
 
 
 class LabelEmbedding(nn.Module):
-    """Label values (batch, factors), NaN where unknown, as vectors (batch, dim).
+    """Embeds label values (batch, factors), NaN where unknown, as vectors (batch, dim).
 
     Binary: −1 or 1. Categorical: a corner of the regular simplex. Continuous: standardised. Unknown: zeros, the mean.
 
     Arguments:
-        factors: (name, kind, values) of each factor; plain lists do, so that a checkpoint holds nothing else.
+        factors: (name, kind, values) of each factor, as plain lists, so that checkpoints hold only plain types.
     """
 
     mean: Tensor
@@ -59,7 +66,7 @@ class LabelEmbedding(nn.Module):
         for i, factor in enumerate(self.factors):
             corners = torch.zeros(0, 1) if factor.kind == "continuous" else simplex(len(factor.values))
             self.register_buffer(f"corners{i}", corners)
-            # Of training alone, which begins with `fit`; so checkpoints need not hold it.
+            # Used in training only, which starts with `fit`, so checkpoints need not hold them.
             self.register_buffer(f"weights{i}", torch.ones(max(1, len(corners))), persistent=False)
             self.blocks.append(slice(start, start + corners.shape[1]))
             start += corners.shape[1]
@@ -71,9 +78,10 @@ class LabelEmbedding(nn.Module):
         self.register_buffer("high", torch.ones(count))
 
     def fit(self, values: Float[Tensor, "n factors"]) -> None:
-        """Take each continuous factor's mean, standard deviation and 2 % and 98 % quantiles from training labels.
+        """Compute the statistics of the factors from training labels.
 
-        And of one with classes by how much each has to weigh for all to weigh the same, at most ten times its share.
+        They are the mean, the standard deviation and the 2 % and 98 % quantiles of a continuous factor, and the class
+        weights of the others, which balance the classes and are at most 10.
         """
         for i, factor in enumerate(self.factors):
             known = values[:, i][~values[:, i].isnan()]
@@ -90,7 +98,7 @@ class LabelEmbedding(nn.Module):
         return torch.cat([empty, *(self.embed(i, column) for i, column in enumerate(values.unbind(1)))], 1)
 
     def embed(self, factor: int, values: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """Values of one factor in that factor's own dimensions."""
+        """Embed the values of one factor, in that factor's own dimensions."""
         corners: Tensor = getattr(self, f"corners{factor}")
         if not len(corners):
             return ((values - self.mean[factor]) / self.sd[factor]).nan_to_num()[:, None]
@@ -98,16 +106,18 @@ class LabelEmbedding(nn.Module):
         return torch.where(values.isnan()[:, None], torch.zeros_like(embedded), embedded)
 
     def longest(self, factor: int) -> Tensor:
-        """The length of the longest embedding that a factor's labels have."""
+        """Return the largest norm of the embeddings of a factor's labels."""
         corners: Tensor = getattr(self, f"corners{factor}")
         if len(corners):
-            return corners[0].norm()  # all corners are equally far from the centre
+            return corners[0].norm()  # all corners have the same norm
         ends = torch.stack([self.low[factor], self.high[factor]])
         return self.embed(factor, ends).abs().amax()
 
     def readings(self, values: Float[Tensor, "batch factors"]) -> list[Float[Tensor, "batch _"]]:
-        """Per factor what a classifier should say of labels: (batch, 1) the probability of a binary one being 1,
-        (batch, classes) one-hot of a categorical one, (batch, 1) the standardised value of a continuous one.
+        """Return the targets of a classifier for each factor.
+
+        They are the probability of 1, (batch, 1), for a binary factor, one-hot vectors, (batch, classes), for a
+        categorical one, and the standardised value, (batch, 1), for a continuous one.
         """
         readings = []
         for i, factor in enumerate(self.factors):
@@ -121,16 +131,16 @@ class LabelEmbedding(nn.Module):
         return readings
 
     def known(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
-        """1 in the dimensions of known labels, 0 in the others."""
+        """Return 1 in the dimensions of known labels and 0 in the others."""
         return self.spread((~values.isnan()).float())
 
     def spread(self, numbers: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
-        """A number per factor, repeated in each of its dimensions."""
+        """Repeat a number per factor in each of the factor's dimensions."""
         sizes = [block.stop - block.start for block in self.blocks]
         return numbers.repeat_interleave(torch.tensor(sizes, dtype=torch.long, device=numbers.device), dim=1)
 
     def balanced(self, values: Float[Tensor, "batch factors"]) -> Float[Tensor, "batch dim"]:
-        """`known`, times the weight that makes all classes of a factor weigh the same."""
+        """Return `known` times the class weights, which balance the classes of each factor."""
         columns = []
         for i, factor in enumerate(self.factors):
             weights: Tensor = getattr(self, f"weights{i}")
@@ -145,7 +155,7 @@ class LabelEmbedding(nn.Module):
     def change(
         self, values: Float[Tensor, "batch factors"], factor: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch factors"]:
-        """The labels with one factor per row at another value: another class, or anywhere in the continuous range."""
+        """Change one factor per row at random: to another class, or to any value of the continuous range."""
         changed = values.clone()
         for i, kind in enumerate(f.kind for f in self.factors):
             rows = torch.nonzero(factor == i).flatten()
@@ -157,3 +167,74 @@ class LabelEmbedding(nn.Module):
                 step = 1 + (uniform * (classes - 1)).long().clamp(max=classes - 2)
                 changed[rows, i] = (values[rows, i].nan_to_num() + step) % classes
         return changed
+
+
+LOW, HIGH = 0.15, 0.85  # the quantiles that a continuous factor is edited to
+
+
+class Statistics(NamedTuple):
+    """Statistics of each factor's known labels, in the factor's unit; NaN for a factor without any.
+
+    `low` and `high` are the .15 and .85 quantiles, `deviation` is the population standard deviation.
+    """
+
+    mean: Float[Tensor, " factors"]
+    deviation: Float[Tensor, " factors"]
+    median: Float[Tensor, " factors"]
+    low: Float[Tensor, " factors"]
+    high: Float[Tensor, " factors"]
+
+
+def factor_statistics(values: Float[Tensor, "n factors"]) -> Statistics:
+    """Compute the statistics of labels, usually of the training split; unknown labels are NaN.
+
+    >>> factor_statistics(torch.tensor([[0.0], [1.0], [torch.nan], [2.0]])).median
+    tensor([1.])
+    """
+    columns = []
+    for column in values.unbind(1):
+        known = column[~column.isnan()].double()
+        if not len(known):
+            columns.append(torch.full((5,), torch.nan, dtype=torch.float64))
+            continue
+        ordered = known.sort().values  # torch.quantile refuses more than 16 million values
+        positions = torch.tensor([0.5, LOW, HIGH], dtype=torch.float64) * (len(known) - 1)
+        below, above = ordered[positions.floor().long()], ordered[positions.ceil().long()]
+        quantiles = torch.lerp(below, above, positions - positions.floor())
+        columns.append(torch.cat([known.mean()[None], known.std(correction=0)[None], quantiles.cpu()]))
+    if not columns:  # no factor at all
+        return Statistics(*values.new_zeros(len(Statistics._fields), 0))
+    return Statistics(*torch.stack(columns, dim=1).to(values.dtype).to(values.device).unbind(0))
+
+
+def factor_value(factor: Factor, value: str | int | float, described: Mapping[str, Any]) -> float:
+    """Convert a requested value, a number or the name of one of the factor's values, to the table's unit.
+
+    `described` is the factor's entry in the manifest: the two names of a continuous factor mean its `low` and `high`,
+    and its values have to be between `lowest` and `highest`.
+
+    Raises:
+        UserError: the factor has no such value.
+
+    >>> factor_value(Factor("hat", "binary", ("without", "with")), "with", {})
+    1.0
+    """
+    names = [name.lower() for name in factor.values]
+    number: Any = value
+    if isinstance(value, str) and value.lower() in names:
+        index = names.index(value.lower())
+        number = described.get(("low", "high")[index]) if factor.kind == "continuous" else index
+    try:
+        number = float(math.nan if number is None else number)
+    except (TypeError, ValueError):
+        number = math.nan
+    if factor.kind == "continuous":
+        lowest, highest = described.get("lowest", -math.inf), described.get("highest", math.inf)
+        choices = f"a number between {lowest:g} ({factor.values[0]}) and {highest:g} ({factor.values[1]})"
+        fits = math.isfinite(number) and lowest <= number <= highest
+    else:
+        choices = " or ".join(f"{index} ({name})" for index, name in enumerate(factor.values))
+        fits = number in range(len(factor.values))
+    if not fits:
+        raise UserError(f"Expected a value of {factor.name}, {choices}, got {value!r}: choose one of these.")
+    return number

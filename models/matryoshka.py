@@ -1,9 +1,9 @@
-"""A linear map whose first k numbers, for every k of a list, are a good embedding by themselves.
+"""A linear map whose first k dimensions are a good embedding by themselves, for every k of a list.
 
-Kusupati et al. 2022, "Matryoshka Representation Learning", https://arxiv.org/abs/2205.13147. With pairs the loss at
-every k is that of CLIP, InfoNCE in both directions (Radford et al. 2021, https://arxiv.org/abs/2103.00020). Of rows
-without partners it is KL(P ‖ Q) of who is near whom, P of the full embeddings and Q of the first k numbers (Hinton and
-Roweis 2002, stochastic neighbour embedding); no label is read.
+Kusupati et al. 2022, "Matryoshka Representation Learning", https://arxiv.org/abs/2205.13147. For paired rows the loss
+at every k is that of CLIP, InfoNCE in both directions (Radford et al. 2021, https://arxiv.org/abs/2103.00020). For
+unpaired rows it is KL(P ‖ Q) of neighbour probabilities, P from the full embeddings and Q from the first k dimensions
+(Hinton and Roweis 2002, stochastic neighbour embedding). Labels are not used.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,38 @@ from models.reduction import METRICS, half_cosine, mean_of, moment, squared_dist
 
 __all__ = ["Matryoshka", "info_nce", "neighbour_divergence"]
 
-NEVER = -1e4  # a logit whose probability is 0 and whose gradient is none
+NEVER = -1e4  # a logit whose probability and gradient are 0
 
 
 def logits(x: Float[Tensor, "n k"], y: Float[Tensor, "m k"], temperature: float) -> Float[Tensor, "n m"]:
-    """−|x − y|² / 2T; of unit vectors (cos − 1) / T, whose softmax is that of cos / T."""
+    """Return −|x − y|² / 2T; for unit vectors it is (cos − 1) / T, whose softmax is that of cos / T."""
     return squared_distances(x, y) / (-2 * temperature)
 
 
 def info_nce(x: Float[Tensor, "n k"], y: Float[Tensor, "n k"], temperature: float,
              same: Bool[Tensor, "n n"] | None = None) -> Float[Tensor, ""]:  # fmt: skip
-    """−log softmax of each row's own partner, the mean of both directions, in nats: log n for no relation.
+    """Return the mean −log softmax of each row's partner over both directions, in nats.
 
-    `same` says which other rows are captions of the same image, and so no counter-examples.
+    It is log n if x and y are unrelated. `same` marks rows that are captions of the same image; they are not used as
+    negatives.
+
+    >>> info_nce(torch.ones(2, 3), torch.ones(2, 3), temperature=0.1)
+    tensor(0.6931)
     """
-    found = logits(x, y, temperature)
+    scores = logits(x, y, temperature)
     own = torch.arange(len(x), device=x.device)
     if same is not None:
-        found = found.masked_fill(same & (own[:, None] != own), NEVER)
-    return (cross_entropy(found, own) + cross_entropy(found.T, own)) / 2
+        scores = scores.masked_fill(same & (own[:, None] != own), NEVER)
+    return (cross_entropy(scores, own) + cross_entropy(scores.T, own)) / 2
 
 
 def neighbour_divergence(full: Float[Tensor, "n d"], reduced: Float[Tensor, "n k"],
                          temperature: float) -> Float[Tensor, ""]:  # fmt: skip
-    """KL(P ‖ Q) of the softmax of each row's logits with the others, the mean over rows, in nats."""
+    """Return the mean KL(P ‖ Q) over rows, in nats, of the softmax of each row's logits with the other rows.
+
+    >>> neighbour_divergence(torch.eye(3), torch.eye(3), temperature=0.1)
+    tensor(0.)
+    """
 
     def log_near(rows: Tensor) -> Tensor:
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
@@ -54,21 +62,21 @@ def neighbour_divergence(full: Float[Tensor, "n d"], reduced: Float[Tensor, "n k
 
 
 class Matryoshka(pl.LightningModule):
-    """One linear map for each of one or two kinds of rows.
+    """A linear map for one kind of rows, or one for each of two kinds.
 
-    Call `start` with the training rows before training on batches {"x": (b, d)} or, of two kinds, {"x", "y": (b, d),
-    "image": (b,)}, the number of the image, which several captions may share.
+    Call `start` with the training rows before training. Batches are {"x": (b, d)}, or for two kinds {"x": (b, d),
+    "y": (b, d), "image": (b,)} with the index of the image, which several captions may share.
 
     Arguments:
-        features: of a row.
-        widths: the k that the loss is the mean over; the largest is the width of the map.
+        features: dimension of the rows.
+        widths: list of k whose losses are averaged; the largest is the width of the map.
         kinds: 1, or 2 for texts and images.
-        metric: how rows are compared: cosine, or euclidean in units of the rows' deviation from their mean.
+        metric: similarity of rows: cosine, or euclidean in units of their root mean squared distance to the mean.
         temperature: T.
-        learning_rate: of Adam, falling to 0 by a half cosine.
+        learning_rate: initial learning rate of Adam, which falls to 0 by a half cosine.
 
     Raises:
-        UserError: no width, or one that the rows do not have; an unknown metric.
+        UserError: there is no width, a width is not between 1 and `features`, or the metric is unknown.
     """
 
     mean: Tensor
@@ -90,10 +98,11 @@ class Matryoshka(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"] | None = None) -> None:
-        """Take the mean of each kind, their rows' deviation from it, and the first map.
+        """Set the mean of each kind, the standard deviation of the rows, and the initial maps.
 
-        That is where partners vary together most, the singular vectors of Σ_i x_i y_iᵀ: the principal axes of one kind.
-        From those of both kinds training would hardly find what is small and shared, as its gradient there is 0.
+        The initial maps are the singular vectors of Σ_i x_i y_iᵀ, along which partners covary most; for one kind of
+        rows they are the principal axes. From the principal axes of each kind, training would hardly find small
+        directions that both kinds share, because their gradient is 0 there.
         """
         sides = [x] if y is None else [x, y]
         means = [mean_of(rows) for rows in sides]
@@ -105,23 +114,23 @@ class Matryoshka(pl.LightningModule):
             linear.weight.copy_(axes[: self.widths[-1]])  # type: ignore[operator]  # a Linear
 
     def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
-        """The codes, whose first k numbers are those of every smaller width."""
+        """Return the codes; their first k dimensions are the code of width k."""
         return self.linear[kind](rows - self.mean[kind])
 
-    def compared(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    def normalised(self, rows: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         return normalize(rows, dim=1) if self.metric == "cosine" else rows / self.deviation
 
     def terms(self, batch: dict[str, Tensor]) -> Float[Tensor, " widths"]:
-        """The loss of each width."""
+        """Return the loss of each width."""
         x = self(batch["x"])
         if "y" in batch:
             y, image = self(batch["y"], 1), batch["image"]
             same = image[:, None] == image
-            losses = [info_nce(self.compared(x[:, :k]), self.compared(y[:, :k]), self.temperature, same)
+            losses = [info_nce(self.normalised(x[:, :k]), self.normalised(y[:, :k]), self.temperature, same)
                       for k in self.widths]  # fmt: skip
         else:
-            full = self.compared(batch["x"] - self.mean[0])
-            losses = [neighbour_divergence(full, self.compared(x[:, :k]), self.temperature) for k in self.widths]
+            full = self.normalised(batch["x"] - self.mean[0])
+            losses = [neighbour_divergence(full, self.normalised(x[:, :k]), self.temperature) for k in self.widths]
         return torch.stack(losses)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:

@@ -1,14 +1,15 @@
 """Neural multidimensional scaling: a map g to fewer dimensions that keeps distances, or only their order.
 
 Isometric: e(g(x_i), g(x_j)) = d(x_i, x_j) for pairs (Kruskal 1964, https://doi.org/10.1007/BF02289565; by a network:
-Pai, Talmon, Kimmel 2017, https://arxiv.org/abs/1711.06011). Isotonic: d(x_i, x_j) < d(x_k, x_l) makes
+Pai, Talmon, Kimmel 2017, https://arxiv.org/abs/1711.06011). Isotonic: d(x_i, x_j) < d(x_k, x_l) implies
 e(g(x_i), g(x_j)) < e(g(x_k), g(x_l)) for quadruplets (Agarwal et al. 2007, generalized non-metric MDS; Terada and von
-Luxburg 2014, soft ordinal embedding). d and e are Euclidean, either between rows as they are or between rows of unit
-length, where d² = 2 − 2 cos.
+Luxburg 2014, soft ordinal embedding). d and e are Euclidean, between rows or between rows scaled to unit length, where
+d² = 2 − 2 cos.
 
-Rows are around the mean of their kind, in d as in g: the offset between texts and images says nothing of which belong
-together, and keeping it would take a dimension. With a linear g the isometric optimum of data that are symmetric about
-their axes lies in the subspace of the principal components, which is where g starts: PCA is what it has to beat.
+Both d and g take rows relative to the mean of their kind: the offset between texts and images does not tell which of
+them belong together, and keeping it would take a dimension. For a linear g, and data that are symmetric about their
+axes, the isometric optimum lies in the subspace of the principal components. g is initialised there, so PCA is the
+baseline.
 """
 
 from collections.abc import Sequence
@@ -27,56 +28,70 @@ from models.reduction import METRICS, fit_reduction, half_cosine, squared_distan
 
 __all__ = ["NeuralMDS", "distances", "order_loss", "stress"]
 
-FLOOR = 1e-9  # of squared distances, whose root has no gradient at 0
+FLOOR = 1e-9  # smallest squared distance, because the gradient of the root is infinite at 0
 
 
 def distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Euclidean, with a gradient that is finite everywhere."""
+    """Return Euclidean distances, with a gradient that is finite everywhere.
+
+    >>> distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[5.]])
+    """
     return squared_distances(x, y).clamp_min(FLOOR).sqrt()
 
 
-def stress(wanted: Float[Tensor, "*pairs"], found: Float[Tensor, "*pairs"]) -> Float[Tensor, ""]:
-    """Σ (d − e)² / Σ d², Kruskal's normalised raw stress: 0 where all distances are kept."""
-    return (wanted - found).square().sum() / wanted.square().sum()
+def stress(target: Float[Tensor, "*pairs"], mapped: Float[Tensor, "*pairs"]) -> Float[Tensor, ""]:
+    """Return Kruskal's normalised raw stress Σ (d − e)² / Σ d² of distances d (target) and e (mapped).
 
+    It is 0 if all distances are kept.
 
-def order_loss(wanted: Float[Tensor, "quadruplets 2"], found: Float[Tensor, "quadruplets 2"],
-               margin: float) -> Float[Tensor, ""]:  # fmt: skip
-    """Mean of max(0, m + e_near − e_far), near and far by the order of d, in units of the mean e.
-
-    0 where all agree by the margin; ties of d say nothing.
+    >>> stress(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]))
+    tensor(0.2000)
     """
-    sign = (wanted[:, 1] - wanted[:, 0]).sign()
-    gap = sign * (found[:, 1] - found[:, 0]) / found.mean()
+    return (target - mapped).square().sum() / target.square().sum()
+
+
+def order_loss(target: Float[Tensor, "quadruplets 2"], mapped: Float[Tensor, "quadruplets 2"],
+               margin: float) -> Float[Tensor, ""]:  # fmt: skip
+    """Return the mean of max(0, m + e_near − e_far) over quadruplets, in units of the mean e.
+
+    The two pairs of a quadruplet are named near and far by their distances d (target); e are the mapped distances.
+    Quadruplets with equal d count as 0. The loss is 0 if the order is kept everywhere by the margin m.
+
+    >>> order_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 3.0]]), margin=0.05)
+    tensor(0.)
+    """
+    sign = (target[:, 1] - target[:, 0]).sign()
+    gap = sign * (mapped[:, 1] - mapped[:, 0]) / mapped.mean()
     return (sign.abs() * (margin - gap).clamp_min(0)).mean()
 
 
 class NeuralMDS(pl.LightningModule):
-    """g(x) = W (x − mean) + h(x − mean), of one kind of rows or of two.
+    """The map g(x) = W (x − mean) + h(x − mean), for one or two kinds of rows.
 
-    W starts as the principal axes and h, a network, at 0. Call `start` with the training rows before training on
-    batches {"x": (b, d)} or, of two kinds, {"x": (b, d), "y": (b, d)}.
+    W is initialised with the principal axes, and the network h to 0. Call `start` with the training rows before
+    training. Batches are {"x": (b, d)}, or for two kinds {"x": (b, d), "y": (b, d)}.
 
     Arguments:
-        features: of a row.
-        width: of the map.
+        features: dimension of the rows.
+        width: dimension of the codes.
         kinds: 1, or 2 for texts and images.
         objective: isometric or isotonic.
-        pairs: all of a batch's rows of whatever kind; cross, of one kind with the other; knn, rows with those that are
-            nearest within the batch, of two kinds with the nearest of the other kind. A quadruplet is two pairs; with
-            knn the second one is of the same row with any other.
-        shared: one map for both kinds, or one for each.
-        metric: of d and e: euclidean, or cosine, which puts rows and codes at unit length first.
-        hidden: widths of h's layers; none leaves g linear.
-        initial: of W: principal axes, pca; or random.
-        quadruplets: drawn in a batch.
-        margin: of `order_loss`.
-        neighbours: of a row, with pairs=knn.
-        learning_rate: of Adam, falling to 0 by a half cosine.
+        pairs: pairs of rows of a batch: `all`, whatever their kind; `cross`, a row of one kind with one of the other;
+            `knn`, a row with its nearest neighbours in the batch, for two kinds with those of the other kind. A
+            quadruplet is two pairs; with `knn` the second one is the same row with any other row.
+        shared: use one map for both kinds, or else one for each.
+        metric: metric of d and e: euclidean, or cosine, for which rows and codes are scaled to unit length first.
+        hidden: widths of the hidden layers of h; with an empty list g is linear.
+        initial: initialisation of W: `pca` for principal axes, or `random`.
+        quadruplets: number of quadruplets drawn per batch.
+        margin: margin of `order_loss`.
+        neighbours: neighbours per row with pairs=knn.
+        learning_rate: initial learning rate of Adam, which falls to 0 by a half cosine.
 
     Raises:
-        UserError: an unknown choice; a width that the rows do not have; cross pairs of one kind; no quadruplet or
-            neighbour.
+        UserError: a choice is unknown, the width is not between 1 and `features`, cross pairs are requested for one
+            kind, or the number of quadruplets, neighbours or hidden units is below 1.
     """
 
     mean: Tensor
@@ -123,7 +138,7 @@ class NeuralMDS(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "n d"], y: Float[Tensor, "n d"] | None = None) -> None:
-        """Take the mean of each kind, and the principal axes around them."""
+        """Set the mean of each kind, and initialise W with the principal axes around the means."""
         fitted = fit_reduction("centred_pca", x, y)
         self.mean.copy_(fitted.mean)
         if self.hparams["initial"] == "pca":
@@ -135,48 +150,49 @@ class NeuralMDS(pl.LightningModule):
         return self.mapped(rows - self.mean[kind], kind)
 
     def mapped(self, centred: Float[Tensor, "n d"], kind: int) -> Float[Tensor, "n width"]:
-        place = min(kind, len(self.linear) - 1)
-        linear = self.linear[place](centred)
-        return linear + self.network[place](centred) if self.network else linear
+        """Map rows of a kind whose mean has been subtracted."""
+        index = min(kind, len(self.linear) - 1)
+        linear = self.linear[index](centred)
+        return linear + self.network[index](centred) if self.network else linear
 
-    def chosen(self, wanted: Float[Tensor, "n m"], one_kind: bool) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
-        """The pairs (i, j) of a batch that the loss is of, from all distances within one kind or between two."""
-        n, m = wanted.shape
+    def select_pairs(self, d: Float[Tensor, "n m"], one_kind: bool) -> tuple[Int64[Tensor, " q"], Int64[Tensor, " q"]]:
+        """Return the pairs (i, j) of a batch that enter the loss, given all distances d within or between kinds."""
+        n, m = d.shape
         k = self.hparams["neighbours"]
         if self.hparams["pairs"] != "knn":
-            inside = torch.ones_like(wanted, dtype=torch.bool)
-            return (inside.triu(1) if one_kind else inside).nonzero(as_tuple=True)  # type: ignore[return-value]
+            every = torch.ones_like(d, dtype=torch.bool)
+            return (every.triu(1) if one_kind else every).nonzero(as_tuple=True)  # type: ignore[return-value]
         if one_kind:
-            itself = torch.eye(n, dtype=torch.bool, device=wanted.device)
-            near = wanted.masked_fill(itself, torch.inf).topk(min(k, n - 1), largest=False).indices
+            itself = torch.eye(n, dtype=torch.bool, device=d.device)
+            near = d.masked_fill(itself, torch.inf).topk(min(k, n - 1), largest=False).indices
             return torch.arange(n, device=near.device).repeat_interleave(near.shape[1]), near.flatten()
-        of_rows, of_columns = (d.topk(min(k, d.shape[1]), largest=False).indices for d in (wanted, wanted.T))
-        rows = torch.arange(n, device=wanted.device).repeat_interleave(of_rows.shape[1])
-        columns = torch.arange(m, device=wanted.device).repeat_interleave(of_columns.shape[1])
+        of_rows, of_columns = (each.topk(min(k, each.shape[1]), largest=False).indices for each in (d, d.T))
+        rows = torch.arange(n, device=d.device).repeat_interleave(of_rows.shape[1])
+        columns = torch.arange(m, device=d.device).repeat_interleave(of_columns.shape[1])
         return torch.cat([rows, of_columns.flatten()]), torch.cat([of_rows.flatten(), columns])
 
     def terms(self, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         rows = [batch[name] - self.mean[kind] for kind, name in enumerate("xy") if name in batch]
         codes = [self.mapped(part, kind) for kind, part in enumerate(rows)]
         if self.hparams["pairs"] == "all":
             rows, codes = [torch.cat(rows)], [torch.cat(codes)]
         if self.metric == "cosine":
             rows, codes = ([normalize(part, dim=1) for part in parts] for parts in (rows, codes))
-        wanted, found = (distances(parts[0], parts[-1]) for parts in (rows, codes))
+        target, mapped = (distances(parts[0], parts[-1]) for parts in (rows, codes))
         isometric = self.hparams["objective"] == "isometric"
         if isometric and self.hparams["pairs"] != "knn":
-            return stress(wanted, found)  # each pair twice, and a row with itself, which is no error
-        i, j = self.chosen(wanted, len(rows) == 1)
+            return stress(target, mapped)  # each pair counts twice; a row with itself adds nothing
+        i, j = self.select_pairs(target, len(rows) == 1)
         if isometric:
-            return stress(wanted[i, j], found[i, j])
+            return stress(target[i, j], mapped[i, j])
         first, second = torch.randint(len(i), (2, self.hparams["quadruplets"]), device=i.device)
         k, m = i[second], j[second]
-        if self.hparams["pairs"] == "knn":  # who is next to whom is what two far pairs say little of
-            k, m = i[first], torch.randint_like(second, wanted.shape[1])
-            m = torch.where((m == k) & (len(rows) == 1), j[first], m)  # a row's distance to itself: made a tie
-        place = torch.stack([i[first], k], 1), torch.stack([j[first], m], 1)
-        return order_loss(wanted[place], found[place], self.hparams["margin"])
+        if self.hparams["pairs"] == "knn":  # Two distant pairs would tell little about who is a neighbour of whom.
+            k, m = i[first], torch.randint_like(second, target.shape[1])
+            m = torch.where((m == k) & (len(rows) == 1), j[first], m)  # a row's distance to itself becomes a tie
+        quadruplets = torch.stack([i[first], k], 1), torch.stack([j[first], m], 1)
+        return order_loss(target[quadruplets], mapped[quadruplets], self.hparams["margin"])
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.terms(batch)

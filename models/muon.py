@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrices are orthogonalised before they are applied; AdamW for everything that is no matrix.
+"""Muon, an optimiser that orthogonalises the momentum of matrices; other parameters are optimised by AdamW.
 
 Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; scaled to AdamW's step size as in Liu et al. (2025),
-https://arxiv.org/abs/2502.16982. On drawn faces the VAE needs a third of AdamW's steps with it.
+https://arxiv.org/abs/2502.16982. On drawn faces the VAE needs a third of the steps that it needs with AdamW.
 """
 
 import math
@@ -15,13 +15,13 @@ from torch.nn import Parameter
 
 __all__ = ["Muon", "one_cycle", "orthogonalised"]
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic; five rounds take singular values to about 0.7 to 1.2
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the odd quintic; five rounds bring singular values to about 0.7 to 1.2
 
 
 def orthogonalised(matrices: Float[Tensor, "n rows columns"], rounds: int = 5) -> Float[Tensor, "n rows columns"]:
-    """U Vᵀ of every matrix U S Vᵀ, approximately: singular values between about 0.7 and 1.2.
+    """Return U Vᵀ of every matrix U S Vᵀ approximately, with singular values between about 0.7 and 1.2.
 
-    Newton–Schulz iteration, in bfloat16 as its authors run it.
+    It is a Newton–Schulz iteration in bfloat16, as in the authors' code.
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()
@@ -34,25 +34,26 @@ def orthogonalised(matrices: Float[Tensor, "n rows columns"], rounds: int = 5) -
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for weights of two dimensions and more, AdamW for the rest.
+    """Muon for weights with two or more dimensions, AdamW for the others.
 
-    A convolution's weight (out, in, height, width) is the matrix (out, in · height · width). torch has a `Muon` of its
-    own that takes matrices alone.
+    A convolution's weight (out, in, height, width) is taken as the matrix (out, in · height · width);
+    `torch.optim.Muon` accepts only matrices.
 
     Arguments:
-        parameters: what to train.
-        learning_rate: of the matrices, whose update has an RMS of 0.2 at a rate of 1, as AdamW's typically has.
-        adam_rate: of everything else.
-        momentum: of the matrices.
-        betas: of AdamW.
-        weight_decay: of the matrices, decoupled, times their rate; vectors (offsets, gains) are not decayed.
+        parameters: parameters to optimise.
+        learning_rate: learning rate of the matrices; at a rate of 1 an update has an RMS of 0.2, as typical of AdamW.
+        adam_rate: learning rate of the others; None: a fifth of `learning_rate`, so that one rate sets both.
+        momentum: momentum of the matrices.
+        betas: betas of AdamW.
+        weight_decay: decoupled weight decay of the matrices, multiplied by their rate; vectors (biases, gains) are
+            not decayed.
     """
 
     def __init__(
         self,
         parameters: Iterable[Parameter],
         learning_rate: float = 1e-2,
-        adam_rate: float = 2e-3,
+        adam_rate: float | None = None,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 1e-4,
@@ -60,6 +61,7 @@ class Muon(torch.optim.AdamW):
         parameters = list(parameters)
         matrices = [p for p in parameters if p.ndim > 1]
         others = [p for p in parameters if p.ndim <= 1]
+        adam_rate = 0.2 * learning_rate if adam_rate is None else adam_rate
         groups = [
             {"params": matrices, "lr": learning_rate, "momentum": momentum, "weight_decay": weight_decay},
             {"params": others, "lr": adam_rate, "momentum": None, "weight_decay": 0.0},
@@ -67,37 +69,37 @@ class Muon(torch.optim.AdamW):
         super().__init__([group for group in groups if group["params"]], betas=betas, fused=True)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; the closure, where there is one, computes loss and gradients."""
+        """Take one step; a closure, if there is one, computes the loss and the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             if group["momentum"] is not None:
-                alike: dict[torch.Size, list[Parameter]] = {}
+                by_shape: dict[torch.Size, list[Parameter]] = {}
                 for weight in group["params"]:
                     if weight.grad is not None:
-                        alike.setdefault(weight.shape, []).append(weight)
-                for weights in alike.values():
+                        by_shape.setdefault(weight.shape, []).append(weight)
+                for weights in by_shape.values():
                     self.update(weights, group["lr"], group["momentum"], group["weight_decay"])
         super().step()
         return loss
 
     @torch.no_grad()
     def update(self, weights: list[Parameter], learning_rate: float, momentum: float, decay: float) -> None:
-        """Decoupled decay, then Nesterov momentum, orthogonalised, at the root mean square of an AdamW update.
+        """Apply decoupled decay and orthogonalised Nesterov momentum, scaled to the RMS of an AdamW update.
 
-        The weights are of one shape: small matrices are orthogonalised several times as fast together as one by one.
+        All weights have the same shape: orthogonalising small matrices in a batch is several times as fast.
         """
         directions = []
         for weight in weights:
             gradient, state = weight.grad, self.state[weight]
             assert gradient is not None
-            if not state:  # AdamW's loading of a state looks for "step"
+            if not state:  # AdamW needs "step" when it loads a state dict
                 state.update(step=torch.zeros((), device=weight.device), momentum=torch.zeros_like(weight))
             state["momentum"].lerp_(gradient, 1 - momentum)
             directions.append(gradient.lerp(state["momentum"], momentum).flatten(1))
-            weight.grad = None  # so that AdamW leaves it alone
+            weight.grad = None  # so that AdamW skips it
         scale = 0.2 * math.sqrt(max(directions[0].shape))
         for weight, direction in zip(weights, orthogonalised(torch.stack(directions)), strict=True):
             weight.mul_(1 - learning_rate * decay)
@@ -105,7 +107,7 @@ class Muon(torch.optim.AdamW):
 
 
 def one_cycle(parameters: Iterable[Parameter], learning_rate: float, steps: int) -> dict[str, Any]:
-    """Muon whose rates rise over 15 % of the steps and then fall to nothing, as Lightning takes it.
+    """Return Muon and its one-cycle schedule for Lightning: the rates rise over 15 % of the steps and then fall to 0.
 
     Smith, Topin (2018), "Super-Convergence", https://arxiv.org/abs/1708.07120.
     """

@@ -4,15 +4,34 @@ import math
 from typing import cast
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 __all__ = ["Decoder", "Encoder", "damp", "mlp", "squeeze_of", "to_signed"]
 
 
-def to_signed(images: UInt8[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
-    """uint8 pixels as floats in [-1, 1], channels last in memory."""
-    return images.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+def to_signed(images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
+    """Convert images to floats in [−1, 1], channels last in memory: uint8 pixels, or floats in [0, 1].
+
+    Raises:
+        ValueError: another type, or floats outside of [0, 1].
+
+    >>> to_signed(torch.full((1, 3, 16, 16), 255, dtype=torch.uint8)).max()
+    tensor(1.)
+    """
+    if images.dtype == torch.uint8:
+        signed = images.float().div_(127.5).sub_(1)
+    elif images.is_floating_point():
+        low, high = images.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"Expected float images in [0, 1], got values from {low:.3g} to {high:.3g}: undo their normalisation, "
+                "or give uint8 images."
+            )
+        signed = images.float().mul(2).sub_(1)
+    else:
+        raise ValueError(f"Expected images of uint8 or of floats in [0, 1], got {images.dtype}.")
+    return signed.contiguous(memory_format=torch.channels_last)
 
 
 def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:

@@ -1,12 +1,12 @@
-"""Closed-form reductions of embeddings to fewer numbers, of one kind of rows or of pairs: texts and their images.
+"""Closed-form dimension reductions of embeddings, for one kind of rows or for pairs such as texts and their images.
 
-Every reduction is an affine map per kind of rows, (x − mean) weight, fitted on training rows at its full width. Its
-columns come in order, so the first k of them are the reduction to k numbers. Symbols: X and Y the rows of the two
-kinds, (n, d), paired row by row; one kind alone is X = Y.
+Every reduction is an affine map for each kind of rows, (x − mean) weight, fitted on training rows at its full width.
+Its columns are ordered, so the first k of them are the reduction to k dimensions. Symbols: X and Y are the rows of the
+two kinds, (n, d), paired row by row; for one kind X = Y.
 
 Cross-modal SVD: with the second moments M_x = XᵀX, M_y = YᵀY and M_x^½ M_y^½ = U S Vᵀ, the maps A = M_x^-½ U S^½ and
-B = M_y^-½ V S^½, cut to k columns, make the scores X A Bᵀ Yᵀ, which are the truncated SVD of X Yᵀ: of all scores of
-rank k the nearest to the full ones (Eckart and Young 1936, https://doi.org/10.1007/BF02288367).
+B = M_y^-½ V S^½, truncated to k columns, give the scores X A Bᵀ Yᵀ. These are the truncated SVD of X Yᵀ, the best
+approximation of rank k in the Frobenius norm (Eckart and Young 1936, https://doi.org/10.1007/BF02288367).
 """
 
 import math
@@ -29,29 +29,37 @@ __all__ = [
 
 Metric: TypeAlias = Literal["cosine", "euclidean", "dot"]
 METRICS = ("cosine", "euclidean")
-CHUNK = 16_384  # rows that are held in float64
+CHUNK = 16_384  # rows that are converted to float64 at a time
 
 
 def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """|x − y|², down to 0 but for rounding."""
+    """Return |x − y|²; rounding may make it slightly negative.
+
+    >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[25.]])
+    """
     return torch.addmm(y.square().sum(1), x, y.T, alpha=-2) + x.square().sum(1, keepdim=True)
 
 
 def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric) -> Float[Tensor, "n m"]:
-    """How near rows are, the larger the nearer: their cosine, dot product, or −|x − y|²."""
+    """Return the similarity of rows: their cosine, their dot product, or −|x − y|² for `euclidean`.
+
+    >>> similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]]), "cosine")
+    tensor([[1., 0.]])
+    """
     if metric == "euclidean":
         return -squared_distances(x, y)
     return x @ y.T if metric == "dot" else normalize(x, dim=1) @ normalize(y, dim=1).T
 
 
 def mean_of(rows: Float[Tensor, "n d"]) -> Float64[Tensor, " d"]:
-    """The mean row, in float64."""
+    """Return the mean row, in float64."""
     return torch.stack([part.double().sum(0) for part in rows.split(CHUNK)]).sum(0) / len(rows)
 
 
 def moment(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], mean_x: Float64[Tensor, " d"],
            mean_y: Float64[Tensor, " e"]) -> Float64[Tensor, "d e"]:  # fmt: skip
-    """(X − mean)ᵀ (Y − mean), in float64."""
+    """Return (X − mean_x)ᵀ (Y − mean_y), in float64."""
     total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for a, b in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         total += (a.double() - mean_x).T @ (b.double() - mean_y)
@@ -59,7 +67,7 @@ def moment(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], mean_x: Float64[Ten
 
 
 def half_cosine(parameters: Iterable[nn.Parameter], rate: float, steps: int) -> OptimizerLRScheduler:
-    """Adam at a rate that falls to 0 by a half cosine."""
+    """Return Adam with a learning rate that falls to 0 by a half cosine."""
     optimizer = torch.optim.Adam(parameters, rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2
@@ -68,12 +76,12 @@ def half_cosine(parameters: Iterable[nn.Parameter], rate: float, steps: int) -> 
 
 
 class Reduction(pl.LightningModule):
-    """An affine map for each of one or two kinds of rows, zero until it is `fit_reduction`'s.
+    """An affine map for each of one or two kinds of rows, as `fit_reduction` fits it; zero before.
 
     Arguments:
-        features: of a row.
+        features: dimension of the rows.
         kinds: 1, or 2 for texts and images.
-        metric: how reduced rows are compared.
+        metric: similarity that the reduced rows are meant for.
     """
 
     mean: Tensor
@@ -87,7 +95,7 @@ class Reduction(pl.LightningModule):
         self.register_buffer("weight", torch.zeros(kinds, features, features))
 
     def forward(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n d"]:
-        """Rows of a kind, 0 or 1."""
+        """Reduce rows of a kind, 0 or 1."""
         return (rows - self.mean[kind]) @ self.weight[kind]
 
 
@@ -95,26 +103,29 @@ Fitted: TypeAlias = tuple[Float[Tensor, "#kinds d"], Float[Tensor, "#kinds d d"]
 
 
 def principal_axes(kinds: list[Float[Tensor, "n d"]], means: Float64[Tensor, "kinds d"]) -> Float64[Tensor, "d d"]:
-    """Eigenvectors of the second moment in columns, the largest first; of their two signs that of a positive sum."""
+    """Return the eigenvectors of the second moment in columns, the largest eigenvalue first.
+
+    Their signs are chosen so that the components of each sum to a positive number.
+    """
     moments = [moment(rows, rows, mean, mean) for rows, mean in zip(kinds, means, strict=True)]
     axes = torch.linalg.eigh(torch.stack(moments).sum(0)).eigenvectors.flip(1)
     return torch.where(axes.sum(0) < 0, -axes, axes)
 
 
 def common_axes(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
-    """Principal components of all rows around their common mean; one map for both kinds."""
-    mean = torch.stack([mean_of(rows) for rows in kinds]).mean(0, keepdim=True)  # of as many rows each
+    """Fit the principal components of all rows around their common mean; both kinds share the map."""
+    mean = torch.stack([mean_of(rows) for rows in kinds]).mean(0, keepdim=True)  # the kinds have equally many rows
     return mean, principal_axes(kinds, mean.expand(len(kinds), -1))[None]
 
 
 def centred_axes(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
-    """Principal components around a mean of each kind: the offset between texts and images is no component of it."""
+    """Fit the principal components around the mean of each kind, which exclude the offset between texts and images."""
     means = torch.stack([mean_of(rows) for rows in kinds])
     return means, principal_axes(kinds, means)[None]
 
 
 def powers(moment: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, "d d"], Float64[Tensor, "d d"]]:
-    """M^½ and its pseudo-inverse."""
+    """Return M^½ and its pseudo-inverse."""
     values, axes = torch.linalg.eigh(moment)
     roots = values.clamp_min(0).sqrt()
     inverse = torch.where(values > values.max() * 1e-12, 1 / roots, 0)
@@ -122,7 +133,7 @@ def powers(moment: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, "d d"], Floa
 
 
 def cross_modal_maps(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
-    """The maps whose scores of rank k are nearest to the full ones, see above."""
+    """Fit the maps of the cross-modal SVD, see the top of this module."""
     zero = torch.zeros_like(kinds[0][0], dtype=torch.float64)
     (root_x, inverse_x), (root_y, inverse_y) = (
         powers(moment(rows, rows, zero, zero)) for rows in (kinds[0], kinds[-1])
@@ -133,13 +144,13 @@ def cross_modal_maps(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
 
 
 def random_directions(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
-    """Directions drawn from N(0, 1): what a reduction has to beat (Johnson and Lindenstrauss 1984)."""
+    """Draw directions from N(0, 1), a baseline (Johnson and Lindenstrauss 1984)."""
     d = kinds[0].shape[1]
     return torch.zeros(1, d), torch.randn(1, d, d, generator=torch.Generator().manual_seed(seed))
 
 
 def random_coordinates(kinds: list[Float[Tensor, "n d"]], seed: int) -> Fitted:
-    """Some of the embedding's own numbers, in an order drawn at random."""
+    """Order the embedding's own dimensions at random, a baseline."""
     d = kinds[0].shape[1]
     order = torch.randperm(d, generator=torch.Generator().manual_seed(seed))
     return torch.zeros(1, d), torch.eye(d)[:, order][None]
@@ -153,16 +164,16 @@ CLOSED_FORM: dict[str, Callable[[list[Float[Tensor, "n d"]], int], Fitted]] = {
 
 def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] | None = None,
                   metric: Metric = "cosine", seed: int = 0) -> Reduction:  # fmt: skip
-    """A closed-form reduction by its name. The cross-modal SVD is compared by dot products, whatever the metric.
+    """Fit a closed-form reduction, given by name; the metric of the cross-modal SVD is always the dot product.
 
     Raises:
-        UserError: an unknown one; rows that are not finite; two kinds of other widths or not as many rows.
+        UserError: the name is unknown, rows are not finite, or the two kinds differ in shape.
     """
     check_choice("method", method, tuple(CLOSED_FORM))
     if y is not None and x.shape != y.shape:
         raise UserError(f"Expected pairs, row by row, got {tuple(x.shape)} and {tuple(y.shape)}: give both sides.")
     kinds = [x] if y is None else [x, y]
-    if not all(bool(mean_of(rows).isfinite().all()) for rows in kinds):  # which every single number is in
+    if not all(bool(mean_of(rows).isfinite().all()) for rows in kinds):  # the mean covers every number
         raise UserError("Expected finite embeddings, got NaN or infinities: leave those rows out.")
     reduction = Reduction(x.shape[1], len(kinds), "dot" if method == "cross_modal_svd" else metric)
     means, weights = CLOSED_FORM[method](kinds, seed)
@@ -172,5 +183,5 @@ def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] 
 
 
 def pca(x: Float[Tensor, "n d"]) -> Reduction:
-    """Principal components of one kind of rows around their mean."""
+    """Fit the principal components of one kind of rows around their mean."""
     return fit_reduction("pca", x)

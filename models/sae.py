@@ -1,13 +1,13 @@
-"""Sparse auto-encoders of frozen embeddings: each row as a sum of a few of many learned directions, its concepts.
+"""Sparse auto-encoders of frozen embeddings, which write a row as a sum of few of many learned directions (concepts).
 
-TopK, and the auxiliary loss that brings dead units back: Gao et al. 2024, "Scaling and evaluating sparse autoencoders",
-https://arxiv.org/abs/2406.04093. Matryoshka, the sum of the k largest units for several k at once: Zaigrajew, Baniecki,
-Biecek 2025, https://arxiv.org/abs/2502.20578. Symbols: x a row, centred and scaled; W_e and W_d encoder and decoder;
+TopK, and the auxiliary loss that revives dead units: Gao et al. 2024, "Scaling and evaluating sparse autoencoders",
+https://arxiv.org/abs/2406.04093. Matryoshka, the losses of several k at once: Zaigrajew, Baniecki, Biecek 2025,
+https://arxiv.org/abs/2502.20578. Symbols: x a row, centred and scaled; W_e and W_d encoder and decoder;
 z = TopK(ReLU(W_e (x − b) + b_e)), x̂ = W_d z + b, e = x − x̂; a unit's direction is its column of W_d, of length 1.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -17,71 +17,91 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
 from models import UserError, check_choice
+from models.batches import inputs_of
 
 __all__ = ["SAE", "Codes", "auxiliary_loss", "combination", "matryoshka_loss", "top_units"]
 
-CHUNK = 4096  # rows that are encoded at once
+CHUNK = 4096  # rows that are encoded at a time
 AUXILIARY_WEIGHT = 1 / 32  # Gao et al., appendix A.2
 
 
 class Codes(NamedTuple):
-    """Rows as sums of few units, the largest first; where a row has fewer than k of them, the rest have value 0."""
+    """Sparse codes of rows: the values and indices of their active units, the largest value first.
+
+    A row with fewer than k active units is padded with values of 0.
+    """
 
     values: Float[Tensor, "n k"]
     units: Int64[Tensor, "n k"]
 
     def first(self, k: int) -> "Codes":
-        """The k largest of each row."""
+        """Keep the k largest units of each row."""
         return Codes(self.values[:, :k], self.units[:, :k])
 
     def rows(self, rows: Tensor | slice) -> "Codes":
+        """Select rows."""
         return Codes(self.values[rows], self.units[rows])
 
     def dense(self, width: int) -> Float[Tensor, "n width"]:
-        """With a column for each unit."""
+        """Return the codes as a matrix with a column for each unit."""
         return self.values.new_zeros(len(self.values), width).scatter_add_(1, self.units, self.values)
 
 
 def top_units(activations: Float[Tensor, "n width"], k: int) -> Codes:
-    """The k largest positive activations of each row."""
+    """Return the k largest positive activations of each row.
+
+    >>> top_units(torch.tensor([[0.5, -1.0, 2.0]]), 2).dense(3)
+    tensor([[0.5000, 0.0000, 2.0000]])
+    """
     return Codes(*activations.relu().topk(k, 1))
 
 
 def combination(codes: Codes, directions: Float[Tensor, "width d"]) -> Float[Tensor, "n d"]:
-    """Σ_j z_j direction_j, read from the directions in use alone."""
+    """Return Σ_j z_j direction_j of each row, which reads only the directions of active units.
+
+    >>> combination(Codes(torch.tensor([[2.0, 1.0]]), torch.tensor([[1, 0]])), torch.eye(2))
+    tensor([[1., 2.]])
+    """
     return embedding_bag(codes.units, directions, per_sample_weights=codes.values, mode="sum")
 
 
-def matryoshka_loss(rows: Float[Tensor, "n d"], found: Sequence[Float[Tensor, "n d"]],
+def matryoshka_loss(rows: Float[Tensor, "n d"], reconstructions: Sequence[Float[Tensor, "n d"]],
                     weights: Sequence[float]) -> Float[Tensor, ""]:  # fmt: skip
-    """Σ_i α_i MSE(x, x̂_i) / Σ_i α_i, of the reconstructions from few units to those from many."""
-    losses = [weight * (rows - one).square().mean() for weight, one in zip(weights, found, strict=True)]
+    """Return Σ_i α_i MSE(x, x̂_i) / Σ_i α_i over reconstructions x̂_i from few to many units.
+
+    >>> matryoshka_loss(torch.ones(1, 2), [torch.zeros(1, 2), torch.ones(1, 2)], [1.0, 1.0])
+    tensor(0.5000)
+    """
+    losses = [weight * (rows - each).square().mean() for weight, each in zip(weights, reconstructions, strict=True)]
     return torch.stack(losses).sum() / sum(weights)
 
 
 def auxiliary_loss(error: Float[Tensor, "n d"], activations: Float[Tensor, "n width"],
                    directions: Float[Tensor, "width d"], dead: Bool[Tensor, " width"],
                    k: int) -> Float[Tensor, ""]:  # fmt: skip
-    """MSE(e, ê) / MSE(e, 0), ê what the k largest dead units make of the error: 1 where they say nothing of it."""
+    """Return MSE(e, ê) / MSE(e, 0), with ê the reconstruction of the error e from its k largest dead units.
+
+    It is 1 if these units explain nothing of the error.
+    """
     codes = top_units(activations.masked_fill(~dead, 0), min(k, len(dead)))
     return (error - combination(codes, directions)).square().mean() / error.square().mean().clamp_min(1e-12)
 
 
 class SAE(pl.LightningModule):
-    """The auto-encoder and its training on batches {"features": (b, d)}: call `start` with the training rows before.
+    """The sparse auto-encoder, trained on batches {"features": (b, d)}; call `start` with the training rows first.
 
-    Codes are in the features' own units: x ≈ a mean + Σ_j z_j direction_j.
+    Codes are in the features' own units: x ≈ offset + Σ_j z_j direction_j.
 
     Arguments:
-        features: of a row.
-        expansion: units for each feature.
-        active: units of a row; of several numbers (Matryoshka) the loss is over all, and the largest is used.
-        weighting: of these, α_i: uniform, or reverse, so that fewer units weigh more (the paper's RW).
-        dead_after: rows after which a unit that none of them used is dead.
-        learning_rate: of Adam, falling to 0 by a half cosine.
+        features: dimension of the rows.
+        expansion: number of units per feature.
+        active: active units per row; for a list (Matryoshka) the loss covers all, and `encode` uses the largest.
+        weighting: weights α_i of this list: uniform, or reverse, which gives fewer units more weight (the paper's RW).
+        dead_after: a unit is dead if so many rows in sequence have not used it.
+        learning_rate: initial learning rate of Adam, which falls to 0 by a half cosine.
 
     Raises:
-        UserError: an unknown weighting; fewer than one active unit, or more than there are.
+        UserError: the weighting is unknown, or the number of active units is below 1 or above the number of units.
     """
 
     mean: Tensor
@@ -106,7 +126,7 @@ class SAE(pl.LightningModule):
         self.active = active
         self.weights = [float(i) for i in range(len(active), 0, -1)] if weighting == "reverse" else [1.0] * len(active)
         self.decoder = nn.Parameter(normalize(torch.randn(width, features), dim=1))
-        self.encoder = nn.Parameter(self.decoder.detach().clone())  # its transpose, so that no unit starts dead
+        self.encoder = nn.Parameter(self.decoder.detach().clone())  # the transpose, so that no unit is dead at first
         self.encoder_bias, self.bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(features))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("scale", torch.ones(()))
@@ -114,10 +134,10 @@ class SAE(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, rows: Float[Tensor, "n features"]) -> None:
-        """Take mean and scale, so that always giving the mean has loss 1.
+        """Set the mean and the scale of the rows, so that predicting the mean has a loss of 1.
 
         Raises:
-            UserError: rows that are not finite, or all equal.
+            UserError: rows are not finite, or all equal.
         """
         self.mean.copy_(rows.mean(0, dtype=torch.float64))
         deviation = float((rows - self.mean.to(rows.device)).square().mean(dtype=torch.float64)) ** 0.5
@@ -127,7 +147,7 @@ class SAE(pl.LightningModule):
 
     @property
     def directions(self) -> Float[Tensor, "width features"]:
-        # Normalised here, so that no gradient goes into their length.
+        # Normalised here, so that the gradient does not change their length.
         return normalize(self.decoder, dim=1)
 
     def activations(self, scaled: Float[Tensor, "n features"]) -> Float[Tensor, "n width"]:
@@ -135,39 +155,43 @@ class SAE(pl.LightningModule):
 
     @torch.no_grad()
     def encode(self, rows: Float[Tensor, "n features"], active: int | None = None) -> Codes:
-        """Codes of any number of rows, wherever they lie, on the CPU; of fewer units than the most where asked for."""
+        """Encode any number of rows on any device with `active` units, by default the largest; codes are on the CPU.
+
+        Raises:
+            UserError: `active` is below 1 or above the number of units.
+        """
         k = self.active[-1] if active is None else active
         if not 1 <= k <= len(self.decoder):
             raise UserError(f"Expected active= from 1 to {len(self.decoder)}, the units there are, got {k}.")
         parts = [(part.to(self.device) - self.mean) * self.scale for part in rows.split(CHUNK)]
-        found = [top_units(self.activations(part), k) for part in parts]
-        values = torch.cat([codes.values for codes in found]) / self.scale
-        return Codes(values.cpu(), torch.cat([codes.units for codes in found]).cpu())
+        codes = [top_units(self.activations(part), k) for part in parts]
+        values = torch.cat([each.values for each in codes]) / self.scale
+        return Codes(values.cpu(), torch.cat([each.units for each in codes]).cpu())
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "n features"]:
-        """Rows from codes, on the CPU."""
+        """Reconstruct rows from codes, on the CPU."""
         offset, directions = self.mean + self.bias / self.scale, self.directions
         parts = zip(codes.values.split(CHUNK), codes.units.split(CHUNK), strict=True)
-        found = [combination(Codes(*(each.to(self.device) for each in part)), directions) for part in parts]
-        return (torch.cat(found) + offset).cpu()
+        rows = [combination(Codes(*(each.to(self.device) for each in part)), directions) for part in parts]
+        return (torch.cat(rows) + offset).cpu()
 
     def terms(self, rows: Float[Tensor, "n features"]) -> tuple[dict[str, Float[Tensor, ""]], Codes]:
-        """The parts of the loss of a batch, and its codes."""
+        """Return the terms of the loss of a batch, and its codes."""
         scaled, directions = (rows - self.mean) * self.scale, self.directions
         activations = self.activations(scaled)
         codes = top_units(activations, self.active[-1])
-        found = [combination(codes.first(k), directions) + self.bias for k in self.active]
-        terms = {"unexplained": matryoshka_loss(scaled, found, self.weights)}
+        reconstructions = [combination(codes.first(k), directions) + self.bias for k in self.active]
+        terms = {"unexplained": matryoshka_loss(scaled, reconstructions, self.weights)}
         dead = self.unused >= self.hparams["dead_after"]
         if bool(dead.any()):
             k = max(1, scaled.shape[1] // 2)
-            error = (scaled - found[-1]).detach()
+            error = (scaled - reconstructions[-1]).detach()
             terms["auxiliary"] = AUXILIARY_WEIGHT * auxiliary_loss(error, activations, directions, dead, k)
         return terms, codes
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        terms, codes = self.terms(batch["features"])
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        terms, codes = self.terms(inputs_of(batch, "features"))
         self.unused += len(codes.values)
         self.unused[codes.units[codes.values > 0]] = 0
         dead = (self.unused >= self.hparams["dead_after"]).float().mean()
@@ -176,7 +200,7 @@ class SAE(pl.LightningModule):
 
     @torch.no_grad()
     def on_train_batch_end(self, *_: object) -> None:
-        self.decoder.copy_(self.directions)  # steps at a right angle make it longer, and the next ones smaller
+        self.decoder.copy_(self.directions)  # orthogonal steps make it longer, which would make the next ones smaller
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.Adam(self.parameters(), self.hparams["learning_rate"])

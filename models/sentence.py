@@ -1,4 +1,4 @@
-"""Sentence embeddings: any model of the package sentence-transformers, from the hub or a folder, as a frozen encoder.
+"""Sentence embeddings: models of the package sentence-transformers, from the hub or a folder, as frozen encoders.
 
 Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084; https://github.com/UKPLab/sentence-transformers.
 """
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models import UserError
-from models.encoders import first_line, weights_sha256
+from models.sd_vae import first_line
+from models.weights import weights_sha256
 
 __all__ = ["Sentence"]
 
@@ -20,14 +21,14 @@ INSTALL = "pip install -c constraints.txt -e '.[text]'"
 
 
 class Sentence(nn.Module):
-    """A model of texts; it has no images.
+    """A frozen encoder of texts.
 
     Args:
         model: a name on the hub, or a folder.
-        normalize: to unit length, as sentence embeddings are compared by their cosine.
+        normalize: scale embeddings to unit length, because sentence embeddings are compared by their cosine.
 
     Raises:
-        UserError: the package is not installed; no such model, and its download failed.
+        UserError: the package is not installed, or the model is not on this machine and its download failed.
     """
 
     def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2", normalize: bool = True) -> None:
@@ -39,22 +40,26 @@ class Sentence(nn.Module):
             "name": "sentence",
             "model": Path(model).name if Path(model).is_dir() else model,
             "sha256": weights_sha256(loaded.state_dict()),
-            "layers": ", ".join(str(part.get_config_dict()) for part in loaded.children()),  # pooling among them
-            "length": loaded.max_seq_length or 0,  # tokens that are read
+            "layers": ", ".join(str(part.get_config_dict()) for part in loaded.children()),  # they include pooling
+            "length": loaded.max_seq_length or 0,  # in tokens
             "normalize": normalize,
         }
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:
-        """Embeddings of texts; long ones are cut off at what the model reads."""
-        found = self.network.encode(
+        """Embed texts; long ones are truncated to the model's number of tokens."""
+        embeddings = self.network.encode(
             texts, batch_size=64, convert_to_tensor=True, normalize_embeddings=self.normalize, show_progress_bar=False
         )
-        return found.float()
+        return embeddings.float()
 
 
 def load_model(name: str) -> nn.Module:
-    """From a folder, the hub's cache or, announced, the hub."""
+    """Load a model from a folder or the hub's cache, or download it and print that.
+
+    Raises:
+        UserError: the package is not installed, or the model cannot be loaded.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -67,14 +72,14 @@ def load_model(name: str) -> nn.Module:
     from transformers.utils import logging
 
     folder = Path(name).expanduser()
-    getLogger("sentence_transformers").setLevel(WARNING)  # it tells of each step
-    logging.disable_progress_bar()  # of loading weights, and of the hub's downloads
+    getLogger("sentence_transformers").setLevel(WARNING)  # otherwise it logs every step
+    logging.disable_progress_bar()  # for loading weights and for downloads
     try:
         if not folder.is_dir() and not isinstance(try_to_load_from_cache(name, "modules.json"), str):
             print(f"encoder=sentence: downloading {name} to {HF_HUB_CACHE}", flush=True)
             enable_progress_bars()
         return SentenceTransformer(str(folder) if folder.is_dir() else name, device="cpu")
-    except Exception as error:  # transformers, the hub's client and the disk each raise their own kind
+    except Exception as error:  # transformers, the hub's client and the disk each raise their own types
         raise UserError(
             f"Expected a model of sentence-transformers at {name}, which cannot be loaded ({first_line(error)}): give "
             "its folder as encoder.model=FOLDER."

@@ -1,18 +1,19 @@
-"""The invertible network T for latents with places: (channels, height, width), kept flat as everywhere else.
+"""The invertible network T for spatial latents, (channels, height, width), which are passed flattened.
 
-T = (convolutional couplings that know the components) ∘ (a linear start over all places). Symbols: u the latents,
-scaled per channel; c the components, one or a few per factor; x what is left of the latents.
+T = (convolutional couplings conditioned on the components) ∘ (a linear map over all positions). Symbols: u the latents,
+scaled per channel; c the components, one or a few per factor; x the remainder of the latents.
 
-1. Linear start. c₀ = W u reads the factors by shrunken linear discriminants over all places, and an edit of c₀ moves u
-   along E, the factors' effects by least squares with the other labels held fixed (W Eᵀ = I). What is left,
-   u − Eᵀ c₀, has as many degrees of freedom fewer as there are components: a block reflector (I − V G Vᵀ) moves those
-   into a few slots, which are then zero. So x stays a picture of latents, and an edit starts as the mean difference.
-2. c₁ = c₀ + g(x): a convolutional reading of what the linear one missed.
-3. FrEIA's affine couplings of x, squeezed to about 8 × 8 places, conditioned on c₁ at every place. So what a component
-   does depends on the face, and where its eyes are.
+1. Linear map. c₀ = W u predicts the factors by linear discriminants over all positions, with a shrunken covariance. An
+   edit of c₀ changes u along E, the factors' effects by least squares with the other labels held fixed (W Eᵀ = I). The
+   remainder u − Eᵀ c₀ has as many degrees of freedom less as there are components: a block reflector (I − V G Vᵀ) moves
+   these into a few slots, which are then zero. So x stays a feature map, and before training an edit is the mean
+   difference.
+2. c₁ = c₀ + g(x) adds a convolutional prediction of what the linear one misses.
+3. FrEIA's affine couplings of x, squeezed to about 8 × 8 positions and conditioned on c₁ at every position. So the
+   effect of a component depends on the face, and on the position of its eyes.
 
 The IIN paper (https://arxiv.org/abs/2004.13166) has latents H × W × C and couplings of this kind; Glow (Kingma,
-Dhariwal 2018, https://arxiv.org/abs/1807.03039) the squeeze.
+Dhariwal 2018, https://arxiv.org/abs/1807.03039) has the squeeze.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,13 @@ from models.precision import fast_precision
 __all__ = ["SpatialFlow"]
 
 BLOCKS = {"rnvp": Fm.RNVPCouplingBlock, "glow": Fm.GLOWCouplingBlock}
-MOST_ROWS = 20_000  # that the covariance is taken from
+MOST_ROWS = 20_000  # from which the covariance is estimated
 
 
 class Subnetwork(nn.Module):
-    """A small residual network over places, the same size in and out, whose output starts at zero.
+    """A small convolutional residual network that keeps the size and whose output is zero before training.
 
-    Outputs are multiplied by `mask` (channels, height, width), zero in the slots: a coupling leaves those alone.
+    Outputs are multiplied by `mask` (channels, height, width), which is zero in the slots, so couplings keep them.
     """
 
     mask: Tensor
@@ -49,12 +50,12 @@ class Subnetwork(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.last = nn.Conv2d(width, outputs, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]  # the layer has a bias
         self.register_buffer("mask", torch.ones(outputs, *side))
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:
         fast = fast_precision(x.device)
-        # In evaluation everything is float32: in bfloat16 the inverse is not exact, which training does not mind.
+        # In evaluation everything is float32: in bfloat16 the inverse is not exact, which matters little in training.
         with torch.autocast(x.device.type, fast, enabled=self.training and fast != torch.float32):
             h = self.first(x.contiguous(memory_format=torch.channels_last)) + self.place
             for layer in self.layers:
@@ -67,8 +68,8 @@ class SpatialFlow(nn.Module):
 
     Arguments:
         shape: (channels, height, width) of the latents.
-        components: how many codes are read over all places; the first ones.
-        blocks, width, depth: of the couplings: how many, their networks' channels and hidden layers.
+        components: number of codes that are predicted from all positions; they come first.
+        blocks, width, depth: number of couplings, channels and hidden layers of their networks.
         coupling: `glow` or `rnvp`, as in `models.flow.Flow`.
     """
 
@@ -80,8 +81,8 @@ class SpatialFlow(nn.Module):
     reflector: Tensor
     gram: Tensor
     log_det: Tensor
-    free: Tensor  # coordinates of x that are no slot
-    left: Tensor  # where those have come to after all turns
+    free: Tensor  # indices of x that are not slots
+    left: Tensor  # indices of the same coordinates after all permutations
 
     def __init__(
         self,
@@ -122,15 +123,15 @@ class SpatialFlow(nn.Module):
         self.register_buffer("log_det", torch.zeros(()))
 
     def slots(self) -> Bool[Tensor, "channels height width"]:
-        """The coordinates that the components take the place of: those of the corner, where faces are not."""
+        """Mark the coordinates that the components replace: those in the corner, where there is no face."""
         slots = torch.zeros(self.squeezed, dtype=torch.bool)
         for i in range(self.components):
-            place, channel = divmod(i, self.squeezed[0])
-            slots[channel, place // self.squeezed[2], place % self.squeezed[2]] = True
+            position, channel = divmod(i, self.squeezed[0])
+            slots[channel, position // self.squeezed[2], position % self.squeezed[2]] = True
         return slots
 
     def hide(self, slots: Bool[Tensor, "channels height width"]) -> Float[Tensor, "channels height width"]:
-        """Keep every coupling from changing a slot; 1 where there is none after all the turns."""
+        """Mask the slots in every coupling, and return 1 where there is no slot after all permutations."""
         keep = (~slots).float()
         for block in self.couplings:
             first, second = keep.split([block.split_len1, block.split_len2])
@@ -142,26 +143,26 @@ class SpatialFlow(nn.Module):
 
     @staticmethod
     def subnetworks(block: nn.Module, name: str) -> list[Subnetwork]:
-        """Of one half of a block: GLOW has one for scale and shift, RNVP two."""
+        """Return the networks of one half of a block: GLOW has one for scale and shift, RNVP has two."""
         names = (f"subnet{name}", f"subnet_s{name}", f"subnet_t{name}")
         return [child for key, child in block.named_children() if key in names and isinstance(child, Subnetwork)]
 
     @staticmethod
     def turn(x: Float[Tensor, "batch channels height width"], back: bool = False) -> Tensor:
-        """Every second channel first, so that the next block's halves are other ones; or `back`."""
+        """Put every second channel first, so that the next block splits the channels differently; `back` undoes it."""
         order = torch.arange(x.shape[1], device=x.device)
         order = torch.cat([order[::2], order[1::2]])
         return x[:, torch.argsort(order) if back else order]
 
     @torch.no_grad()
     def initialise(self, latents: Float[Tensor, "n features"], labels: Float[Tensor, "n components"] | None) -> None:
-        """Set the linear start from training latents and embedded labels, 0 where unknown.
+        """Initialise the linear map from training latents and embedded labels, 0 where unknown.
 
         Without labels the components are the coordinates of the slots.
         """
-        places = latents.unflatten(1, self.shape)
-        self.shift.copy_(places.mean((0, 2, 3)))
-        self.scale.copy_(places.std((0, 2, 3)).clamp(min=1e-6))
+        maps = latents.unflatten(1, self.shape)
+        self.shift.copy_(maps.mean((0, 2, 3)))
+        self.scale.copy_(maps.std((0, 2, 3)).clamp(min=1e-6))
         log_det = -self.scale.log().sum() * self.shape[1] * self.shape[2]
         self.log_det.copy_(log_det)
         if labels is None or not self.components:
@@ -174,7 +175,7 @@ class SpatialFlow(nn.Module):
         basis = torch.linalg.svd(reading, full_matrices=False)[2]  # orthonormal rows, (components, features)
         slots = torch.eye(self.features, dtype=torch.float64)[self.slots().flatten()]
         left, _, right = torch.linalg.svd(slots @ basis.T)
-        aligned = left @ right @ basis  # the basis of the same rows that is nearest to the slots
+        aligned = left @ right @ basis  # the orthonormal basis of the same row space that is closest to the slots
         v = (aligned - slots).T
         self.reading.copy_(reading)
         self.effects.copy_(effects)
@@ -184,26 +185,27 @@ class SpatialFlow(nn.Module):
         self.log_det.copy_(log_det + torch.linalg.slogdet(reading @ aligned.T)[1])
 
     def scaled(self, latents: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        """u: latents in units of their channel, squeezed."""
+        """Return u, the latents standardised per channel and squeezed."""
         u = (latents.float().unflatten(1, self.shape) - self.shift[:, None, None]) / self.scale[:, None, None]
         return functional.pixel_unshuffle(u, self.squeeze).flatten(1)
 
     def reflected(self, u: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        """(I − V G Vᵀ) u, its own inverse."""
+        """Return (I − V G Vᵀ) u; the reflection is its own inverse."""
         return u - u @ self.reflector @ self.gram @ self.reflector.T
 
     def conditions(self, c: Float[Tensor, "batch components"]) -> list[Tensor]:
+        """Return the components at every position, as the condition of the couplings."""
         return [c[:, :, None, None].expand(-1, -1, *self.squeezed[1:])] if self.components else []
 
     def read(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch components"]:
-        """g(x), summed over places."""
+        """Return g(x), summed over positions."""
         assert self.correction is not None
         return self.correction(x).sum((2, 3)) / self.squeezed[1]
 
     def forward(
         self, latents: Float[Tensor, "batch features"]
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
-        """Codes T(z) and log|det dT/dz|, in nats."""
+        """Return the codes T(z) and log|det dT/dz| of each row, in nats."""
         with torch.autocast(latents.device.type, enabled=False):
             u = self.scaled(latents)
             log_det = self.log_det.expand(len(u))
@@ -219,7 +221,7 @@ class SpatialFlow(nn.Module):
             return torch.cat([c, x.flatten(1)[:, self.left]], 1), log_det
 
     def inverse(self, codes: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        """Latents T⁻¹(c, x)."""
+        """Return the latents T⁻¹(c, x)."""
         with torch.autocast(codes.device.type, enabled=False):
             codes = codes.float()
             c, x = codes[:, : self.components], torch.zeros_like(codes)
@@ -237,9 +239,9 @@ class SpatialFlow(nn.Module):
 def discriminants(
     residual: Float[Tensor, "n features"], effects: Float[Tensor, "components features"]
 ) -> Float[Tensor, "components features"]:
-    """(E Σ⁻¹ Eᵀ)⁻¹ E Σ⁻¹, which reads labels off features: Σ the residuals' covariance, shrunken by Ledoit and Wolf.
+    """Return (E Σ⁻¹ Eᵀ)⁻¹ E Σ⁻¹, which predicts labels from features; Σ is the shrunken covariance of the residuals.
 
-    There are about as many features as photographs; without the shrinkage the reading would be noise. Ledoit, Wolf
+    There are about as many features as photographs, so without shrinkage the prediction would be noise. Ledoit, Wolf
     (2004), "A well-conditioned estimator for large-dimensional covariance matrices".
     """
     from sklearn.covariance import ledoit_wolf_shrinkage

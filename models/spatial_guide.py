@@ -1,17 +1,17 @@
-"""The guide for spatial latents: a diffusion model of latents given all labels, which says where an edit should end.
+"""The guide for spatial latents: a diffusion model of latents given all labels, which predicts the edited latents.
 
-A narrow code, as `models/guide.py` has it, cannot hold a photograph. A diffusion model needs none: its deterministic
-flow takes a latent z, under the labels y that it has, to a noisy x at level σ (abduction), and back under the labels
-y' (prediction), as in Sanchez, Tsaftaris (2022), "Diffusion Causal Models for Counterfactual Estimation",
-https://arxiv.org/abs/2202.10166. Noise of level σ hides glasses but not whose face it is; what is seen through it
-stays.
-Nothing here is trained to please a classifier: D learns to remove noise from real latents of real labels.
+A small code, as in `models/guide.py`, cannot represent a photograph. A diffusion model needs no code: its deterministic
+flow integrates a latent z, conditioned on its labels y, to a noisy x at level σ (abduction), and back, conditioned on
+the labels y' (prediction), as in Sanchez, Tsaftaris (2022), "Diffusion Causal Models for Counterfactual Estimation",
+https://arxiv.org/abs/2202.10166. Noise of level σ hides glasses but not the person's identity; what it does not hide
+is kept. Nothing here is trained against a classifier: D learns to remove noise from real latents with real labels.
 
 Symbols of Karras et al. (2022), "Elucidating the Design Space of Diffusion-Based Generative Models" (EDM),
 https://arxiv.org/abs/2206.00364: D(x; σ, y) = c_skip x + c_out F(c_in x; ln σ / 4, y) is the denoised x, F the network,
 with σ_data = 1. The flow is dx/dσ = (x − D(x; σ, y)) / σ, integrated by DPM-Solver++ (2M) (Lu et al. 2022,
-https://arxiv.org/abs/2211.01095). On the way back D is D(y) + w (D(y') − D(y)): classifier-free guidance (Ho, Salimans
-2022, https://arxiv.org/abs/2207.12598) with the own labels in the place of none, so that w carries the edit alone.
+https://arxiv.org/abs/2211.01095). From noise to latents, D is D(y) + w (D(y') − D(y)): classifier-free guidance (Ho,
+Salimans 2022, https://arxiv.org/abs/2207.12598) with the latent's own labels instead of no labels, so that w scales
+only the edit.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,22 +32,32 @@ from models.unet import UNet
 
 __all__ = ["SpatialGuide", "denoising_loss", "levels", "solve"]
 
-FINEST = 0.05  # the level at which the flow starts: hardly visible
-LOG_LEVEL = (-0.4, 1.1)  # mean and deviation of ln σ in training
+FINEST = 0.05  # lowest noise level of the flow, which is hardly visible
+LOG_LEVEL = (-0.4, 1.1)  # mean and standard deviation of ln σ in training
 LEVEL_BOUNDS = (0.02, 8.0)
-LABEL_DROPOUT = 0.15  # how often the network is not told a factor, so that it also learns without
+LABEL_DROPOUT = 0.15  # probability with which a label is hidden in training, so that D also works with unknown labels
 
 
 def denoising_loss(
     denoised: Float[Tensor, "batch *latent"], clean: Float[Tensor, "batch *latent"], level: Float[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Mean of λ(σ) (D − x)², λ = (σ² + 1) / σ²: every level weighs the same at the start (EDM, table 1, σ_data = 1)."""
+    """Return the mean of λ(σ) (D − x)², λ = (σ² + 1) / σ² (EDM, table 1, σ_data = 1).
+
+    Before training every noise level has the same expected loss.
+
+    >>> denoising_loss(torch.ones(1, 4), torch.zeros(1, 4), torch.ones(1))
+    tensor(2.)
+    """
     weight = (level.square() + 1) / level.square()
     return (weight * (denoised - clean).square().flatten(1).mean(1)).mean()
 
 
 def levels(most: float, steps: int, curvature: float = 3.0) -> Float[Tensor, " levels"]:
-    """steps + 1 noise levels from .05 to `most`, evenly spaced in σ^(1/3)."""
+    """Return steps + 1 noise levels from .05 to `most`, evenly spaced in σ^(1/3).
+
+    >>> levels(1.35, 2)
+    tensor([0.0500, 0.4000, 1.3500])
+    """
     position = torch.linspace(0, 1, steps + 1)
     low, high = FINEST ** (1 / curvature), most ** (1 / curvature)
     return (low + position * (high - low)) ** curvature
@@ -56,7 +66,7 @@ def levels(most: float, steps: int, curvature: float = 3.0) -> Float[Tensor, " l
 def solve(
     x: Float[Tensor, "batch *latent"], path: Float[Tensor, " levels"], denoise: Callable[[Tensor, Tensor], Tensor]
 ) -> Float[Tensor, "batch *latent"]:
-    """x moved along the deterministic flow from the first level of the path to its last; one call of D a step.
+    """Integrate x along the deterministic flow over the noise levels of a path, with one call of D per step.
 
     DPM-Solver++ (2M): x ← (σ' / σ) x − (σ' / σ − 1) D̃, D̃ = D + (D − D_before) h / (2 h_before), h = ln σ − ln σ'.
     """
@@ -70,20 +80,21 @@ def solve(
 
 
 class SpatialGuide(pl.LightningModule):
-    """The diffusion model D and the edits that it takes a latent to.
+    """The diffusion model D, and edits of latents with it.
 
     Arguments:
         features: number of latents.
-        factors: as `LabelEmbedding` takes them.
+        factors: (name, kind, values) of each factor, see `LabelEmbedding`.
         shape: (channels, height, width) of the latents.
-        width: of the U-Net.
-        noise: σ up to which an edit takes a latent, in deviations of the latents. More changes more of the face.
-        guidance: w of an edit, one for all factors or one per factor.
-        solver_steps: of the flow, each way.
-        learning_rate: of Muon, which falls linearly over the training.
+        width: channels of the U-Net.
+        noise: noise level σ that an edit integrates up to, in standard deviations of the latents; more noise changes
+            more of the face.
+        guidance: w of an edit, one number for all factors or one per factor.
+        solver_steps: steps of the flow in each direction.
+        learning_rate: learning rate of Muon, which falls linearly in training.
 
     Raises:
-        ValueError: settings out of their range.
+        ValueError: an argument is out of its range.
     """
 
     shift: Tensor
@@ -127,13 +138,14 @@ class SpatialGuide(pl.LightningModule):
     @torch.no_grad()
     def start(self, mean: Float[Tensor, "n latent"], logvar: Float[Tensor, "n latent"],
               labels: Float[Tensor, "n factors"]) -> None:  # fmt: skip
-        """Take from training data what stays fixed: the unit of every channel, label statistics."""
+        """Set the fixed statistics from training data: mean and scale of every channel, and label statistics."""
         self.labels.fit(labels)
-        places = mean.unflatten(1, self.shape)
-        self.shift.copy_(places.mean((0, 2, 3))[:, None, None])
-        self.scale.copy_(places.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
+        maps = mean.unflatten(1, self.shape)
+        self.shift.copy_(maps.mean((0, 2, 3))[:, None, None])
+        self.scale.copy_(maps.std((0, 2, 3)).clamp(min=1e-6)[:, None, None])
 
     def scaled(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
+        """Standardise latents per channel."""
         return (latents.unflatten(1, self.shape) - self.shift) / self.scale
 
     def denoise(
@@ -143,7 +155,7 @@ class SpatialGuide(pl.LightningModule):
         labels: Float[Tensor, "batch label"],
         known: Float[Tensor, "batch label"],
     ) -> Float[Tensor, "batch channels height width"]:
-        """D(x; σ, y), labels embedded, of which the network is told those with `known` at 1."""
+        """Return D(x; σ, y), with embedded labels y of which the network gets those whose `known` is 1."""
         variance = level.square()[:, None, None, None] + 1
         c_in, c_out = variance.rsqrt(), level[:, None, None, None] * variance.rsqrt()
         with half_precision(x.device):
@@ -168,17 +180,18 @@ class SpatialGuide(pl.LightningModule):
         before: Float[Tensor, "batch factors"],
         *after: Float[Tensor, "batch factors"],
     ) -> list[Float[Tensor, "batch latent"]]:
-        """Where edits of latents that show the labels `before` to each of the labels `after` should end.
+        """Edit latents from the labels `before` to each of the labels `after`.
 
-        The way to the noise is the same for all of them and is gone once. A row whose labels stay as they are stays.
+        The integration to noise is the same for all of them and is done once. Rows whose labels do not change are
+        returned unchanged.
         """
-        x, (y, known) = self.scaled(latents), self.told(before)
+        x, (y, known) = self.scaled(latents), self.conditions(before)
         path = levels(self.noise, self.solver_steps).to(x.device)
         ones = x.new_ones(len(x))
         noisy = solve(x, path, lambda x, level: self.denoise(x, ones * level, y, known))
         ends = []
         for labels in after:
-            y_, known_ = self.told(labels)
+            y_, known_ = self.conditions(labels)
             changed = ~((labels == before) | (labels.isnan() & before.isnan()))
             w = (changed * self.weights).amax(1)[:, None, None, None]
 
@@ -192,11 +205,12 @@ class SpatialGuide(pl.LightningModule):
             ends.append(torch.where(changed.any(1, keepdim=True), end, latents))
         return ends
 
-    def told(self, labels: Float[Tensor, "batch factors"]) -> tuple[Tensor, Tensor]:
+    def conditions(self, labels: Float[Tensor, "batch factors"]) -> tuple[Tensor, Tensor]:
+        """Return the embedded labels, and 1 where they are known, else 0."""
         return self.labels(labels), self.labels.known(labels)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = Muon(self.parameters(), self.learning_rate, betas=(0.9, 0.98))
+        optimizer = Muon(self.parameters(), self.learning_rate, 0.4 * self.learning_rate, betas=(0.9, 0.98))
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 50, 2 * (1 - step / max(1, steps)))

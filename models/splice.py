@@ -1,14 +1,15 @@
-"""SpLiCE: an embedding as a sparse, non-negative sum of the embeddings of texts, without training.
+"""SpLiCE: decompose an embedding into a sparse, non-negative sum of the embeddings of texts, without training.
 
 Bhalla, Oesterling, Srinivas, Calmon, Lakkaraju 2024, "Interpreting CLIP with Sparse Linear Concept Embeddings",
-https://arxiv.org/abs/2402.10376, written from the paper. Symbols: x a row, c_j a text of the vocabulary, both of unit
-length, centred and of unit length again; w ≥ 0 the weights, minimising ½‖x − Σ_j w_j c_j‖² + λ Σ_j w_j, which is
-scikit-learn's Lasso(alpha=λ / d, positive=True, fit_intercept=False) of d-dimensional rows.
+https://arxiv.org/abs/2402.10376, implemented from the paper. Symbols: x a row and c_j a text of the vocabulary, both
+scaled to unit length, centred, and scaled to unit length again; w ≥ 0 the weights, which minimise
+½‖x − Σ_j w_j c_j‖² + λ Σ_j w_j. This is scikit-learn's Lasso(alpha=λ / d, positive=True, fit_intercept=False) of
+d-dimensional rows.
 
-The solver is exact. Of each row a small working set is kept: the texts in use and those that gain most. Within it the
-quadratic program is solved by block principal pivoting (Portugal, Júdice, Vicente 1994,
-https://doi.org/10.1090/S0025-5718-1994-1250776-4; for many programs at once: Kim and Park 2011,
-https://doi.org/10.1137/110821172). It grows until no text outside gains.
+The solver is exact. Each row has a small working set: the texts with a weight and those whose weight would decrease the
+objective most. The quadratic program of the working set is solved by block principal pivoting (Portugal, Júdice,
+Vicente 1994, https://doi.org/10.1090/S0025-5718-1994-1250776-4; for many programs at once: Kim and Park 2011,
+https://doi.org/10.1137/110821172). The set grows until no other text would decrease the objective.
 """
 
 import torch
@@ -21,35 +22,40 @@ from models.sae import Codes, combination
 
 __all__ = ["SpLiCE", "nonnegative_lasso", "nonnegative_quadratic", "penalty_at"]
 
-CHUNK = 256  # rows that are solved side by side
-ADDED = 16  # texts that join a working set at once
-SLACK = 1e-6  # of a gain, for a row of unit length: what rounding makes of 0
+CHUNK = 256  # rows that are solved in parallel
+ADDED = 16  # texts that are added to a working set at a time
+SLACK = 1e-6  # gains below it, for a row of unit length, are rounding errors
 RIDGE = 1e-10  # added to squared lengths, so that equal texts share their weight
 PATIENCE = 3  # exchanges that may fail to improve, as in the paper on block principal pivoting
-LEAST_PENALTY = 1e-3  # that is looked for
-ROUNDS = 200  # more than any program took; ends what rounding would keep going
+LEAST_PENALTY = 1e-3  # lower bound of the search for a penalty
+ROUNDS = 200  # more than any program needed; it stops programs that rounding errors keep from converging
 
 
 def nonnegative_quadratic(
     gram: Float64[Tensor, "n p p"], target: Float64[Tensor, "n p"], passive: Bool[Tensor, "n p"]
 ) -> Float64[Tensor, "n p"]:
-    """argmin ½ wᵀGw − qᵀw over w ≥ 0 of n programs; `passive` is a guess of which w are above 0.
+    """Return argmin ½ wᵀGw − qᵀw over w ≥ 0 of n programs; `passive` is a guess of the w above 0.
 
-    With the passive ones solved for and the others at 0, whatever has the wrong sign, of w or of the gradient Gw − q,
-    changes sides: all of it at once while that leaves ever fewer wrong ones, else the last alone, which always ends.
+    In each round the passive w are solved for and the others are 0. Then every variable whose w or gradient Gw − q has
+    the wrong sign changes sets: all of them at once while their number decreases, otherwise only the last one, which
+    always terminates.
+
+    >>> one = torch.ones(1, 1, 1, dtype=torch.float64)
+    >>> nonnegative_quadratic(one, 2 * one[0], one[0] > 0)
+    tensor([[2.]], dtype=torch.float64)
     """
     n, p = target.shape
     weights, passive, number = torch.zeros_like(target), passive.clone(), torch.arange(p)
     fewest, patience = torch.full((n,), p + 1), torch.full((n,), PATIENCE)
     rows = torch.arange(n)
     for _ in range(ROUNDS):
-        inside, moment, aim = passive[rows], gram[rows], target[rows]
+        inside, g, q = passive[rows], gram[rows], target[rows]
         both = inside[:, :, None] & inside[:, None, :]
-        factor = torch.linalg.cholesky(moment * both + torch.diag_embed((~inside).double()))
-        found = torch.cholesky_solve((aim * inside)[..., None], factor)
-        gradient = (moment @ found)[..., 0] - aim
-        weights[rows] = found[..., 0]
-        wrong = torch.where(inside, found[..., 0] < 0, gradient < -1e-12)
+        factor = torch.linalg.cholesky(g * both + torch.diag_embed((~inside).double()))
+        w = torch.cholesky_solve((q * inside)[..., None], factor)
+        gradient = (g @ w)[..., 0] - q
+        weights[rows] = w[..., 0]
+        wrong = torch.where(inside, w[..., 0] < 0, gradient < -1e-12)
         count = wrong.sum(1)
         better = count < fewest[rows]
         patience[rows] = torch.where(better, PATIENCE, patience[rows] - 1)
@@ -63,21 +69,24 @@ def nonnegative_quadratic(
 
 
 def nonnegative_lasso(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty: float) -> Codes:
-    """argmin ½‖x − Σ_j w_j c_j‖² + λ Σ_j w_j over w ≥ 0, of any number of rows.
+    """Return argmin ½‖x − Σ_j w_j c_j‖² + λ Σ_j w_j over w ≥ 0 of each row.
 
     Raises:
-        UserError: a penalty that is not above 0.
+        UserError: the penalty is not above 0.
+
+    >>> nonnegative_lasso(torch.tensor([[1.0, 0.0]]), torch.eye(2), 0.25).dense(2)
+    tensor([[0.7500, 0.0000]])
     """
     if not penalty > 0:
         raise UserError(f"Expected a penalty above 0, got {penalty}: 0.1 to 0.3 leave few texts.")
-    found = [solved(part, directions, penalty) for part in rows.split(CHUNK)]
-    width = max((codes.values.shape[1] for codes in found), default=0)
-    padded = [[pad(each, (0, width - each.shape[1])) for each in codes] for codes in found]
+    parts = [solve(part, directions, penalty) for part in rows.split(CHUNK)]
+    width = max((codes.values.shape[1] for codes in parts), default=0)
+    padded = [[pad(each, (0, width - each.shape[1])) for each in codes] for codes in parts]
     return Codes(torch.cat([values for values, _ in padded]), torch.cat([units for _, units in padded]))
 
 
-def solved(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty: float) -> Codes:
-    """The weights of a few rows: working sets that grow until nothing outside of them gains."""
+def solve(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty: float) -> Codes:
+    """Solve for the weights of a few rows, growing their working sets until no other text has a gain."""
     slack = SLACK * rows.norm(dim=1).clamp_min(1e-30)
     codes = Codes(rows.new_zeros(len(rows), 1), torch.zeros(len(rows), 1, dtype=torch.int64))
     open_ = torch.arange(len(rows))
@@ -85,17 +94,17 @@ def solved(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty
         own = codes.rows(open_)
         gains = (rows[open_] - combination(own, directions)) @ directions.T - penalty
         used = own.values > 0
-        gains.scatter_reduce_(1, own.units, torch.where(used, -torch.inf, torch.inf), "amin")
+        gains.scatter_reduce_(1, own.units, torch.where(used, -torch.inf, torch.inf).to(gains), "amin")
         gaining = (gains > slack[open_, None]).any(1)
         if not bool(gaining.any()):
             break
         open_, gains, used, own = open_[gaining], gains[gaining], used[gaining], own.rows(gaining)
-        gains.scatter_reduce_(1, own.units, torch.where(used, torch.inf, -torch.inf), "amax")
+        gains.scatter_reduce_(1, own.units, torch.where(used, torch.inf, -torch.inf).to(gains), "amax")
         most = int(used.sum(1).max())
-        # More texts than dimensions depend on one another, and exchanging them leads nowhere.
+        # More texts than dimensions are linearly dependent, and exchanging them makes no progress.
         size = min(len(directions), most + ADDED, max(most + 1, rows.shape[1]))
         gain, units = gains.topk(size, 1)
-        weights = within(rows[open_], directions, units, gain > slack[open_, None], gain.isinf(), penalty)
+        weights = solve_within(rows[open_], directions, units, gain > slack[open_, None], gain.isinf(), penalty)
         wider = max(0, size - codes.values.shape[1])
         codes = Codes(pad(codes.values, (0, wider)), pad(codes.units, (0, wider)))
         codes.values[open_], codes.units[open_] = (
@@ -105,24 +114,24 @@ def solved(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], penalty
     return Codes(values, codes.units.gather(1, order)).first(max(1, int((values > 0).sum(1).max())))
 
 
-def within(
+def solve_within(
     rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], units: Int64[Tensor, "n p"],
     member: Bool[Tensor, "n p"], passive: Bool[Tensor, "n p"], penalty: float,
 ) -> Float[Tensor, "n p"]:  # fmt: skip
-    """The weights of the working sets; what is no member of a shorter one gets none."""
+    """Solve for the weights of the working sets; texts that are no member of a set get a weight of 0."""
     texts = directions[units].double()
     gram = texts @ texts.mT + RIDGE * torch.eye(units.shape[1], dtype=torch.float64)
     gains = (texts @ rows.double()[..., None])[..., 0] - penalty
-    # A target of −∞ is never wrong at 0, whatever the others weigh.
+    # With a target of −∞, a weight of 0 is always optimal.
     target = torch.where(member, gains, -1e9)
     return nonnegative_quadratic(gram, target, passive).to(rows)
 
 
 def penalty_at(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], active: int) -> float:
-    """The penalty that leaves so many texts of a row, on the average of these rows, or a little fewer.
+    """Search for the penalty that leaves `active` texts per row, or slightly fewer, on average over the rows.
 
     Raises:
-        UserError: a number that is not above 0.
+        UserError: `active` is not above 0.
     """
     if not active > 0:
         raise UserError(f"Expected active= above 0, the texts that a row is to have, got {active}.")
@@ -130,8 +139,8 @@ def penalty_at(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], act
     def many(penalty: float) -> bool:
         return float((nonnegative_lasso(rows, directions, penalty).values > 0).sum(1).double().mean()) > active
 
-    high = max(LEAST_PENALTY, float((rows @ directions.T).max()))  # which leaves none
-    while high > LEAST_PENALTY and not many(0.7 * high):  # downwards: small penalties take long
+    high = max(LEAST_PENALTY, float((rows @ directions.T).max()))  # this penalty leaves no text
+    while high > LEAST_PENALTY and not many(0.7 * high):  # downwards, because small penalties take long
         high *= 0.7
     low = 0.7 * high
     for _ in range(6):
@@ -141,15 +150,15 @@ def penalty_at(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], act
 
 
 class SpLiCE(nn.Module):
-    """The decomposition over a vocabulary; codes are weights of its texts.
+    """Decomposes rows over a vocabulary; codes are weights of its texts.
 
     Arguments:
         vocabulary: embeddings of the texts.
-        mean: of the rows' own kind, images or texts, each of unit length: the two kinds lie apart.
+        mean: mean of unit-length rows of the same kind, images or texts, because the two kinds have different means.
         penalty: λ.
 
     Raises:
-        UserError: fewer than two texts; a mean of another width.
+        UserError: there are fewer than two texts, or the mean has another dimension than they.
     """
 
     directions: Tensor
@@ -166,6 +175,7 @@ class SpLiCE(nn.Module):
         self.penalty = penalty
 
     def centred(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Scale rows to unit length, subtract the mean, and scale them to unit length again."""
         return normalize(normalize(rows.float(), dim=1) - self.mean, dim=1)
 
     @torch.no_grad()
@@ -174,5 +184,5 @@ class SpLiCE(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "n d"]:
-        """Rows of unit length."""
+        """Reconstruct rows, of unit length."""
         return normalize(normalize(combination(codes, self.directions), dim=1) + self.mean, dim=1)

@@ -1,11 +1,11 @@
-"""TEMI: heads on frozen features that give near neighbours the same cluster.
+"""TEMI: clustering heads on frozen features that assign nearest neighbours to the same cluster.
 
 Adaloglou, Michels, Kalisch, Kollmann, "Exploring the Limits of Deep Image Clustering using Pretrained Models" (BMVC
-2023), https://arxiv.org/abs/2303.17896, written from the paper. Symbols: x and x′ a row and one of its nearest
-neighbours, q_s and q_t the probabilities of clusters c that the student and its slowly following teacher give,
-p̃ the teacher's shares of the clusters.
+2023), https://arxiv.org/abs/2303.17896, implemented from the paper. Symbols: x and x′ a row and one of its nearest
+neighbours, q_s and q_t the cluster probabilities of the student and of the teacher, which is its moving average, and
+p̃ the teacher's mean probability of each cluster.
 
-Several heads are trained side by side; the one in use is the one of the lowest loss, so no label is needed to choose.
+Several heads are trained in parallel. The one with the lowest loss is used, so choosing it needs no labels.
 """
 
 import pytorch_lightning as pl
@@ -19,20 +19,24 @@ from models.turtle import standardisation
 
 __all__ = ["TEMI", "Heads", "agreement", "nearest", "pair_loss", "pair_weight"]
 
-CHUNK = 16_384  # rows taken at once
-PRODUCTS = 2**24  # cosines in memory at once
+CHUNK = 16_384  # rows that are assigned at a time
+PRODUCTS = 2**24  # cosines in memory at a time
 SHARE_MOMENTUM, LOSS_MOMENTUM = 0.9, 0.99
 
 
 def nearest(features: Float[Tensor, "n features"], count: int) -> Int64[Tensor, "n neighbours"]:
-    """The `count` other rows of the largest cosine to each row, nearest first; all others where there are fewer."""
+    """Return the `count` nearest neighbours of each row by cosine, nearest first; all other rows if there are fewer.
+
+    >>> nearest(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1).flatten()
+    tensor([1, 0, 1])
+    """
     units = normalize(features, dim=1)
-    found = []
+    neighbours = []
     for part in torch.arange(len(units), device=units.device).split(max(1, PRODUCTS // len(units))):
         cosines = units[part] @ units.T
-        cosines.scatter_(1, part[:, None], -2.0)  # below any: a row is no neighbour of itself
-        found.append(cosines.topk(min(count, len(units) - 1), 1).indices)
-    return torch.cat(found)
+        cosines.scatter_(1, part[:, None], -2.0)  # below every cosine, because a row is not its own neighbour
+        neighbours.append(cosines.topk(min(count, len(units) - 1), 1).indices)
+    return torch.cat(neighbours)
 
 
 def agreement(
@@ -41,9 +45,10 @@ def agreement(
     shares: Float[Tensor, "heads clusters"],
     beta: float,
 ) -> Float[Tensor, "heads n"]:
-    """log Σ_c (q_s(c|x) q_t(c|x′))^β / p̃(c), for β = 1 the pointwise mutual information of x and x′, in nats.
+    """Return log Σ_c (q_s(c|x) q_t(c|x′))^β / p̃(c), for β = 1 the pointwise mutual information of x and x′, in nats.
 
-    β < 1 keeps clusters in use. In logarithms: a probability that underflows has no gradient to speak of under β < 1.
+    β < 1 avoids empty clusters. It is computed from log-probabilities, because a probability that underflows would have
+    no useful gradient for β < 1.
     """
     prior = shares.clamp(min=1e-12).log()[:, :, None]
     return (beta * (log_student + log_teacher) - prior).logsumexp(1)
@@ -52,7 +57,11 @@ def agreement(
 def pair_weight(
     teacher: Float[Tensor, "heads clusters n"], teacher_of_partner: Float[Tensor, "heads clusters n"]
 ) -> Float[Tensor, " n"]:
-    """Σ_c q_t(c|x) q_t(c|x′), the mean over heads: how likely a pair is of one cluster."""
+    """Return Σ_c q_t(c|x) q_t(c|x′), averaged over heads: the probability that a pair is in the same cluster.
+
+    >>> pair_weight(torch.full((1, 2, 1), 0.5), torch.full((1, 2, 1), 0.5))
+    tensor([0.5000])
+    """
     return (teacher * teacher_of_partner).sum(1).mean(0)
 
 
@@ -62,7 +71,10 @@ def pair_loss(
     shares: Float[Tensor, "heads clusters"],
     beta: float,
 ) -> Float[Tensor, " heads"]:
-    """−w(x, x′) (`agreement` of x, x′ + that of x′, x) / 2, the mean over pairs, of rows followed by their partners."""
+    """Return the mean of −w(x, x′) (`agreement` of x, x′ + `agreement` of x′, x) / 2 over pairs.
+
+    The first half of the rows are x, the second half their partners x′.
+    """
     student, student_of_partner = log_student.chunk(2, 2)
     teacher, teacher_of_partner = log_teacher.chunk(2, 2)
     weight = pair_weight(teacher.exp(), teacher_of_partner.exp())
@@ -72,7 +84,7 @@ def pair_loss(
 
 
 class Heads(torch.nn.Module):
-    """Networks side by side, of one hidden layer each; rows come last, where a softmax over clusters is fast."""
+    """Parallel networks with one hidden layer each; rows are the last axis, because the softmax is faster then."""
 
     def __init__(self, heads: int, features: int, hidden: int, clusters: int) -> None:
         super().__init__()
@@ -83,31 +95,31 @@ class Heads(torch.nn.Module):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """Weights that keep variance."""
+        """Initialise the weights so that layers keep the variance."""
         for weights in (self.first, self.second):
             weights.copy_(torch.randn(weights.shape, generator=generator) / weights.shape[2] ** 0.5)
 
     def forward(
         self, rows: Float[Tensor, "n features"], heads: slice = slice(None)
     ) -> Float[Tensor, "some clusters n"]:
-        """Logarithms of the probabilities, of some heads."""
+        """Return the log-probabilities of the given heads."""
         first = self.first[heads]
         hidden = (first.flatten(0, 1) @ rows.T).unflatten(0, first.shape[:2]) + self.first_offset[heads]
         return torch.baddbmm(self.second_offset[heads], self.second[heads], hidden.relu()).log_softmax(1)
 
 
 class TEMI(pl.LightningModule):
-    """The heads, their teacher and their training: call `start` with all rows before it.
+    """The heads and their teacher; call `start` with all rows before training.
 
     Arguments:
-        features: width of the features.
-        clusters: how many.
-        heads: networks trained side by side.
-        hidden: width of each.
-        neighbours: of a row, from which its partner is drawn.
+        features: dimension of the features.
+        clusters: number of clusters.
+        heads: number of networks trained in parallel.
+        hidden: hidden units of each.
+        neighbours: nearest neighbours of a row, from which its partner is drawn.
         beta: β of `agreement`.
-        momentum: of the teacher, per step. The paper has .996 and ten times as many rows and steps.
-        learning_rate, warmup: of AdamW, and the steps that it takes to get there.
+        momentum: momentum of the teacher, per step. The paper has .996 and ten times as many rows and steps.
+        learning_rate, warmup: learning rate of AdamW, and the number of steps of its linear warm-up.
     """
 
     mean: Tensor
@@ -141,9 +153,10 @@ class TEMI(pl.LightningModule):
         self.register_buffer("neighbours", torch.zeros(0, neighbours, dtype=torch.int64), persistent=False)
 
     def start(self, features: Float[Tensor, "n features"], seed: int) -> None:
-        """Take the features' units and neighbours, and draw the heads.
+        """Compute the standardisation and the neighbours of the features, and initialise the heads.
 
-        A batch's `row` is the number of a row here. Neighbours are no part of a checkpoint: call this to go on, too.
+        A batch's `row` is an index into these features. Checkpoints do not hold the neighbours, so call this before
+        resuming a training, too.
 
         Raises:
             UserError: see `models.turtle.standardisation`.
@@ -157,7 +170,7 @@ class TEMI(pl.LightningModule):
 
     @property
     def best(self) -> int:
-        """The head in use."""
+        """Index of the head with the lowest loss."""
         return int(self.losses.argmin())
 
     def standardised(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
@@ -174,11 +187,11 @@ class TEMI(pl.LightningModule):
             self.shares.lerp_(teacher.exp().mean(2), 1 - SHARE_MOMENTUM)
         losses = pair_loss(self.student(rows), teacher, self.shares, self.hparams["beta"])
         self.losses.lerp_(losses.detach(), max(1 - LOSS_MOMENTUM, 1 / (self.global_step + 1)))
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning sets by setattr
-        if (self.global_step + 1) % every == 0:  # a call costs a tenth of a small step
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it by setattr
+        if (self.global_step + 1) % every == 0:  # logging costs a tenth of a small step
             entropy = torch.special.entr(self.shares).sum(1)
             self.log_dict({"temi/loss": losses.mean(), "temi/entropy": entropy.mean()})
-        return losses.sum()  # each head on its own, but for the weights of the pairs
+        return losses.sum()  # the heads are independent, except for the weights of the pairs
 
     @torch.no_grad()
     def on_train_batch_end(self, *_: object) -> None:
@@ -193,7 +206,7 @@ class TEMI(pl.LightningModule):
 
     @torch.no_grad()
     def assign(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n clusters"]:
-        """The best head's teacher's probabilities, on the features' device."""
+        """Return the teacher's cluster probabilities for the best head, on the features' device."""
         head = slice(self.best, self.best + 1)
         parts = [self.standardised(part.to(self.mean.device)) for part in features.split(CHUNK)]
         return torch.cat([self.teacher(part, head)[0].T for part in parts]).exp().to(features.device)

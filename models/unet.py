@@ -1,7 +1,7 @@
-"""A small U-Net over places, told a noise level and labels: residual blocks on two scales, attention on both.
+"""A small U-Net that is conditioned on a noise level and labels: residual blocks and attention at two resolutions.
 
 Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597, in the form that diffusion models use (Ho et al. 2020,
-https://arxiv.org/abs/2006.11239): group normalisation, an embedding that scales and shifts every block.
+https://arxiv.org/abs/2006.11239): group normalisation, and an embedding that scales and shifts every block.
 """
 
 import math
@@ -19,7 +19,7 @@ FREQUENCIES = 32
 
 
 class Block(nn.Module):
-    """x + f(x, e): two convolutions, the second one at zero at the start, and attention over places where asked for."""
+    """A residual block x + f(x, e) of two convolutions, the second initialised to zero, with optional attention."""
 
     def __init__(
         self, inputs: int, outputs: int, embedding: int, attention: bool = False, dropout: float = 0.1
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention = Attention(outputs) if attention else nn.Identity()
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]  # the layer has a bias
 
     def forward(self, x: Float[Tensor, "batch inputs height width"], e: Float[Tensor, "batch embedding"]) -> Tensor:
         h = self.first(functional.silu(self.first_norm(x)))
@@ -42,14 +42,14 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + attention of every place to every place; the projection starts at zero."""
+    """Self-attention between all positions, added to x; its projection is initialised to zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(GROUPS, channels)
         self.qkv, self.projection = nn.Conv2d(channels, 3 * channels, 1), nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.projection.weight)
-        nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.projection.bias)  # type: ignore[arg-type]  # the layer has a bias
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, HEADS, -1)).transpose(-1, -2).unbind(1)
@@ -58,12 +58,12 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(batch, channels, height, width), a noise level and conditions to the same shape, zero at the start.
+    """Maps (batch, channels, height, width), a noise level and conditions to the same shape; zero before training.
 
     Arguments:
-        channels, side: of what comes in; `side` is (height, width).
-        conditions: numbers per row.
-        width: channels on the fine scale, a multiple of 8; the coarse one has 1.6 times as many.
+        channels, side: channels and (height, width) of the input.
+        conditions: number of conditions per row.
+        width: channels at the fine resolution, a multiple of 8; the coarse one has 1.6 times as many.
     """
 
     def __init__(self, channels: int, side: tuple[int, int], conditions: int, width: int = 160) -> None:
@@ -84,7 +84,7 @@ class UNet(nn.Module):
         )
         self.norm, self.leave = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]  # there is one
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]  # the layer has a bias
 
     def forward(
         self,

@@ -3,11 +3,14 @@
 import json
 import os
 import resource
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["FACET_CACHE"] = tempfile.mkdtemp(prefix="facet-cache-")  # no test touches the user's own
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a network
 
 import numpy as np
@@ -16,6 +19,11 @@ import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_sessionfinish() -> None:
+    """Remove what the tests have computed."""
+    shutil.rmtree(os.environ["FACET_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,3 +77,51 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     tiny.save_pretrained(folder / "tiny")
     return folder / "tiny"
+
+
+# A tiny finished run: 16×16 faces, an untrained autoencoder, a flow at its linear start; every number is quick.
+FACES = {"_target_": "datamodules.faces.faces", "n": 200, "size": 16, "seed": 0}
+CONFIG = {"seed": 0, "encoder": {"name": "vae", "checkpoint": None}, "model": {"name": "iin"},
+          "vae": {"_target_": "models.vae.VAE"}, "iin": {"_target_": "models.iin.IIN"}}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that no test may change."""
+    import pytorch_lightning as pl
+    import torch
+    from omegaconf import OmegaConf
+
+    from datamodules.faces import faces
+    from datamodules.splits import TRAIN
+    from models.iin import IIN
+    from models.vae import VAE
+    from training.run_folder import Run
+
+    def save(module: pl.LightningModule, name: str) -> None:
+        content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+        torch.save(content | {"pytorch-lightning_version": pl.__version__}, folder / "checkpoints" / name)
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "faces" / "iin" / "first"
+    cache = str(tmp_path_factory.mktemp("cache"))
+    run = Run(folder, OmegaConf.create(CONFIG | {"data": FACES | {"cache_dir": cache}}))
+    (folder / "checkpoints").mkdir()
+    data, vae = faces(n=200, size=16, cache_dir=cache), VAE(size=16, latent=10, width=4).eval()
+    run.manifest(data, vae.identity, seed=0, device="cpu")
+    with torch.no_grad():
+        mean, logvar = vae.encode(data.images[data.rows(TRAIN)])
+    labels = data.factors[data.rows(TRAIN)]
+    iin = IIN(10, [(f.name, f.kind, list(f.values)) for f in labels.factors], blocks=2, width=8).eval()
+    iin.start(mean, logvar, labels.values)
+    iin.calibrate(mean, labels.values)
+    save(vae, "vae.ckpt")
+    save(iin, "last.ckpt")
+    run.save()
+    return folder
+
+
+@pytest.fixture
+def run_copy(finished_run: Path, tmp_path: Path) -> Path:
+    """A run folder to break."""
+    return shutil.copytree(finished_run, tmp_path / "run")

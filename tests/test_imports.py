@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("models", "datamodules", "evaluation")
+PACKAGES = ("models", "datamodules", "training", "evaluation")
 ALLOWED = {
     "models": {"models"},
     "datamodules": {"models", "datamodules"},
-    "evaluation": {"models", "datamodules", "evaluation"},
+    "training": {"models", "datamodules", "training"},
+    "evaluation": {"models", "datamodules", "training", "evaluation"},
 }
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -46,7 +47,7 @@ def test_imported_sees_every_form() -> None:
 def test_imports_point_one_way(path: Path) -> None:
     project = {*PACKAGES, "train", "tests"}
     wrong = imported((ROOT / path).read_text()) & project - ALLOWED[path.parts[0]]
-    assert not wrong, f"{path} imports {sorted(wrong)}: models <- datamodules <- evaluation <- train.py"
+    assert not wrong, f"{path} imports {sorted(wrong)}: models <- datamodules <- training <- evaluation <- train.py"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
@@ -65,9 +66,9 @@ def test_slow_and_optional_libraries_load_late(module: str) -> None:
 
 
 def test_packages_are_light() -> None:
-    """`import models, datamodules, evaluation` alone loads none of the heavy libraries."""
+    """`import models, datamodules, training, evaluation` alone loads none of the heavy libraries."""
     heavy = {"torch", "torchvision", "matplotlib", "sklearn", "pandas", "pytorch_lightning", "diffusers"}
-    code = f"import models, datamodules, evaluation, sys; print(sorted({heavy!r} & set(sys.modules)))"
+    code = f"import models, datamodules, training, evaluation, sys; print(sorted({heavy!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.captions import PairData, extract_pairs, pairs
-from datamodules.factors import TEST, TRAIN
+from datamodules.splits import TEST, TRAIN
 from models import UserError
 
 
@@ -68,7 +68,9 @@ def test_tables_as_flickr_and_others_have_them(tmp_path: Path, name: str) -> Non
     (tmp_path / name).write_text(FLICKR[name])
     data = read(tmp_path, tmp_path / name)
     assert told(data) == [("1.png", "A child, in pink ."), ("1.png", "A girl ."), ("2.png", "A dog .")]
-    assert data.notes == (["1 of 4 pairs lack a side and are left out."] if name == "results.csv" else [])
+    assert data.notes == (
+        ["1 of 4 pairs have no image or no caption and are left out."] if name == "results.csv" else []
+    )
 
 
 def test_no_caption_of_a_training_image_is_held_out(tmp_path: Path) -> None:

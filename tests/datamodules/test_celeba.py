@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from datamodules.celeba import celeba
-from datamodules.factors import ImageData, hash_split
+from datamodules.factors import ImageData
+from datamodules.splits import hash_split
 from models import UserError
 
 N = 30
@@ -372,7 +373,7 @@ def test_extra_table_that_matches_nothing(tmp_path: Path) -> None:
     flat_layout(tmp_path / "root")
     (tmp_path / "root" / "extra.csv").write_text("image_id,race\nAdam_01,white\n")
     expect_error("'Adam_01', the images '000001.jpg'", tmp_path / "root", extra_attributes="extra.csv")
-    expect_error(r"nowhere\.csv, found none", tmp_path / "root", extra_attributes=["nowhere.csv"])
+    expect_error(r"nowhere\.csv, got no such file", tmp_path / "root", extra_attributes=["nowhere.csv"])
 
 
 def test_a_page_in_the_place_of_the_archive(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from safetensors.torch import load, save
 from scipy.ndimage import label
 
 from datamodules.faces import FACTORS, NUISANCES, FaceParameters, faces, render, sample_parameters
-from datamodules.factors import TEST, TRAIN, VALIDATION
+from datamodules.splits import TEST, TRAIN, VALIDATION
 from models import UserError
 
 

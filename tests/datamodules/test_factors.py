@@ -6,17 +6,15 @@ import torch
 
 from datamodules.factors import (
     check_training,
-    complete_split,
     confidence_notes,
     factor_table,
-    hash_split,
     infer_labels,
     missing_notes,
     named_columns,
-    near_names,
     split_numbers,
 )
-from models import UserError
+from datamodules.splits import complete_split, hash_split
+from models import UserError, near_names
 
 nan = float("nan")
 

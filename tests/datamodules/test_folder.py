@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.factors import hash_split
 from datamodules.folder import folder
+from datamodules.splits import hash_split
 from models import UserError
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from datamodules import images as module
+from datamodules import progress
 from datamodules.images import (
     Decoded,
     EncodedImages,
@@ -393,8 +394,8 @@ def test_plain_lines_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(module, "Console", lambda: Console(file=screen, force_terminal=True))
-    assert list(module.with_progress(range(5), 5, "Decoding images")) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(progress, "Console", lambda: Console(file=screen, force_terminal=True))
+    assert list(progress.with_progress(range(5), 5, "Decoding images")) == [0, 1, 2, 3, 4]
     assert "Decoding images" in screen.getvalue() and "100%" in screen.getvalue()
 
 

@@ -71,7 +71,7 @@ def test_bad_tables(name: str, content: bytes, message: str) -> None:
 def test_missing_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         read_table(tmp_path / "none.csv")
-    with pytest.raises(UserError, match=r"none\.csv, found none there nor below"):
+    with pytest.raises(UserError, match=r"none\.csv, got no such file there nor below"):
         read_tables("none.csv", tmp_path)
     with pytest.raises(UserError, match="Is a directory"):
         read_tables(tmp_path, tmp_path)

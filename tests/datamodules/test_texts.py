@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.factors import TEST, TRAIN, VALIDATION
-from datamodules.features import Identity
+from datamodules.splits import TEST, TRAIN, VALIDATION
 from datamodules.texts import TextData, extract_texts, read_texts, texts
 from models import UserError
+from models.interfaces import Identity
 
 WORDS = ["cat", "dog", "a red car", "Zürich"]
 
@@ -64,7 +64,7 @@ def test_empty_and_repeated_rows_are_told(tmp_path: Path) -> None:
     path.write_text('text,kind\ncat,a\n"",b\ncat,b\n" dog ",\n')
     found = texts(path, labels="kind")
     assert found.texts == ["cat", "cat", "dog"] and found.ids == ["000000", "000001", "000002"]
-    assert found.notes[:2] == ["1 of 4 rows have no text and are left out.", "1 of 3 texts are there more than once."]
+    assert found.notes[:2] == ["1 of 4 rows have no text and are left out.", "1 of 3 texts occur more than once."]
     assert found.factors.values[:2, 0].tolist() == [0, 1] and bool(found.factors.values[2, 0].isnan())
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datamodules.factors import TEST, TRAIN, VALIDATION, hash_split
+from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
 from datamodules.vectors import vectors
 from models import UserError
 
@@ -286,7 +286,7 @@ def test_files_that_are_not_there_or_of_no_use(tmp_path: Path) -> None:
         for content in (b"", b"<html>no such page</html>" * 9):
             path = tmp_path / f"bad.{suffix}"
             path.write_bytes(content)
-            fails(rf"Expected an? \.{suffix} file in .*, got a file that cannot be read as one \(.+\): mend", path)
+            fails(rf"Expected an? \.{suffix} file in .*, got a file that cannot be read as one \(.+\): repair", path)
     for path in (npy(tmp_path), npz(tmp_path, x=VALUES), parquet(tmp_path, v=VALUES.tolist())):
         path.write_bytes(path.read_bytes()[:-60])
         fails("got a file that cannot be read as one", path)
@@ -319,7 +319,7 @@ def test_tables_whose_lists_differ(tmp_path: Path) -> None:
         ([[1.0, 2.0], None], "got 2 numbers in row 0 and 0 in row 1"),
         ([None, [1.0, 2.0]], "got 0 numbers in row 0 and 2 in row 1"),
     ):
-        fails(f"lists of one length in column v of .*, {told}: mend", parquet(tmp_path, v=lists))
+        fails(f"lists of one length in column v of .*, {told}: correct", parquet(tmp_path, v=lists))
     fixed = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
     fails("got 2 numbers in row 0 and 0 in row 1", parquet(tmp_path, v=fixed))
 

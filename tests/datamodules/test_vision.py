@@ -11,7 +11,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from datamodules import vision
-from datamodules.factors import TEST, TRAIN, VALIDATION, ImageData, hash_split
+from datamodules.factors import ImageData
+from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
 from models import UserError
 
 MNIST = Path(__file__).parents[3] / "shared" / "data" / "mnist"

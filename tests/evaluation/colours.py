@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from datamodules.factors import Factor, FactorTable, ImageData
+from datamodules.factors import FactorTable, ImageData
+from models.labels import Factor
 
 __all__ = ["Colours", "colour_images", "write_photographs"]
 

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from evaluation.sources import Source, source
+from evaluation.embeddings.source import Source, source
 
 __all__ = ["LVIS", "Compass", "asked_of", "circle", "compass_source", "real"]
 
@@ -44,7 +45,7 @@ def circle(folder: Path, step: int = 10) -> list[str]:
 def compass_source(folder: Path) -> Source:
     """The circle with the compass as its encoder."""
     found = source(*circle(folder))
-    found.encoder, found.config.encoder.name = Compass(), "compass"
+    found.encoder, found.config.encoder = Compass(), OmegaConf.create({"_target_": "compass"})
     return found
 
 

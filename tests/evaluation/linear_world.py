@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.factors import Factor, FactorTable, ImageData
+from datamodules.factors import FactorTable, ImageData
+from models.labels import Factor
 
 FACTORS = (
     Factor("glasses", "binary", ("without", "with")),

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from PIL import Image
 
 from datamodules.faces import FACTORS
 from datamodules.features import extract
-from evaluation.clustering import cluster
+from evaluation.clustering.pipeline import cluster
 from evaluation.command import command as run_command
-from evaluation.record import Run, made
-from evaluation.run import LoadedRun
+from evaluation.editing.editor import ImageEditor
 from models.iin import IIN
+from training.build import made
+from training.run_folder import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,7 @@ MADE_OF: dict[str, dict[str, Any]] = {
     "": FAITHFUL | VAE | {"data._target_": FACES, "data.n": 20000, "data.size": 64, "guide.reading_weight": 0.0},
     "data=celeba": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": CELEBA},
     "data=celeba encoder=taesd3": FAITHFUL
-    | {"encoder._target_": "models.encoders.TinyAutoencoder", "encoder.size": 64, "data.size": 64, "vae": None},
+    | {"encoder._target_": "models.sd_vae.TinyAutoencoder", "encoder.size": 64, "data.size": 64, "vae": None},
     "data=folder": FAITHFUL | VAE | PHOTOGRAPHS | {"data._target_": FOLDER},
     "model=dec data=folder": CLIP_ENCODER | {"data._target_": FOLDER, "data.size": 224, "k": 12},
     "model=dec data=cifar10": CLIP_ENCODER | {"data._target_": "datamodules.vision.cifar10"},
@@ -71,7 +73,7 @@ MADE_OF: dict[str, dict[str, Any]] = {
     | {"encoder._target_": "models.sentence.Sentence"},
     "model=vae": VAE | {"model.name": "vae", "data._target_": FACES},
     "iin.objective=likelihood": VAE | {"model.name": "iin", "data._target_": FACES},
-    "encoder=sd_vae": FAITHFUL | {"encoder._target_": "models.encoders.SDVAE", "encoder.size": 64, "vae": None},
+    "encoder=sd_vae": FAITHFUL | {"encoder._target_": "models.sd_vae.SDVAE", "encoder.size": 64, "vae": None},
 }
 
 
@@ -137,6 +139,14 @@ def test_every_edit_is_drawn(options: list[str], here: Path, capsys: pytest.Capt
         assert drawn.size[0] > 16
 
 
+def main_of(name: str) -> Callable[[Sequence[str]], None]:
+    """The function that `python -m name` runs, of a folder that of its `__main__`."""
+    module = importlib.import_module(name)
+    module = module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
+    found: Callable[[Sequence[str]], None] = module.main
+    return found
+
+
 SMALL = [
     "data.n=40", "autoencoder.hidden=[16]", "autoencoder.code=3", "trainer.autoencoder.epochs=1",
     "trainer.accelerator=cpu", *(f"trainer.{stage}.steps=10" for stage in ("dec", "turtle", "temi")),
@@ -179,7 +189,7 @@ def test_the_commands_of_clusterings_answer(
         Image.fromarray(torch.randint(0, 255, (9, 12), dtype=torch.uint8).numpy()).save(file)
     answers = {"": "Open: ", "seeds": "±", "images": "cluster  certainty", "ks": "Suggested: k="}
     said = answers["".join(given[1:2]).partition("=")[0]]
-    importlib.import_module(f"evaluation.{name}").main([item.replace("seeds=10", "seeds=2") for item in given])
+    main_of(f"evaluation.{name}")([item.replace("seeds=10", "seeds=2") for item in given])
     assert said in capsys.readouterr().out
 
 
@@ -197,9 +207,9 @@ def test_every_command_has_a_help(capsys: pytest.CaptureFixture[str], monkeypatc
     named = {module for command in COMMANDS for module in command if module.startswith("evaluation.")}
     assert {"evaluation.edit", "evaluation.table", "evaluation.benchmark"} <= named
     for name in named:
-        module = importlib.import_module(name)
+        main = main_of(name)
         monkeypatch.setattr("sys.argv", [name, "--help"])
-        run_command(module.main)
+        run_command(main)
         assert f"python -m {name}" in capsys.readouterr().out
 
 
@@ -210,11 +220,11 @@ def test_the_extras_it_names_exist() -> None:
 
 
 def test_the_same_from_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def coloured(run: LoadedRun, latents: torch.Tensor) -> torch.Tensor:
+    def coloured(editor: ImageEditor, latents: torch.Tensor) -> torch.Tensor:
         """The untrained decoder's edits are fainter than a pixel value."""
         return (0.5 + 0.4 * (1000 * latents[:, :3]).sin())[:, :, None, None].expand(-1, -1, 16, 16)
 
-    monkeypatch.setattr(LoadedRun, "decode", coloured)
+    monkeypatch.setattr(ImageEditor, "decode", coloured)
     (program,) = (block for language, block in BLOCKS if language == "python")
     exec(program.replace("face019900", "face000190"), {})
     pictures = []

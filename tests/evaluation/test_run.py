@@ -15,15 +15,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from datamodules.factors import TEST
+from datamodules.splits import TEST
 from evaluation import edit
-from evaluation.files import to_pillow
-from evaluation.photographs import PLACE, centre_of
-from evaluation.record import Run
-from evaluation.run import LoadedRun, find_run, load
+from evaluation.editing.photographs import PLACE, centre_of
+from evaluation.report.summary import print_summary
+from evaluation.run import LoadedRun, load
 from models import UserError, dlib_faces
 from models.iin import IIN
 from models.vae import VAE
+from training.files import to_pillow
+from training.run_folder import Run, find_run
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_nothing_half_written_is_left(run: Run, monkeypatch: pytest.MonkeyPatch)
 def test_summary_compares_and_says_what_to_open(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.update({"edit/glasses/success": 0.98, "edit/glasses/leakage": 0.01, "edit/glasses/counterfactual": 0.6,
                 "baseline/linear_svm/glasses/success": 0.75, "oracle/glasses/counterfactual": 0.8})  # fmt: skip
-    run.summary()
+    print_summary(run)
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert rows[1] == ["glasses", "flow", "0.980", "0.010", "0.600"]
     assert rows[2] == ["linear", "SVM", "0.750"]
@@ -140,7 +141,7 @@ def test_summary_compares_and_says_what_to_open(run: Run, capsys: pytest.Capture
 
 def test_summary_without_edits(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.update({"reconstruction/psnr": 27.25, "time/vae_s": 3.0})
-    run.summary()
+    print_summary(run)
     out = capsys.readouterr().out
     assert "reconstruction/psnr  27.25" in out
     assert "time/vae_s" not in out
@@ -257,7 +258,7 @@ def test_data_that_is_gone_is_one_line(run_copy: Path, tmp_path: Path) -> None:
 
 def test_edit_sets_the_code_and_nothing_else(loaded: LoadedRun) -> None:
     latents = loaded.encode(loaded.data.images[loaded.data.rows(TEST)])
-    edited = loaded.iin.encode(loaded.edit_latents(latents, {"hat": 1, "glasses": "without"}))
+    edited = loaded.iin.encode(loaded.editor.edit_latents(latents, {"hat": 1, "glasses": "without"}))
     wanted = loaded.iin.encode(latents)
     for factor, value in ((3, 1.0), (0, 0.0)):
         to, other = (loaded.iin.destination(factor, torch.tensor([v]))[0, 0] for v in (value, 1 - value))
@@ -273,7 +274,7 @@ def test_edit_takes_a_file_a_list_and_tensors(loaded: LoadedRun, face: Path) -> 
     with Image.open(face) as picture:
         two = loaded.edit([face, picture], glasses="with")
     assert isinstance(two, list) and [image.tobytes() for image in two] == [one.tobytes()] * 2
-    pixels = loaded.pixels([face])
+    pixels = loaded.preprocessing.read([face])
     decoded = loaded.edit(face, glasses=1, compose="none")
     assert isinstance(decoded, Image.Image) and decoded.size == (16, 16)
     assert loaded.edit(pixels, glasses=True, compose="none")[0].tobytes() == decoded.tobytes()  # type: ignore[index]
@@ -287,7 +288,7 @@ def coloured(latents: Tensor) -> Tensor:
 
 
 def test_of_strength_0_photographs_and_tensors_come_back_bit_for_bit(loaded: LoadedRun, face: Path) -> None:
-    pixels = loaded.pixels([face])
+    pixels = loaded.preprocessing.read([face])
     with Image.open(face) as picture:
         for how in ("threshold", "add"):
             for same in (
@@ -304,9 +305,9 @@ def test_of_strength_0_photographs_and_tensors_come_back_bit_for_bit(loaded: Loa
 def test_a_change_is_composed_into_the_middle_of_a_photograph(
     loaded: LoadedRun, face: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaded, "decode", coloured)
-    latents = loaded.encode(loaded.pixels([face]))
-    decoded = loaded.decode(latents), loaded.decode(loaded.component_latents(latents, 8, 3.0))
+    monkeypatch.setattr(loaded.editor, "decode", coloured)
+    latents = loaded.encode(loaded.preprocessing.read([face]))
+    decoded = loaded.editor.decode(latents), loaded.editor.decode(loaded.editor.component_latents(latents, 8, 3.0))
     with Image.open(face) as picture:
         wanted = centre_of(picture.copy(), 1.0).composed(decoded[0][0], decoded[1][0], "add").picture
         edited = loaded.set_component(face, 8, 3.0, compose="add")
@@ -332,7 +333,7 @@ def test_which_face_of_a_photograph_is_edited(
     aligned: tuple[LoadedRun, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, both = aligned
-    monkeypatch.setattr(run, "decode", coloured)
+    monkeypatch.setattr(run.editor, "decode", coloured)
     halves = (0, 0, 200, 300), (200, 0, 500, 300)
     for face, (changed, kept) in ((1, halves[::-1]), (2, halves)):
         edited = run.set_component(both, 8, 3.0, compose="add", face=face)
@@ -389,15 +390,16 @@ def test_a_run_whose_images_show_no_faces_or_whose_data_is_gone(
 
 
 def test_no_strength_is_no_edit(loaded: LoadedRun, face: Path) -> None:
-    latents = loaded.encode(loaded.pixels([face]))
-    torch.testing.assert_close(loaded.edit_latents(latents, {"sex": 1}, strength=0.0), latents, atol=1e-4, rtol=0)
+    latents = loaded.encode(loaded.preprocessing.read([face]))
+    edited = loaded.editor.edit_latents(latents, {"sex": 1}, strength=0.0)
+    torch.testing.assert_close(edited, latents, atol=1e-4, rtol=0)
 
 
 def test_a_component_from_python_as_by_the_command(loaded: LoadedRun, face: Path) -> None:
-    latents = loaded.encode(loaded.pixels([face]))
+    latents = loaded.encode(loaded.preprocessing.read([face]))
     wanted = loaded.iin.set_component(latents, 8, -2.0)
-    torch.testing.assert_close(loaded.component_latents(latents, 8, "-2"), wanted)
-    half = loaded.iin.encode(loaded.component_latents(latents, 8, -2, strength=0.5))
+    torch.testing.assert_close(loaded.editor.component_latents(latents, 8, "-2"), wanted)
+    half = loaded.iin.encode(loaded.editor.component_latents(latents, 8, -2, strength=0.5))
     mean = (loaded.iin.encode(latents) + loaded.iin.encode(wanted)) / 2
     torch.testing.assert_close(half, mean, atol=1e-4, rtol=0)
     one = loaded.set_component(face, 8, -2, compose="none")
@@ -408,7 +410,7 @@ def test_a_component_from_python_as_by_the_command(loaded: LoadedRun, face: Path
 
 
 def test_a_block_from_a_donor(loaded: LoadedRun, face: Path) -> None:
-    latents, donor = loaded.encode(loaded.pixels([face])), loaded.encode(loaded.data.images[3:4])
+    latents, donor = loaded.encode(loaded.preprocessing.read([face])), loaded.encode(loaded.data.images[3:4])
     codes = loaded.iin.encode(latents)
     codes[:, 5] = loaded.iin.encode(donor)[:, 5]
     wanted = to_pillow(loaded.decode(loaded.iin.inverse(codes)))[0].tobytes()
@@ -442,11 +444,11 @@ def awkward(run_copy: Path) -> LoadedRun:
 
 
 def test_factors_may_have_the_names_of_parameters(awkward: LoadedRun, face: Path) -> None:
-    latents = awkward.encode(awkward.pixels([face]))
+    latents = awkward.encode(awkward.preprocessing.read([face]))
     edit = partial(awkward.edit, face, compose="none")
 
     def expected(values: dict[str, int], strength: float = 1.0) -> bytes:
-        return to_pillow(awkward.decode(awkward.edit_latents(latents, values, strength)))[0].tobytes()
+        return to_pillow(awkward.decode(awkward.editor.edit_latents(latents, values, strength)))[0].tobytes()
 
     for edited, wanted in (
         (edit(images=1, values=0, self=1), expected({"images": 1, "values": 0, "self": 1})),
@@ -468,11 +470,11 @@ def test_images_are_cropped_as_the_data_was(run_copy: Path, tmp_path: Path) -> N
     picture = Image.new("RGB", (178, 178), "red")
     picture.paste("blue", (9, 9, 169, 169))
     loaded = load(run_copy)
-    assert loaded.pixels([picture])[0, 0].max() > 0
+    assert loaded.preprocessing.read([picture])[0, 0].max() > 0
     loaded.config.data.crop = 160
-    assert loaded.pixels([picture])[0, 0].max() == 0
+    assert loaded.preprocessing.read([picture])[0, 0].max() == 0
     loaded.config.data.crop = 160 / 178
-    assert loaded.pixels([picture])[0, 0].max() == 0
+    assert loaded.preprocessing.read([picture])[0, 0].max() == 0
 
 
 def test_bad_edits(loaded: LoadedRun, tmp_path: Path) -> None:

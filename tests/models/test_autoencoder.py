@@ -8,11 +8,12 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.features import Batches
-from evaluation.fitting import finish, fit
-from evaluation.record import Run
+from datamodules.batches import Batches
 from models import UserError
 from models.autoencoder import Autoencoder, Layer, fully_connected, optimization
+from training.checkpoints import finish
+from training.fit import fit
+from training.run_folder import Run
 
 SMALL: dict[str, Any] = {"hidden": [32, 16], "code": 4, "corruption": 0.0, "anneal": False}
 QUICK: dict[str, Any] = {"learning_rate": 5e-3}  # small layers take it, and a test does not wait
@@ -197,7 +198,7 @@ def test_layer_by_layer_then_the_whole() -> None:
         inputs = layer.embed(inputs)
         assert inputs.shape == (1000, width)
     started = error(autoencoder, features)
-    autoencoder.take(layers)
+    autoencoder.load_layers(layers)
     torch.testing.assert_close(autoencoder.embed(features), inputs)  # the stack is what the layers made
     stacked = error(autoencoder, features)
     assert stacked < 0.3 * started

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from models import UserError
-from models.backbones import DINOv2, Pixels, Preprocessing, Torchvision, watched
+from models.backbones import DINOv2, Pixels, Preprocessing, Torchvision, layer_features
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "encoder"
 DINO = "vit_small_patch14_dinov2.lvd142m"
@@ -108,7 +108,7 @@ def test_layers_are_those_of_torchvisions_extractor() -> None:
     for layer in layers:
         with torch.no_grad():
             expected = create_feature_extractor(encoder.network, [layer])(x)[layer]
-            features = watched(encoder.network, layer, lambda: encoder(x), 2)
+            features = layer_features(encoder.network, layer, lambda: encoder(x), 2)
         expected = expected if expected.ndim == 2 else expected.mean((2, 3))
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
         if layer == "layer3.0.bn2":
@@ -146,11 +146,11 @@ def test_every_form_of_output_becomes_a_row_per_image() -> None:
         "act": (x - 1).relu().mean((2, 3)),
     }
     for layer, features in expected.items():
-        torch.testing.assert_close(watched(toy, layer, lambda: toy(x), 3), features)
-    with pytest.raises(UserError, match="encoder.layer=sequence_first gives 25x3x8 for 3 images, not a row for each"):
-        watched(toy, "sequence_first", lambda: toy(x), 3)
-    with pytest.raises(UserError, match="encoder.layer=unused takes no part in encoding images"):
-        watched(toy, "unused", lambda: toy(x), 3)
+        torch.testing.assert_close(layer_features(toy, layer, lambda: toy(x), 3), features)
+    with pytest.raises(UserError, match="give a row for each of 3 images, got 25x3x8 from sequence_first"):
+        layer_features(toy, "sequence_first", lambda: toy(x), 3)
+    with pytest.raises(UserError, match="encoder.layer to take part in encoding images, got unused"):
+        layer_features(toy, "unused", lambda: toy(x), 3)
     assert not any(module._forward_hooks for module in toy.modules())
 
 
@@ -243,16 +243,16 @@ def test_no_code_in_a_file_is_run(
     torch.save({"fc.bias": Harm()}, file)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for weights in ("DEFAULT", str(file)):
-        with pytest.raises(UserError, match="cannot be read as weights"):
+        with pytest.raises(UserError, match="Expected a file of weights at .*, got one that cannot be read"):
             Torchvision(SMALL, weights)
-    with pytest.raises(UserError, match="cannot be read as weights"):
+    with pytest.raises(UserError, match="Expected a file of weights at .*, got one that cannot be read"):
         DINOv2("vit_dwarf_patch14_dinov2", str(file))
     assert "was run" not in capsys.readouterr().out
 
 
 def test_googlenet_reads_images_as_its_published_weights_do() -> None:
     assert Torchvision("googlenet", "random").network.transform_input
-    with pytest.raises(UserError, match="encoder.layer=aux1.fc1 takes no part in encoding images"):
+    with pytest.raises(UserError, match="encoder.layer to take part in encoding images, got aux1.fc1"):
         Torchvision("googlenet", "random", "aux1.fc1")
 
 
@@ -260,7 +260,7 @@ def test_googlenet_reads_images_as_its_published_weights_do() -> None:
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 def test_broken_file(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} cannot be read as weights .*: give a state dict's file") as caught:
+    with pytest.raises(UserError, match=f"Expected a file of weights at .*{name}, got .*: give a state dict") as caught:
         Torchvision(SMALL, str(tmp_path / name))
     assert "\n" not in str(caught.value)
 
@@ -270,7 +270,7 @@ def test_broken_file(tmp_path: Path, name: str, content: bytes) -> None:
     [(Torchvision, "mobilenet_v3_small"), (DINOv2, "vit_dwarf_patch14_dinov2"), (DINOv2, "test_vit.r160_in1k")],
 )
 def test_weights_of_another_network(file: Path, encoder: type[nn.Module], architecture: str) -> None:
-    with pytest.raises(UserError, match=f"{architecture} cannot be made with the weights .*{file} ") as caught:
+    with pytest.raises(UserError, match=f"Expected {architecture} to load with the weights .*{file}, got") as caught:
         encoder(architecture, str(file))
     assert "\n" not in str(caught.value) and "set encoder.architecture to theirs" in str(caught.value)
 
@@ -282,7 +282,7 @@ def test_weights_of_another_network(file: Path, encoder: type[nn.Module], archit
         (("fasterrcnn_resnet50_fpn",), "one of torchvision's, got fasterrcnn_resnet50_fpn"),
         (("resnet18", "V3"), "IMAGENET1K_V1, DEFAULT, a file, or random, got V3"),
         (("resnet18", None), "a file, or random, got None"),
-        (("squeezenet1_0", "random"), "squeezenet1_0 has no linear layer that classifies: choose an encoder.layer"),
+        (("squeezenet1_0", "random"), "squeezenet1_0 to have a linear classifier, got none: choose an encoder.layer"),
     ],
 )
 def test_settings_that_torchvision_does_not_know(settings: tuple[Any, ...], line: str) -> None:
@@ -346,8 +346,8 @@ def test_random_weights_of_timm() -> None:
             {"architecture": "vit_dwarf_patch14_dinov2", "weights": "random", "size": 60},
             "size to be a multiple .* 14, got 60",
         ),
-        ({"architecture": "test_resnet", "weights": "random", "size": 64}, "test_resnet cannot be made .*img_size"),
-        ({"architecture": "test_vit.x", "weights": "random"}, "test_vit.x cannot be made .*[Ii]nvalid pretrained tag"),
+        ({"architecture": "test_resnet", "weights": "random", "size": 64}, "test_resnet to load .*img_size"),
+        ({"architecture": "test_vit.x", "weights": "random"}, "test_vit.x to load .*[Ii]nvalid pretrained tag"),
     ],
 )
 def test_settings_that_timm_does_not_know(settings: dict[str, Any], line: str) -> None:

@@ -10,13 +10,14 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.features import Batches
-from evaluation.fitting import finish, fit
-from evaluation.record import Run
+from datamodules.batches import Batches
 from models import UserError
 from models.autoencoder import Autoencoder
 from models.dec import DEC, clustering_loss, kmeans, soft_assignment, target_distribution
 from tests.references import dec as reference
+from training.checkpoints import finish
+from training.fit import fit
+from training.run_folder import Run
 
 SMALL: dict[str, Any] = {"hidden": [32], "code": 4}
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})

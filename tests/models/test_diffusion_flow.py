@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.diffusion_flow import BISECTIONS, FURTHEST, SHOWN, DiffusionFlow, concerned, posterior_mean
-from models.iin import IIN, SURE
+from models.diffusion_edits import SURE
+from models.diffusion_flow import BISECTIONS, MAX_GUIDANCE, REACHED, DiffusionFlow, edit_mask, posterior_mean
+from models.iin import IIN
 from models.labels import LabelEmbedding
 
 FACTORS = [("glasses", "binary", ["without", "with"]), ("race", "categorical", ["a", "b", "c"]),
@@ -89,7 +90,7 @@ def test_a_component_beyond_the_labels_is_guidance(
 def test_guidance_stays_where_the_labels_say_something(flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     difference = torch.full((2, 4, 6, 6), 0.01)
     difference[0, :, 4, 4], difference[1] = 3.0, 0.0
-    m = concerned(difference)
+    m = edit_mask(difference)
     expected = torch.zeros(6, 6)
     expected[3:, 3:] = 1.0
     torch.testing.assert_close(m[0, 0], expected)
@@ -102,7 +103,7 @@ def test_guidance_stays_where_the_labels_say_something(flow: DiffusionFlow, monk
 
     monkeypatch.setattr(flow.guide, "denoise", denoise)
     x, c = torch.zeros(1, *SHAPE), torch.zeros(1, 4)
-    ends = {w: flow.along(x, c + torch.tensor([w, 0, 0, 0]))[0, 0] for w in (1.0, 1.002, 3.0)}
+    ends = {w: flow.integrate(x, c + torch.tensor([w, 0, 0, 0]))[0, 0] for w in (1.0, 1.002, 3.0)}
     torch.testing.assert_close(ends[1.002], ends[1.0], atol=5e-3, rtol=0)  # there is no jump
     assert ends[3.0][0, 0] > 2 * ends[1.0][0, 0] > 0 and ends[3.0][3, 3] < 0 < ends[1.0][3, 3]
 
@@ -119,7 +120,7 @@ def test_many_classes_are_guided_away_from_the_label_unknown(
     monkeypatch.setattr(flow.guide, "denoise", denoise)
     labels = flow.guide.labels
     c = torch.cat([torch.ones(1, 1), 3 * labels.embed(1, torch.tensor([2.0])), torch.zeros(1, 1)], 1)
-    flow.along(torch.zeros(1, *SHAPE), c)
+    flow.integrate(torch.zeros(1, *SHAPE), c)
     (y, known), (other, other_known) = told[:2]
     torch.testing.assert_close(y[1:3], labels.embed(1, torch.tensor([2.0]))[0])
     assert known.tolist() == [1, 1, 1, 1] and other_known.tolist() == [1, 0, 0, 1]
@@ -179,7 +180,7 @@ def test_training_learns_the_reading_and_leaves_the_diffusion_model() -> None:
     assert isinstance(iin.flow, DiffusionFlow) and not iin.flow.guide.training
     iin.start(latents.flatten(1), torch.zeros(256, 64), values)
     kept = {name: tensor.clone() for name, tensor in iin.flow.guide.state_dict().items()}
-    optimizer = torch.optim.Adam(iin.flow_parameters(), 3e-3)
+    optimizer = torch.optim.Adam([weight for weight in iin.flow.parameters() if weight.requires_grad], 3e-3)
     for _ in range(60):
         loss = iin.reading_term(iin.flow.read(latents.flatten(1)), values)
         optimizer.zero_grad()
@@ -193,7 +194,7 @@ def test_training_learns_the_reading_and_leaves_the_diffusion_model() -> None:
 
 @pytest.mark.parametrize("settings", [{"shape": ()}, {"shape": SHAPE, "objective": "likelihood"}])
 def test_where_there_is_nothing_to_diffuse_it_is_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"iin\.coupling=diffusion for latents with places"):
+    with pytest.raises(ValueError, match=r"iin\.coupling=diffusion for spatial latents"):
         IIN(64, FACTORS, coupling="diffusion", **settings)  # type: ignore[arg-type]
 
 
@@ -206,24 +207,24 @@ def test_an_edit_goes_as_far_as_it_takes_until_it_is_read(flow: DiffusionFlow, m
         return torch.nn.functional.pad((latents.mean(1, keepdim=True) / 2).clamp(-1, 1), (0, 3))
 
     monkeypatch.setattr(flow, "read", lambda latents: torch.tensor([[-1.0, 0, 0, 0]]).repeat(len(latents), 1))
-    monkeypatch.setattr(flow, "reads_through", reads)
+    monkeypatch.setattr(flow, "read_noisy", reads)
     latents = torch.tensor([0.5, -1.0, -3.0, -90.0])[:, None].repeat(1, 64)
     codes = flow(latents)
     far = flow.reach(codes, 0, torch.ones(4, 1))
     codes[:, :1] = far
     shown = reads(flow.inverse(codes))[:, 0]
-    assert (far[:3].diff(dim=0) > 0).all() and far[3] == FURTHEST, "a face that never shows it goes all the way"
-    assert (shown[:3] >= SHOWN).all()
-    codes[:, :1] = far / FURTHEST ** (1 / 2**BISECTIONS)  # one step less
-    assert (reads(flow.inverse(codes))[:3, 0] < SHOWN).all()
+    assert (far[:3].diff(dim=0) > 0).all() and far[3] == MAX_GUIDANCE, "a face that never shows it goes all the way"
+    assert (shown[:3] >= REACHED).all()
+    codes[:, :1] = far / MAX_GUIDANCE ** (1 / 2**BISECTIONS)  # one step less
+    assert (reads(flow.inverse(codes))[:3, 0] < REACHED).all()
 
 
 def test_a_continuous_factor_is_moved_from_where_it_is(flow: DiffusionFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = torch.randn(3, flow.codes)
     monkeypatch.setattr(flow, "inverse", lambda codes: codes[:, :64])
-    monkeypatch.setattr(flow, "reads_through", lambda codes: codes[:, :4])  # what is set is read
+    monkeypatch.setattr(flow, "read_noisy", lambda codes: codes[:, :4])  # what is set is read
     goal = codes[:, 3:4] + torch.tensor([[0.5], [-0.5], [0.0]])
     far = flow.reach(codes, 2, goal)
     torch.testing.assert_close((far - codes[:, 3:4])[2], torch.zeros(1))
     share = ((far - codes[:, 3:4]) / (goal - codes[:, 3:4]))[:2]
-    assert (share >= 1).all() and (share <= FURTHEST ** (1 / 2**BISECTIONS) + 1e-3).all(), "the smallest step"
+    assert (share >= 1).all() and (share <= MAX_GUIDANCE ** (1 / 2**BISECTIONS) + 1e-3).all(), "the smallest step"

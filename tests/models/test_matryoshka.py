@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from datamodules.features import Batches
+from datamodules.batches import Batches
 from models import UserError
 from models.matryoshka import Matryoshka, info_nce, neighbour_divergence
 from models.reduction import fit_reduction, similarity

@@ -84,7 +84,7 @@ def test_the_pairs_of_a_loss() -> None:
     wanted = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, 3.0], [2.0, 3.0, 0.0]])
 
     def chosen(pairs: Any, one_kind: bool, matrix: Tensor = wanted) -> set[tuple[int, int]]:
-        i, j = NeuralMDS(4, 2, kinds=2, pairs=pairs, neighbours=1).chosen(matrix, one_kind)
+        i, j = NeuralMDS(4, 2, kinds=2, pairs=pairs, neighbours=1).select_pairs(matrix, one_kind)
         return set(zip(i.tolist(), j.tolist(), strict=True))
 
     assert chosen("all", True) == {(0, 1), (0, 2), (1, 2)}

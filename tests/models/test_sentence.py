@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.texts import TextEncoder
 from models import UserError
+from models.interfaces import TextEncoder
 from models.sentence import Sentence
 
 pytest.importorskip("sentence_transformers")

@@ -79,7 +79,7 @@ def test_several_edits_at_once_are_the_edits_one_by_one() -> None:
 
 def test_a_label_that_is_not_known_is_not_told() -> None:
     model = guide()
-    y, known = model.told(torch.tensor([[torch.nan, 1.0]]))
+    y, known = model.conditions(torch.tensor([[torch.nan, 1.0]]))
     assert y[0, 0] == 0 and known.tolist() == [[0, 1, 1]]
 
 

@@ -12,12 +12,13 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.features import Batches
-from evaluation.fitting import finish, fit
-from evaluation.record import Run
+from datamodules.batches import Batches
 from models import UserError, temi
 from models.temi import TEMI, Heads, agreement, nearest, pair_loss, pair_weight
 from tests.references import temi as reference
+from training.checkpoints import finish
+from training.fit import fit
+from training.run_folder import Run
 
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too

@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.features import Batches
-from evaluation.fitting import finish, fit
-from evaluation.record import Run
+from datamodules.batches import Batches
 from models import UserError, turtle
 from models.turtle import TURTLE, cross_entropy, fit_linear, generalization_score, mean_entropy, standardisation
 from tests.references import turtle as reference
+from training.checkpoints import finish
+from training.fit import fit
+from training.run_folder import Run
 
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -114,7 +115,7 @@ def test_the_outer_gradient_takes_the_classifier_as_it_is() -> None:
     found = torch.autograd.grad((fit - 3 * entropy).sum(), module.direction)[0]
 
     rows, labels = (features - module.mean) / module.distance, module.labels(features)
-    fixed = turtle.classified(rows, fit_linear(rows, labels, 10, 1.0).detach())
+    fixed = turtle.linear_logits(rows, fit_linear(rows, labels, 10, 1.0).detach())
     loss = cross_entropy(fixed, labels).sum() - 3 * mean_entropy(labels).sum()
     torch.testing.assert_close(found, torch.autograd.grad(loss, module.direction)[0])
     assert found.abs().sum() > 0

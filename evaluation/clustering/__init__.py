@@ -1,0 +1,1 @@
+"""Clusterings of features: fitted by every method, scored, drawn."""

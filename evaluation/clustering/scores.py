@@ -1,0 +1,154 @@
+"""How well two partitions of the same rows agree, and what can be said of one without labels; pure functions."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from models import UserError
+
+__all__ = [
+    "MOST_COMPARED",
+    "accuracy",
+    "contingency",
+    "occupancy",
+    "prediction_strength",
+    "scores",
+    "silhouette",
+    "stability",
+    "used_clusters",
+]
+
+Partition: TypeAlias = Tensor | np.ndarray | pd.Series | Sequence[int | float | str | None]
+MOST_COMPARED = 5_000  # rows, for what costs their square
+NEARLY_EMPTY = 0.01  # of an equal share
+
+
+def pair_of_partitions(labels_true: Partition, labels_pred: Partition) -> tuple[np.ndarray, np.ndarray]:
+    """Both as class numbers, rows of unknown true label (NaN, None) left out.
+
+    Raises:
+        UserError: different lengths; no row whose label is known.
+    """
+    true, predicted = flat_labels(labels_true), flat_labels(labels_pred)
+    if true.shape != predicted.shape or true.ndim != 1:
+        raise UserError(
+            f"Expected as many predicted as true labels, one each, got shapes {predicted.shape} and {true.shape}: "
+            "give both for the same rows."
+        )
+    known = ~pd.isna(true)
+    if not known.any():
+        raise UserError("Expected at least one row with a label, got none: scores need labels.")
+    true, predicted = (pd.factorize(part[known], sort=True, use_na_sentinel=False)[0] for part in (true, predicted))
+    return true, predicted
+
+
+def flat_labels(labels: Partition) -> np.ndarray:
+    """Labels as an array; a list's as they are, as numpy would make a word of the NaN among words."""
+    return np.array(labels, dtype=object) if isinstance(labels, list | tuple) else np.asarray(labels)
+
+
+def contingency(labels_true: Partition, labels_pred: Partition) -> Int64[np.ndarray, "classes clusters"]:
+    """How many rows of each class (in sorted order) are in each cluster."""
+    true, predicted = pair_of_partitions(labels_true, labels_pred)
+    table = np.zeros((true.max() + 1, predicted.max() + 1), dtype=np.int64)
+    np.add.at(table, (true, predicted), 1)
+    return table
+
+
+def accuracy(labels_true: Partition, labels_pred: Partition) -> float:
+    """Share of rows in the right cluster under the best one-to-one matching of clusters and classes.
+
+    max_m Σ_i 1[y_i = m(c_i)] / n by the Hungarian algorithm. Where there are more clusters than classes, the rows of
+    those that are left over count as wrong.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = contingency(labels_true, labels_pred)
+    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
+
+
+def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
+    """Agreement of a clustering with classes: 1 is the same partition; ami and ari are 0 on average for a random one.
+
+    ami, ari, fmi and nmi (arithmetic mean) are scikit-learn's; accuracy is that of the best one-to-one matching. Rows
+    whose label is NaN or None are left out.
+
+    Raises:
+        UserError: different lengths, or no label at all.
+    """
+    from sklearn import metrics
+
+    true, predicted = pair_of_partitions(labels_true, labels_pred)
+    return {
+        "ami": float(metrics.adjusted_mutual_info_score(true, predicted)),
+        "ari": float(metrics.adjusted_rand_score(true, predicted)),
+        "fmi": float(metrics.fowlkes_mallows_score(true, predicted)),
+        "nmi": float(metrics.normalized_mutual_info_score(true, predicted)),
+        "accuracy": accuracy(true, predicted),
+    }
+
+
+def occupancy(clusters: Int64[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
+    """Share of the rows in each cluster."""
+    return clusters.bincount(minlength=k).float() / max(1, len(clusters))
+
+
+def used_clusters(shares: Float[Tensor, " k"]) -> int:
+    """How many clusters have rows worth the name: at least 1 % of an equal share, 1 / k."""
+    return int((shares * len(shares) >= NEARLY_EMPTY).sum())
+
+
+def stability(partitions: Sequence[Partition]) -> float | None:
+    """Mean adjusted Rand index over all pairs of partitions of the same rows (of several seeds); None of a single one.
+
+    1 means that every seed finds the same groups.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    pairs = [(a, b) for i, a in enumerate(partitions) for b in partitions[i + 1 :]]
+    return float(np.mean([adjusted_rand_score(np.asarray(a), np.asarray(b)) for a, b in pairs])) if pairs else None
+
+
+def sample(n: int, most: int, seed: int) -> np.ndarray:
+    """Row numbers, at most so many, without an order."""
+    return np.random.default_rng(seed).choice(n, min(n, most), replace=False)
+
+
+def silhouette(values: Float[Tensor, "n d"], clusters: Int64[Tensor, " n"], seed: int = 0) -> float | None:
+    """Mean silhouette (b - a) / max(a, b) of at most 5,000 rows: 1 compact and apart, 0 touching, negative misplaced.
+
+    a is a row's mean distance to its own cluster, b that to the nearest other one (Rousseeuw 1987). None where there
+    is one cluster only.
+    """
+    from sklearn.metrics import silhouette_score
+
+    rows = sample(len(values), MOST_COMPARED, seed)
+    chosen = clusters[rows].numpy()
+    used = len(np.unique(chosen))
+    return float(silhouette_score(values[rows].numpy(), chosen)) if 1 < used < len(rows) else None
+
+
+def prediction_strength(values: Float[Tensor, "n d"], k: int, seed: int = 0, splits: int = 3) -> float:
+    """How far k-means on one half of the rows foretells which rows of the other half are together.
+
+    Of each cluster of one half (of at least two rows) the share of its pairs that the other half's centres put
+    together; the worst cluster's, averaged over splits. Near 1 where k groups are really there. Tibshirani and
+    Walther (2005), "Cluster Validation by Prediction Strength", who choose the largest k above .8 to .9.
+    """
+    from sklearn.cluster import KMeans
+
+    rows = sample(len(values), MOST_COMPARED, seed)
+    strengths = []
+    for split in range(splits):
+        order = np.random.default_rng([seed, split]).permutation(rows)
+        halves = values[order[: len(order) // 2]].numpy(), values[order[len(order) // 2 :]].numpy()
+        there, here = (KMeans(k, n_init=5, random_state=seed + split).fit(half) for half in halves)
+        counts = contingency(here.labels_, there.predict(halves[1])).astype(float)  # clusters here x clusters there
+        size = counts.sum(1)
+        together = (counts * (counts - 1)).sum(1) / np.maximum(size * (size - 1), 1)
+        strengths.append(together[size > 1].min())
+    return float(np.mean(strengths))

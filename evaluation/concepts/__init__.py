@@ -1,0 +1,1 @@
+"""What embeddings are made of: sparse auto-encoders and SpLiCE, their concepts as tables and pictures."""

@@ -1,0 +1,200 @@
+"""What rows are made of: a sparse auto-encoder that is trained here, or texts, and its tables, pictures and numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.batches import Batches
+from datamodules.cache import write_whole
+from datamodules.factors import ImageData
+from datamodules.features import FeatureData
+from datamodules.splits import TEST
+from datamodules.texts import TextData, read_texts, text_column
+from datamodules.vectors import vectors
+from evaluation.concepts.decomposition import Decomposition, concept_table, of_sae, of_texts, row_table
+from evaluation.concepts.figures import draw_concepts, draw_images
+from evaluation.embeddings.source import Source
+from models import UserError, check_choice
+from models.sae import SAE, Codes
+from training.build import device_of, made
+from training.checkpoints import finish, load_module
+from training.data import load_data
+from training.features import features_of
+from training.files import read_json, write_file, write_json
+from training.fit import STEPS_PER_EPOCH, fit, stage_steps
+from training.run_folder import Run
+from training.settings import Settings
+
+__all__ = ["Options", "answer", "learn_concepts", "run_concepts"]
+
+CHUNK = 4096
+SHOWN = 20  # lines that are printed
+
+
+@dataclass
+class Options:
+    method: str | None = None
+    vocabulary: str | None = None
+    vocabulary_names: str | None = None
+    active: int | None = None
+    penalty: float | None = None
+    query: str | None = None
+    k: int = 5
+    out: str | None = None
+    json: bool = False
+
+
+def check_rows(data: FeatureData) -> None:
+    """Raises UserError where a row has no direction, or all are for testing."""
+    bad = torch.cat([~(part.any(1) & part.isfinite().all(1)) for part in data.values.split(CHUNK)])
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise UserError(f"Expected finite rows with a direction, got {int(bad.sum())} that are all zeros or not finite,"
+                        f" the first row {row} ({data.ids[row]}): leave these rows out.")  # fmt: skip
+    if bool((data.split == TEST).all()):
+        raise UserError(f"Expected rows that are not for testing, got none of {len(data.ids)}: change data.split.")
+
+
+def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tensor, "m d"]] | None:
+    """Texts and their embeddings: from files, or the rows themselves where these are texts.
+
+    Raises:
+        UserError: a file without texts; embeddings of another width than the rows', or without a direction.
+    """
+    data = found.vectors
+    if asked.vocabulary is None:
+        named = data.texts is not None or found.config.data.get("names") is not None
+        return (found.names, data.values) if named else None
+    path = Path(asked.vocabulary).expanduser()
+    if path.suffix.lower() in (".npy", ".npz") or asked.vocabulary_names is not None:
+        texts = vectors(path, names=asked.vocabulary_names)
+        names, values = texts.ids, texts.values
+    else:
+        table = read_texts(path)
+        words = table[text_column(path, table, None)].dropna().astype(str).str.strip()
+        if not (names := list(dict.fromkeys(word for word in words if word))):
+            raise UserError(f"Expected texts in {path}, got {len(words)} empty ones: give a file with some.")
+        values = torch.cat([found.embed_text(names[i : i + 256]) for i in range(0, len(names), 256)])
+    if values.shape[1] != data.values.shape[1]:
+        raise UserError(f"Expected a vocabulary of {data.values.shape[1]} numbers a text, as the rows have, got "
+                        f"{values.shape[1]} in {path}: embed both by one encoder.")  # fmt: skip
+    if len(zero := torch.nonzero(~values.any(1))):
+        raise UserError(f"Expected texts with a direction in {path}, got all zeros for {len(zero)}, the first "
+                        f"{names[int(zero[0])]!r}: leave them out.")  # fmt: skip
+    return names, values
+
+
+def decomposition(found: Source, asked: Options) -> Decomposition:
+    """What the options ask for.
+
+    Raises:
+        UserError: a method that the source does not have; no vocabulary for SpLiCE; options of the other method.
+    """
+    is_sae = found.run is not None and found.run.config.model.name == "sae"
+    method = asked.method or ("sae" if is_sae else "splice")
+    check_choice("method", method, ("sae", "splice"))
+    if method == "sae" and (found.run is None or not is_sae):
+        raise UserError("Expected run=RUN of model=sae for method=sae, got another: train one, or use method=splice.")
+    if method == "splice" and asked.vocabulary is None:
+        raise UserError("Expected vocabulary=FILE, the texts that rows are made of, got none: give a .txt with some.")
+    if method == "sae" and asked.penalty is not None:
+        raise UserError("Expected penalty= with method=splice, got it with method=sae: choose active= instead.")
+    if asked.penalty is not None and asked.active is not None:
+        raise UserError("Expected active= or penalty=, either of which says how many texts a row has, got both.")
+    check_rows(found.vectors)
+    vocabulary = vocabulary_of(found, asked)
+    if method == "splice":
+        assert vocabulary is not None
+        return of_texts(found.vectors, vocabulary, 8 if asked.active is None else asked.active, asked.penalty)
+    assert found.run is not None
+    sae = load_module(SAE, found.run.path / "checkpoints" / "last.ckpt").to(found.device)
+    return of_sae(sae, vocabulary, active=asked.active)
+
+
+def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: Decomposition, codes: Codes,
+                  k: int) -> pd.DataFrame:  # fmt: skip
+    """Both tables and the pictures; the table of concepts.
+
+    Raises:
+        UserError: a folder that cannot be written.
+    """
+    table = concept_table(codes, parts.titles, names, k, parts.cosines)
+    write_file(folder / "concepts.csv", table.assign(rows=table["rows"].str.join(" | ")).to_csv(index=False))
+    try:
+        with write_whole(folder / "concepts.parquet") as temporary:
+            row_table(codes, data.ids, parts.titles).to_parquet(temporary)
+    except OSError as error:
+        raise UserError(f"Expected to write into {folder}, got {error.strerror}: choose another folder.") from error
+    draw_concepts(folder / "figures" / "concepts.png", table, texts=data.images is None)
+    if data.images is not None:
+        draw_images(folder / "figures" / "concept_images.png", table, codes, data.images)
+    return table
+
+
+def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, run: Run, device: torch.device) -> None:
+    """The stages of model=sae: trained on the rows that are not for testing, measured on both parts, and written.
+
+    Raises:
+        UserError: rows that are not finite, all equal or zero; settings that no network can be made with.
+    """
+    data = features_of(config, data, run)
+    check_rows(data)
+    file = run.path / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        pl.seed_everything(config.seed, verbose=False)
+        known = data.values[data.split != TEST].to(device)
+        sae = made(config.sae, features=known.shape[1])
+        steps, size = stage_steps(config, config.trainer.sae.steps), min(config.trainer.sae.batch_size, len(known))
+        with run.stage("sae") as stage:
+            sae.start(known)
+            batches = Batches({"features": known}, size, config.seed, torch.arange(len(known)), STEPS_PER_EPOCH)
+            stage.items = size * fit(sae, batches, run, "sae", config, steps, clip=1.0)
+        finish(sae, run, "sae", "last")
+    with run.stage("concepts", len(data.ids)):
+        texts = None if data.texts is None else (data.texts, data.values)
+        parts = of_sae(load_module(SAE, file).to(device), texts)
+        codes = parts.encode(data.values)
+        run.update(parts.numbers(data, codes))
+        write_results(run.path, data, data.texts or data.ids, parts, codes, Options.k)
+
+
+def run_concepts(config: Settings, run: Run) -> None:
+    """Train a sparse auto-encoder on the features of a run's data, and write its concepts.
+
+    Raises:
+        UserError: see `learn_concepts`.
+    """
+    device = device_of(config)
+    learn_concepts(config, load_data(config, run), run, device)
+
+
+def answer(found: Source, asked: Options) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What the command prints: as JSON, and as a table.
+
+    Raises:
+        UserError: see `decomposition`; a query that is neither a row nor a text that can be embedded.
+    """
+    if asked.k < 1:
+        raise UserError(f"Expected k of at least 1, got {asked.k}.")
+    parts = decomposition(found, asked)
+    if asked.query is not None:
+        codes = parts.encode(found.embed([asked.query])[0])
+        concepts = row_table(codes, [asked.query], parts.titles)["features"][0]
+        return {"query": asked.query, "concepts": concepts}, pd.DataFrame(concepts, columns=["feature", "value"])
+    folder = found.folder if found.run or asked.out else Path("embeddings/concepts")
+    codes = parts.encode(found.vectors.values)
+    numbers = parts.numbers(found.vectors, codes)
+    table = write_results(folder, found.vectors, found.names, parts, codes, asked.k)
+    own = found.run is not None and (parts.kind == "sae" or found.run.config.model.name != "sae")
+    if own and not asked.out and asked.active is None:  # of other settings they are not the run's
+        write_json(folder / "metrics.json", read_json(folder / "metrics.json") | numbers)
+    if parts.kind == "splice":
+        numbers["splice/penalty"] = parts.model.penalty
+    return {"files": str(folder), **numbers, "concepts": table.head(SHOWN).to_dict("records")}, table.head(SHOWN)

@@ -1,0 +1,1 @@
+"""What several tasks draw with: strips and grids of images, figures, heatmaps."""

@@ -1,0 +1,1 @@
+"""Edits of images by a finished network: made, composed, measured, drawn."""

@@ -1,0 +1,165 @@
+"""Measures of final pictures against photographs, as pure functions.
+
+The names are those of Monteiro et al., "Measuring axiomatic soundness of counterfactual image models" (ICLR 2023,
+https://arxiv.org/abs/2303.01274), and of Melistas et al., "Benchmarking Counterfactual Image Generation" (NeurIPS 2024,
+https://arxiv.org/abs/2403.20287). A final picture is what a user gets of an edit, see `models.composition`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from evaluation.editing.metrics import absolute_error, counterfactual_from_errors
+from models.factor_classifier import reached
+from models.labels import Factor
+
+__all__ = [
+    "Moments",
+    "counterfactual_image",
+    "effectiveness",
+    "frechet_distance",
+    "identity_distance",
+    "mean_absolute_difference",
+    "mean_known",
+    "minimality",
+    "moments",
+    "read_as_labelled",
+    "value_weights",
+]
+
+W1, W2 = 0.8, 0.2  # of the two probabilities of minimality, as arXiv 2403.20287 weighs them
+
+
+class Moments(NamedTuple):
+    """Mean and covariance (divided by n, or by the sum of the weights)."""
+
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+
+
+def read_as_labelled(
+    read: Float[Tensor, " n"], labels: Float[Tensor, " n"], target: Float[Tensor, " n"], factor: Factor, median: float
+) -> Bool[Tensor, " n"]:
+    """Photographs on which the label is read, and whose target is another value: those that an edit can start from."""
+    known = ~(read.isnan() | labels.isnan() | target.isnan())
+    return known & reached(read, labels, factor, median) & ~reached(target, labels, factor, median)
+
+
+def effectiveness(
+    before: Float[Tensor, "members n"],
+    after: Float[Tensor, "members n"],
+    labels: Float[Tensor, " n"],
+    target: Float[Tensor, " n"],
+    factor: Factor,
+    median: float,
+) -> list[float | None]:
+    """Of each member of a committee: the share of final pictures on which it sees the target.
+
+    `before` is what each member reads from the photographs, `after` from the final pictures. A member is counted on the
+    photographs on which it sees the label, so that no edit scores 0; None where there is none.
+    """
+    shares: list[float | None] = []
+    for read, seen in zip(before, after, strict=True):
+        begins = read_as_labelled(read, labels, target, factor, median)
+        right = reached(seen[begins], target[begins], factor, median) & ~seen[begins].isnan()
+        shares.append(right.double().mean().item() if begins.any() else None)
+    return shares
+
+
+def mean_absolute_difference(pictures: Shaped[Tensor, "n *image"], others: Shaped[Tensor, "n *image"]) -> float:
+    """Mean |a − b| over all pictures, channels and pixels, of uint8 pictures in units of 255."""
+    scale = 255 if pictures.dtype == torch.uint8 else 1
+    return absolute_error(pictures.double(), others.double()) / scale / max(pictures.numel(), 1)
+
+
+def identity_distance(originals: Float[Tensor, "n d"], edited: Float[Tensor, "n d"]) -> float:
+    """Mean Euclidean distance of face embeddings, final picture against photograph."""
+    return (edited - originals).norm(dim=1).double().mean().item()
+
+
+def minimality(
+    originals: Float[Tensor, "n d"],
+    edited: Float[Tensor, "n d"],
+    real: Float[Tensor, "real d"],
+    of_target: Bool[Tensor, "n real"],
+    of_label: Bool[Tensor, "n real"],
+) -> float:
+    """Counterfactual latent divergence of arXiv 2403.20287, the mean of log(w₁ exp p₁ + w₂ exp p₂); lower is better.
+
+    div is the distance of a final picture from its photograph. p₁ = P(S_x* ≤ div) is the share of the real photographs
+    with the target value that are no farther from the photograph than that, p₂ = P(S_x ≥ div) the share of those with
+    the photograph's own value that are no nearer. An edit that moves as little as the nearest person with the target
+    value has p₁ near 0; one that moves less than people of one value differ has p₂ near 1. No change at all gives
+    log(.8 + .2 e) = .295, the farthest change log(.8 e + .2) = .865.
+
+    Distances are Euclidean. `of_target` and `of_label` say which of the real photographs have which value, without the
+    photograph itself. Photographs that lack either are left out; NaN where none is left.
+    """
+    kept = of_target.any(1) & of_label.any(1)
+    originals, edited, of_target, of_label = originals[kept], edited[kept], of_target[kept], of_label[kept]
+    moved = (edited - originals).double().norm(dim=1)[:, None]
+    # Differences and norms, not cdist's products: equal rows have to be 0 apart.
+    apart = torch.cdist(originals.double(), real.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    p1 = ((apart <= moved) & of_target).sum(1) / of_target.sum(1)
+    p2 = ((apart >= moved) & of_label).sum(1) / of_label.sum(1)
+    return (W1 * p1.double().exp() + W2 * p2.double().exp()).log().mean().item()
+
+
+def value_weights(
+    target: Float[Tensor, " n"], values: Float[Tensor, " real"]
+) -> tuple[Bool[Tensor, " n"], Float[Tensor, " real"]]:
+    """Weights with which real photographs have each value as often as it is the target of an edit.
+
+    Also which edits count: those whose target some real photograph has. The weights sum to 1, or are all 0.
+    """
+    weights, kept = torch.zeros(len(values), dtype=torch.float64), torch.zeros(len(target), dtype=torch.bool)
+    for value in target[~target.isnan()].unique():
+        edits, having = target == value, values == value
+        if having.any():
+            kept |= edits
+            weights[having] = edits.sum().double() / having.sum().double()
+    return kept, weights / weights.sum().clamp(min=1e-12)
+
+
+def moments(features: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> Moments:
+    """Mean and covariance, in float64; of weighted rows where there are weights."""
+    features = features.double().cpu()
+    weights = torch.full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
+    weights = weights.double()
+    mean = weights @ features
+    centred = features - mean
+    return Moments(mean, centred.T @ (weights[:, None] * centred))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """|m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½) of two normal distributions (Dowson and Landau 1982; FID, 2017).
+
+    The trace of (C₁ C₂)^½ is the sum of the square roots of the eigenvalues of C₁^½ C₂ C₁^½, which is symmetric, so
+    singular covariances of few pictures do no harm.
+    """
+    values, vectors = torch.linalg.eigh(a.covariance)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    middle = root @ b.covariance @ root
+    shared = torch.linalg.eigvalsh((middle + middle.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * shared
+    return max(distance.item(), 0.0)
+
+
+def counterfactual_image(
+    final: Float[Tensor, "n *image"], photograph: Float[Tensor, "n *image"], truth: Float[Tensor, "n *image"]
+) -> float:
+    """1 − Σ|out − x'| / Σ|x − x'| of final pictures; x' are the true ones, the same scenes drawn with that factor.
+
+    1 is the exact edit, 0 the photograph as it was, below 0 worse than it.
+    """
+    return counterfactual_from_errors(absolute_error(final, truth), absolute_error(photograph, truth))
+
+
+def mean_known(numbers: Sequence[float | None]) -> float | None:
+    """The mean of the numbers that there are; None of none."""
+    known = [number for number in numbers if number is not None and math.isfinite(number)]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,119 @@
+"""Metrics of edits: pure functions of what a judge read before and after, of images, latents and embeddings.
+
+A judged value is in the factor table's unit: binary 0 or 1, categorical the class number, continuous the user's
+unit. The definitions are the project's own, see docs/architecture.md.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from models.factor_classifier import reached
+from models.labels import Factor
+
+__all__ = [
+    "Leakage",
+    "absolute_error",
+    "counterfactual",
+    "counterfactual_from_errors",
+    "cycle_error",
+    "flipped",
+    "identity",
+    "leakage",
+    "leakage_at",
+    "success",
+]
+
+
+class Leakage(NamedTuple):
+    """`mean`: share of (image, other factor) pairs that flipped; `row`: share per factor, NaN at the edited one."""
+
+    mean: float
+    row: Float[Tensor, " factors"]
+
+
+def flipped(
+    before: Float[Tensor, " n"], after: Float[Tensor, " n"], factor: Factor, deviation: float
+) -> Bool[Tensor, " n"]:
+    """Whether the judged value changed; a continuous one, whether it moved by more than half its training deviation."""
+    if factor.kind == "continuous":
+        return (after - before).abs() > deviation / 2
+    return after != before
+
+
+def success(judged: Float[Tensor, " n"], target: Float[Tensor, " n"], factor: Factor, median: float) -> float:
+    """Share of the edited images for which the judge sees the target value; NaN of no images."""
+    return reached(judged, target, factor, median).double().mean().item()
+
+
+def leakage(
+    before: Float[Tensor, "n factors"],
+    after: Float[Tensor, "n factors"],
+    edited: int,
+    factors: Sequence[Factor],
+    deviations: Float[Tensor, " factors"],
+) -> Leakage:
+    """Which other factors an edit of factor number `edited` changed.
+
+    `before` is what the judge reads from the unedited reconstructions, so what the autoencoder loses is no leakage.
+    The mean is NaN where there is no other factor or no image.
+    """
+    row = torch.full((len(factors),), torch.nan, dtype=torch.float64)
+    for i, factor in enumerate(factors):
+        if i != edited:
+            row[i] = flipped(before[:, i], after[:, i], factor, deviations[i].item()).double().mean()
+    others = row[torch.arange(len(factors)) != edited]
+    return Leakage(others.mean().item(), row.float())
+
+
+def leakage_at(
+    strengths: Sequence[float], successes: Sequence[float], leakages: Sequence[float], level: float = 0.9
+) -> float | None:
+    """Leakage at the smallest strength whose success reaches the level; None where none does.
+
+    `strengths` ascend. Success and leakage are taken as linear between two measured strengths; a level that the first
+    one already reaches gives the leakage there.
+    """
+    for i, reached_share in enumerate(successes):
+        if reached_share < level:
+            continue
+        if i == 0:
+            return leakages[0]
+        part = (level - successes[i - 1]) / (reached_share - successes[i - 1])
+        return leakages[i - 1] + part * (leakages[i] - leakages[i - 1])
+    return None
+
+
+def absolute_error(images: Float[Tensor, "n *image"], others: Float[Tensor, "n *image"]) -> float:
+    """Σ|a − b| over everything, summed in float64."""
+    return (images - others).abs().sum(dtype=torch.float64).item()
+
+
+def counterfactual_from_errors(left: float, change: float) -> float:
+    """1 − left / change of two summed errors, Σ|D(edit) − D(E(x'))| and Σ|D(E(x)) − D(E(x'))|; NaN of no change."""
+    return 1 - left / change if change > 0 else float("nan")
+
+
+def counterfactual(
+    edited: Float[Tensor, "n *image"], original: Float[Tensor, "n *image"], truth: Float[Tensor, "n *image"]
+) -> float:
+    """1 − Σ|D(edit) − D(E(x'))| / Σ|D(E(x)) − D(E(x'))|, the images given being decoded reconstructions.
+
+    x' is the same scene with only the edited factor changed. 1 is the exact edit, 0 no edit, below 0 worse than none.
+    """
+    return counterfactual_from_errors(absolute_error(edited, truth), absolute_error(original, truth))
+
+
+def cycle_error(latents: Float[Tensor, "n features"], returned: Float[Tensor, "n features"]) -> float:
+    """Largest |T⁻¹(T(z)) − z|, in the latents' unit."""
+    return (returned - latents).abs().max().item()
+
+
+def identity(
+    original_embeddings: Float[Tensor, "n embedding"], edited_embeddings: Float[Tensor, "n embedding"]
+) -> float:
+    """Mean cosine of face embeddings, edited against reconstruction."""
+    return torch.cosine_similarity(original_embeddings, edited_embeddings, dim=1).double().mean().item()

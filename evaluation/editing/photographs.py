@@ -1,0 +1,232 @@
+"""Photographs of the user's own: read upright, seen as the run's images are, edited at their own resolution."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from datamodules.factors import ImageData
+from datamodules.images import to_rgb
+from datamodules.splits import TRAIN
+from evaluation.editing.alignment import Square, centred, changed_part, cut_out, side_of, similarity
+from models import UserError, dlib_faces
+from models.composition import compose
+from training.files import ImageSource, read_image, read_json, to_pillow, write_json
+
+__all__ = ["Framed", "Preprocessing", "Subjects", "centre_of", "facing", "kept_place", "read_photograph", "to_tensor"]
+
+PLACE = "face_place.json"  # in the run folder
+PLACED_BY = 64  # training images
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+KEPT = ("L", "LA", "RGB", "RGBA")  # modes that come back as they are
+
+
+class Framed(NamedTuple):
+    """An upright photograph, L, LA, RGB or RGBA, and the square of it that the run sees."""
+
+    picture: Image.Image
+    square: Square
+
+    def colours(self) -> UInt8[Tensor, "3 height width"]:
+        """On white where it is transparent."""
+        return to_tensor(to_rgb(self.picture))
+
+    def seen(self, size: int) -> UInt8[Tensor, "3 size size"]:
+        """The square as the run's images are: resized with Pillow's bicubic filter."""
+        square = to_picture(self.content(side_of(self.square)))
+        return to_tensor(square.resize((size, size), Image.Resampling.BICUBIC))
+
+    def content(self, side: int) -> Float[Tensor, "3 side side"]:
+        return cut_out(self.colours(), self.square, side)
+
+    def composed(
+        self, reconstruction: Float[Tensor, "3 size size"], edited: Float[Tensor, "3 size size"], how: str
+    ) -> "Framed":
+        """The whole photograph with the change from one decoded picture to the other composed into its square.
+
+        Where they are equal it comes back bit for bit.
+        """
+        before = self.content(side_of(self.square))
+        after = compose(before[None], reconstruction[None], edited[None], how)[0]
+        return Framed(with_change(self.picture, after - before, self.square), self.square)
+
+
+class Preprocessing(NamedTuple):
+    """How images are read for an encoder: the square in their middle, resized to its side, grey where `channels` is 1.
+
+    `crop` is the share of the shorter side that the square has.
+    """
+
+    size: int
+    crop: float = 1.0
+    channels: int = 3
+
+    def read(self, images: Sequence[ImageSource]) -> UInt8[Tensor, "n channels size size"]:
+        """Read files or pictures.
+
+        Raises:
+            UserError: no such file, or one that is no image.
+        """
+        return self.recoloured(torch.stack([read_image(image, self.size, self.crop) for image in images]))
+
+    def recoloured(self, pixels: UInt8[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n channels size size"]:
+        """Convert colours to grey where the encoder's data are."""
+        if self.channels == 3:
+            return pixels
+        # Rounded, which torchvision's is not: what was grey before stays exactly as it was.
+        grey = (pixels * pixels.new_tensor(LUMA, dtype=torch.float64)[:, None, None]).sum(1, keepdim=True)
+        return grey.round().to(torch.uint8)
+
+
+class Subjects(NamedTuple):
+    """Images to edit, as the encoder reads them, and the photographs `framed` that they are squares of, if they are."""
+
+    pixels: UInt8[Tensor, "n 3 size size"]
+    framed: list[Framed] | None = None
+
+    def composed(
+        self, reconstruction: Float[Tensor, "n 3 size size"], edited: Float[Tensor, "n 3 size size"], how: str
+    ) -> list[Image.Image]:
+        """Compose edits into their photographs, each whole and at its own resolution.
+
+        Images of the encoder's own size come back at that size; with `how="none"` the decoded edits themselves.
+        """
+        if how == "none":
+            return to_pillow(edited)
+        if self.framed is None:
+            return to_pillow(compose(self.pixels.float() / 255, reconstruction, edited, how))
+        parts = zip(self.framed, reconstruction, edited, strict=True)
+        return [framed.composed(before, after, how).picture for framed, before, after in parts]
+
+
+def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
+    pixels = np.asarray(picture)
+    return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())
+
+
+def to_picture(colours: Float[Tensor, "3 height width"]) -> Image.Image:
+    return Image.fromarray(colours.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def read_photograph(image: ImageSource) -> Image.Image:
+    """An image as it is edited: upright by its EXIF orientation, with eight bits a channel, in a mode of `KEPT`.
+
+    Grey stays grey and transparency stays; palettes, CMYK and the like become RGB. A colour profile is kept unless it
+    was of such another space. Of sixteen bits a channel the high eight are kept, which is said.
+
+    Raises:
+        UserError: no such file, not an image, or one whose numbers are no colours.
+    """
+    name = "the picture" if isinstance(image, Image.Image) else str(image)
+    try:
+        source = image if isinstance(image, Image.Image) else Image.open(Path(image).expanduser())
+        deep = ";16" in f"{source.mode} {getattr(source, 'tile', '')}"  # as Pillow names what it unpacks
+        upright = ImageOps.exif_transpose(source)
+        upright.load()
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
+        got = "no such file" if isinstance(error, FileNotFoundError) else "a file that cannot be read as one"
+        raise UserError(f"Expected an image at {image}, got {got}: give the path of a JPEG or PNG file.") from error
+    if upright.mode in ("I", "F"):
+        raise UserError(
+            f"Expected a picture of 8 or 16 bits a channel, got {name} of 32 (mode {upright.mode}): save it as an "
+            "8-bit PNG or a JPEG."
+        )
+    if deep:
+        print(f"{name} has 16 bits a channel: its edit keeps the high 8.")
+    return as_kept(upright)
+
+
+def as_kept(picture: Image.Image) -> Image.Image:
+    """In one of the modes that come back as they are, with its colour profile where that still holds."""
+    if picture.has_transparency_data:
+        mode = picture.mode if picture.mode == "LA" else "RGBA"
+    else:
+        mode = "L" if picture.mode in ("1", "L") or picture.mode.startswith("I;16") else "RGB"
+    profile = picture.info.get("icc_profile") if picture.mode in (*KEPT, "P", "PA") else None
+    converted = to_rgb(picture).convert("L") if picture.mode.startswith("I;16") else picture.convert(mode)
+    return with_profile(converted, profile)
+
+
+def with_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colour profile is all that is kept beside the pixels: place, camera and thumbnail were of another picture."""
+    picture.info = {} if profile is None else {"icc_profile": profile}
+    return picture
+
+
+def with_change(picture: Image.Image, change: Float[Tensor, "3 side side"], square: Square) -> Image.Image:
+    """The picture with a change of its square, rounded to whole pixel values; transparency stays, grey stays grey."""
+    pixels = to_tensor(picture)
+    part = changed_part(change, square, picture.height, picture.width)
+    moved = part.change * 255
+    if picture.mode in ("L", "LA"):
+        moved = (moved * moved.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+    colours, height, width = moved.shape
+    region = pixels[:colours, part.top : part.top + height, part.left : part.left + width]
+    region.copy_((region + moved).round().clamp(0, 255))
+    changed = Image.fromarray(pixels.permute(1, 2, 0).numpy() if len(pixels) > 1 else pixels[0].numpy())
+    return with_profile(changed, picture.info.get("icc_profile"))
+
+
+def place_of_faces(data: ImageData) -> dict[str, Any]:
+    """Where the faces of a data set lie in its images: the median landmarks of up to 64 training images.
+
+    `landmarks` are shares of the image's side, None where fewer than half of the images show a face; `found` and
+    `images` say how many do.
+
+    Raises:
+        UserError: the extra `faces` is not installed.
+    """
+    rows = data.rows(TRAIN)
+    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), PLACED_BY)).round().long()]
+    seen = [dlib_faces.landmarks_of(data.images[row].expand(3, -1, -1)) for row in rows.tolist()]
+    found = [points for points in seen if points is not None]
+    enough = len(found) > 0 and 2 * len(found) >= len(rows)
+    landmarks = torch.stack(found).median(0).values.tolist() if enough else None
+    return {"landmarks": landmarks, "found": len(found), "images": len(rows)}
+
+
+def kept_place(folder: Path, data: Callable[[], ImageData]) -> Float[Tensor, "5 2"] | None:
+    """Where the faces of a run's images lie, kept in its folder: found once, at the end of training or when needed.
+
+    Raises:
+        UserError: the data cannot be read, or the extra `faces` is not installed.
+    """
+    known = read_json(folder / PLACE)
+    if "landmarks" not in known:
+        known = place_of_faces(data())
+        with suppress(UserError):  # a run folder that cannot be written to can be read all the same
+            write_json(folder / PLACE, known)
+    return None if known["landmarks"] is None else torch.tensor(known["landmarks"])
+
+
+def facing(picture: Image.Image, name: str, place: Float[Tensor, "5 2"], face: int) -> Framed:
+    """The square in which the photograph's face lies where those of the run's images do.
+
+    Faces are numbered by their size, 1 is the largest.
+
+    Raises:
+        UserError: no face is found, or fewer than `face`.
+    """
+    framed = centre_of(picture, 1.0)
+    faces = dlib_faces.find_faces(framed.colours())
+    if not faces:
+        raise UserError(
+            f"Expected a face in {name}, got none that is found: take a photograph from the front, in which it is a "
+            "twentieth of the longer side or more, or align=none for the middle of the picture."
+        )
+    if face > len(faces):
+        raise UserError(
+            f"Expected face= of at most {len(faces)}, the faces in {name} (1 is the largest), got {face}: choose one."
+        )
+    return framed._replace(square=similarity(place, faces[face - 1].points))
+
+
+def centre_of(picture: Image.Image, share: float) -> Framed:
+    """The square in the middle whose side is that share of the picture's shorter side."""
+    return Framed(picture, centred(picture.height, picture.width, share))

@@ -1,0 +1,293 @@
+"""The runs of model=vae and model=iin: what is trained, numbers into its metrics, pictures into its figures."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from datamodules.factors import FactorTable, ImageData
+from datamodules.features import Latents
+from datamodules.people import training_halves
+from datamodules.splits import TEST, TRAIN
+from evaluation.editing.baselines import AtStrength, LinearSVM, MeanDifference
+from evaluation.editing.counterfactual_metrics import mean_known
+from evaluation.editing.final_pictures import EXTRAS
+from evaluation.editing.held_out import decode_all
+from evaluation.editing.invariance import measure_null_edits, measure_reversibility
+from evaluation.editing.measure import edit_targets, measure
+from evaluation.editing.measurement import Measurement, count_keys, keys, matrix_keys, measurements
+from evaluation.editing.metrics import cycle_error
+from evaluation.editing.photographs import kept_place
+from evaluation.editing.pictures import draw_edits, draw_flow, draw_reconstructions
+from evaluation.editing.realism import inception_features
+from evaluation.report.charts import draw_charts
+from models import UserError, dlib_faces
+from models.composition import default_composition
+from models.diffusion_flow import DiffusionFlow
+from models.face_identity import Network, load_identity
+from models.gaussian import kl_divergence
+from models.iin import IIN
+from models.iin_losses import bits_per_dim
+from models.interfaces import Editor, FaceEmbedder, ImageEncoder, ImageJudge
+from models.labels import factor_statistics
+from models.outside_judge import load_outside, outside_judge
+from training.build import device_of
+from training.committee import Committee, train_committee
+from training.data import load_data
+from training.factor_classifier import judge_quality, unfit
+from training.features import frozen_encoder, latents_of
+from training.iin import train_interpretation
+from training.oracle import train_oracle
+from training.run_folder import Run
+from training.settings import Settings
+
+__all__ = [
+    "identity_model",
+    "judge_networks",
+    "measure_autoencoder",
+    "measure_iin",
+    "run_autoencoder",
+    "run_editing",
+]
+
+DRAWINGS, PHOTOGRAPHS = 500, 300  # edited per factor at most: decoding photographs is most of an evaluation's time
+STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
+DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")
+DENSITY_ROWS = 64  # whose density under a diffusion flow is estimated, which takes many passes
+ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
+
+
+def identity_model(config: Settings, device: torch.device) -> FaceEmbedder | None:
+    """The face-embedding model that the configuration names, seen to work before hours of training.
+
+    Raises:
+        UserError: it cannot be loaded, takes no face, or does not return an embedding for each image.
+    """
+    if config.model.name != "iin" or config.identity_model is None:
+        return None
+    embed, setting = load_identity(config.identity_model, device=device), f"identity_model={config.identity_model}"
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    try:
+        one, three = embed(images[:1]), embed(images)
+    except Exception as error:  # whatever the file holds raises its own kind
+        reason = str(error).strip().split("\n")[-1]
+        raise UserError(f"Expected {setting} to embed RGB images, got {reason}: give another one.") from error
+    if one.ndim != 2 or len(one) != 1 or three.shape != (3, one.shape[1]):
+        raise UserError(
+            f"Expected {setting} to return an embedding for each image, got shape {tuple(one.shape)} for one image and "
+            f"{tuple(three.shape)} for three: give another one."
+        )
+    if not bool(three.isfinite().all()) or bool((three == three[:1]).all()):
+        got = "the same one for all" if bool(three.isfinite().all()) else "numbers that are not finite"
+        raise UserError(f"Expected {setting} to tell three images apart, got {got}: give another one.")
+    return embed
+
+
+def judge_networks(config: Settings, device: torch.device) -> dict[str, Network]:
+    """The networks that judge_model= names, none by default; of which factors is seen when the data are there.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+    named = config.get("judge_model")  # which runs of earlier versions do not have
+    if config.model.name != "iin" or named is None:
+        return {}
+    return load_outside(named, device)
+
+
+@torch.inference_mode()
+def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents, run: Run) -> None:
+    """`reconstruction/{mse,psnr}` of test images in [0, 1], `kl` in nats per image, `active_units`."""
+    rows = data.rows(TEST)
+    if not len(rows):
+        print("No test images: no reconstruction is measured.")
+        return
+    device = latents.mean.device
+    with run.stage("autoencoder", len(rows)):
+        errors = []
+        for part in rows.split(256):
+            images = data.images[part].to(device).float() / 255
+            errors.append((encoder.decode(latents.mean[part.to(device)]) - images).square().flatten(1).mean(1))
+        mse = torch.cat(errors).mean().item()
+        held = latents.rows(rows.to(device))
+        run.update({
+            "reconstruction/mse": mse,
+            "reconstruction/psnr": -10 * torch.log10(torch.tensor(mse)).item(),
+            "kl": kl_divergence(held.mean, held.logvar).mean().item(),
+            "active_units": float((held.mean.var(0) > ACTIVE).sum()),
+        })  # fmt: skip
+        draw_reconstructions(run.path / "figures", data, encoder, device)
+
+
+def judged_rows(config: Settings, data: ImageData, iin: IIN) -> Tensor:
+    """The training rows that the judges learn from: where a reader was trained, those of the people it never saw."""
+    reader = iin.objective == "faithful" and not iin.spatial and config.guide.reading_weight
+    if not reader and not isinstance(iin.flow, DiffusionFlow):
+        return data.rows(TRAIN)
+    return training_halves(data)[1]
+
+
+def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """`judge/<factor>/<member>/…` of each member of the committee."""
+    return {
+        f"judge/{name}/{member}/{key}": value
+        for member, table in qualities.items()
+        for name, row in table.items()
+        for key, value in row.items()
+    }
+
+
+def judge_keys(judge: Committee, images: Float[Tensor, "n 3 size size"], labels: FactorTable) -> dict[str, float]:
+    """`judge/<factor>/…` of the judge on reconstructions, and of its members; a line for each factor it cannot tell."""
+    quality = judge_quality(judge, images, labels)
+    for name in unfit(quality):
+        print(
+            f"The judge cannot tell {name} on reconstructions (balanced accuracy "
+            f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
+        )
+    numbers = {f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()}
+    return numbers | (member_keys(judge.qualities(images, labels)) if len(judge.names) > 1 else {})
+
+
+def baselines(latents: Float[Tensor, "n features"], labels: FactorTable, seed: int) -> dict[str, Editor]:
+    """The linear editors, the mean difference also twice and three times as strong."""
+    mean_difference = MeanDifference(latents, labels)
+    stronger = {f"baseline/mean_difference_{s}": AtStrength(mean_difference, float(s)) for s in STRENGTHS}
+    return {
+        "baseline/mean_difference": mean_difference, **stronger, "baseline/linear_svm": LinearSVM(latents, labels, seed)
+    }  # fmt: skip
+
+
+def measure_invariance(
+    iin: Editor, data: ImageData, rows: Int64[Tensor, " n"], encoder: ImageEncoder, how: str, seed: int,
+    device: torch.device,
+) -> dict[str, float]:  # fmt: skip
+    """`composition/…` and `reversibility/<factor>` of the run's own editor on these photographs."""
+    labels, train = data.factors[rows], data.factors[data.rows(TRAIN)]
+    generator = torch.Generator().manual_seed(seed)
+    targets = edit_targets(labels, train, factor_statistics(train.values), generator)
+    names, images = [factor.name for factor in labels.factors], data.images[rows]
+    return {
+        **measure_null_edits(iin, images, labels.values, encoder, how, device),
+        **measure_reversibility(iin, images, labels.values, targets, names, encoder, how, device),
+    }
+
+
+def realism_keys(measurement: Measurement) -> dict[str, float]:
+    """`realism/{fid,frechet_identity}`: the mean over the factors of the run's own edits."""
+    means = {
+        f"realism/{name}": mean_known([getattr(result, name) for result in measurement.results])
+        for name in ("fid", "frechet_identity")
+    }
+    return {key: mean for key, mean in means.items() if mean is not None}
+
+
+@torch.inference_mode()
+def flow_quality(iin: IIN, held: Latents) -> dict[str, float]:
+    """`flow/nll_bits_per_dim`, `flow/inverse_error` = max |T⁻¹(T(z)) − z|, of held-out posterior means z.
+
+    The density is that of N(0, I) codes whatever the labels, -log₂ p(z) / d; of a diffusion flow it is given the
+    components that it reads, see `DiffusionFlow.bits`.
+    """
+    if isinstance(iin.flow, DiffusionFlow):
+        some, generator = held.mean[:DENSITY_ROWS], torch.Generator().manual_seed(0)
+        errors = [cycle_error(part, iin.inverse(iin.encode(part))) for part in held.mean.split(256)]
+        return {
+            "flow/nll_bits_per_dim": float(iin.flow.bits(some, generator=generator).mean()),
+            "flow/inverse_error": max(errors),
+        }
+    codes, log_det = iin.flow(held.mean)
+    bits = bits_per_dim(codes, log_det).mean()
+    return {"flow/nll_bits_per_dim": float(bits), "flow/inverse_error": cycle_error(held.mean, iin.inverse(codes))}
+
+
+def measure_iin(
+    config: Settings,
+    data: ImageData,
+    encoder: ImageEncoder,
+    latents: Latents,
+    iin: IIN,
+    run: Run,
+    embed: FaceEmbedder | None = None,
+    outside: ImageJudge | None = None,
+) -> None:
+    """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
+    # Runs of earlier versions do not have the setting.
+    device, how = latents.mean.device, config.get("compose") or default_composition(encoder.latent_shape)
+    most = config.measured_images or (PHOTOGRAPHS if data.counterfactual is None else DRAWINGS)
+    test = data.rows(TEST)[:most]
+    held = latents.rows(test.to(device))
+    figures = run.path / "figures"
+    with run.stage("flow", len(test)):
+        run.update(flow_quality(iin, held))
+        draw_flow(figures, data, encoder, iin, device, how=how)
+    if not data.factors.factors:
+        return
+    train = data.rows(TRAIN)
+    known, means = data.factors[train], latents.mean[train.to(device)]
+    with run.stage("judge", len(train)):
+        rows = judged_rows(config, data, iin)
+        judge = train_committee(
+            data, config.seed, rows, device=device, cache_dir=config.cache_dir, outside=outside,
+            scale=config.trainer.scale,
+        )  # fmt: skip
+    editors: dict[str, Editor] = {"edit": iin}
+    with run.stage("baselines", len(train)):
+        editors |= baselines(means, known, config.seed)
+    scanned = [name for name, editor in editors.items() if not isinstance(editor, AtStrength)]
+    if data.counterfactual is not None:
+        with run.stage("oracle", len(train)):
+            editors["oracle"] = train_oracle(data, encoder, means, train, config.seed)
+    with run.stage("evaluation", len(test)), torch.inference_mode():
+        images, labels = decode_all(held.mean, encoder), data.factors[test]
+        run.update(judge_keys(judge, images, labels))
+        measured = measure(
+            editors, held.mean, labels, encoder, judge, data, test, scanned=scanned, embed=embed, seed=config.seed,
+            how=how, reconstructions=images, fid=inception_features(device),
+        )  # fmt: skip
+        for prefix, result in measured.items():
+            run.update(keys(result, prefix))
+        run.update(matrix_keys(measured["edit"], "edit") | count_keys(measured["edit"], "edit"))
+        run.update(realism_keys(measured["edit"]))
+        run.update(measure_invariance(iin, data, test[:EXTRAS], encoder, how, config.seed, device))
+        run.measurements = measurements({name: measured[name] for name in scanned})
+    with run.stage("pictures"):
+        run.save()
+        draw_edits(figures, data, encoder, {name: editors[name] for name in DRAWN}, device, how=how)
+        draw_charts(run.path, run.measurements)
+
+
+def image_data(config: Settings, run: Run) -> ImageData:
+    """The data of a run that edits images.
+
+    Raises:
+        UserError: data that cannot be read, or that are no images.
+    """
+    data = load_data(config, run)
+    if not isinstance(data, ImageData):
+        raise UserError(f"Expected images for model={config.model.name}, got vectors: choose other data=.")
+    return data
+
+
+def run_autoencoder(config: Settings, run: Run) -> None:
+    """Train the image auto-encoder of a run, encode all of its images and measure their reconstructions."""
+    data = image_data(config, run)
+    encoder, latents = latents_of(config, data, run)
+    measure_autoencoder(data, encoder, latents, run)
+
+
+def run_editing(config: Settings, run: Run) -> None:
+    """Train the invertible network of a run on the latents of a frozen encoder, then measure its edits.
+
+    Raises:
+        UserError: an encoder, an identity model or a judge model that cannot be used; see `measure_iin`.
+    """
+    device = device_of(config)
+    embed, networks, frozen = identity_model(config, device), judge_networks(config, device), frozen_encoder(config)
+    data = image_data(config, run)
+    outside = outside_judge(networks, data.factors.factors, data.size) if networks else None
+    encoder, latents = latents_of(config, data, run, frozen)
+    measure_autoencoder(data, encoder, latents, run)
+    iin = train_interpretation(config, data, latents, encoder, run)
+    measure_iin(config, data, encoder, latents, iin, run, embed, outside)
+    if dlib_faces.are_installed():
+        kept_place(run.path, lambda: data)  # so that photographs can be edited without the data

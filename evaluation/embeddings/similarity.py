@@ -1,0 +1,100 @@
+"""How alike rows are: classes with classes, matrices, and the graph of nearest rows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+
+from evaluation.drawing.heatmap import MOST_CELLS
+from evaluation.embeddings.search import compare
+from evaluation.maps.neighbours import METRICS, Vectors, checked, nearest_rows
+from models import UserError, check_choice
+
+__all__ = ["class_matrix", "class_similarity", "neighbour_graph", "similarity_matrix"]
+
+
+def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cosine") -> pd.DataFrame:
+    """Cosines or Euclidean distances of all rows with all."""
+    values = checked(vectors, metric).astype(np.float64)
+    if metric == "cosine":
+        return pd.DataFrame(np.clip(values @ values.T, -1, 1), list(names), list(names))
+    squares = np.square(values).sum(1)
+    squared = np.clip(squares[:, None] + squares - 2 * values @ values.T, 0, None)
+    np.fill_diagonal(squared, 0)
+    return pd.DataFrame(np.sqrt(squared), list(names), list(names))
+
+
+def drawn_pairs(first: Int64[np.ndarray, " n"], second: Int64[np.ndarray, " m"], most: int,
+                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Pairs of a row of each class, all of them or `most` different ones; within a class no row with itself."""
+    same = first is second
+    n, m = len(first), len(second)
+    total = n * (n - 1) // 2 if same else n * m
+    if total <= most:
+        a, b = np.triu_indices(n, 1) if same else np.divmod(np.arange(total), m)
+        return first[a], second[b]
+    if not same:
+        a, b = np.divmod(rng.choice(total, most, replace=False), m)
+        return first[a], second[b]
+    # The i-th of n (n − 1) ordered pairs of different rows; half of them would do, and twice the same pair is rare.
+    a, b = np.divmod(rng.choice(2 * total, most, replace=False), n - 1)
+    return first[a], second[b + (b >= a)]
+
+
+def class_similarity(
+    vectors: Vectors, labels: pd.Series, metric: str = "cosine", pairs: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Of each two classes the mean and the deviation over pairs of different rows, at most so many, drawn at random.
+
+    Columns: first, second, mean, sd, pairs. Rows without a label are left out.
+
+    Raises:
+        UserError: fewer than one pair to draw; no class at all, or too many to look at; vectors that have no distance.
+    """
+    check_choice("metric", metric, METRICS)
+    if pairs < 1:
+        raise UserError(f"Expected pairs to be at least 1, got {pairs}.")
+    values, rng = checked(vectors, metric), np.random.default_rng(seed)
+    known = labels.reset_index(drop=True).dropna().astype(str)
+    classes = {name: known.index[known == name].to_numpy() for name in sorted(known.unique())}
+    if not classes:
+        raise UserError(f"Expected labels to compare classes by, got none in {labels.name}.")
+    if len(classes) > MOST_CELLS:
+        raise UserError(f"Expected at most {MOST_CELLS} classes, got {len(classes)} in {labels.name}: choose others.")
+    found = []
+    names = list(classes)
+    for i, a in enumerate(names):
+        for b in names[i:]:
+            x, y = (values[rows] for rows in drawn_pairs(classes[a], classes[b], pairs, rng))
+            numbers = np.linalg.norm(x - y, axis=1) if metric == "euclidean" else np.einsum("nd,nd->n", x, y)
+            mean = float(numbers.mean()) if len(numbers) else np.nan
+            deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else np.nan
+            found.append({"first": a, "second": b, "mean": mean, "sd": deviation, "pairs": len(numbers)})
+    return pd.DataFrame(found)
+
+
+def class_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """The means of `class_similarity`, class by class."""
+    half = table.pivot(index="first", columns="second", values="mean")
+    names = list(dict.fromkeys([*table["first"], *table["second"]]))
+    half = half.reindex(index=names, columns=names)
+    return half.where(half.notna(), half.T)
+
+
+def neighbour_graph(vectors: Vectors, names: Sequence[str], k: int = 3, metric: str = "cosine") -> pd.DataFrame:
+    """The edges from each row to its k nearest, each pair once: first, second, cosine, euclidean, mutual.
+
+    `first` and `second` are names, `rows` holds their numbers.
+
+    Raises:
+        UserError: k ≥ n; vectors that have no distance.
+    """
+    near = nearest_rows(vectors, k, metric).rows
+    n = len(near)
+    ends = np.stack([np.repeat(np.arange(n), k), near.ravel()], 1)
+    pairs, count = np.unique(np.sort(ends, 1), axis=0, return_counts=True)
+    values = checked(vectors, "euclidean")
+    cosine, euclidean = compare(values[pairs[:, 0]], values[pairs[:, 1]])
+    table = pd.DataFrame({"first": [names[a] for a, _ in pairs], "second": [names[b] for _, b in pairs]})
+    return table.assign(cosine=cosine, euclidean=euclidean, mutual=count > 1, rows=[(int(a), int(b)) for a, b in pairs])

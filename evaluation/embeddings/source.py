@@ -1,0 +1,244 @@
+"""What the commands on embeddings read: a finished run, or train.py's data= and encoder= settings.
+
+    python -m evaluation.explore run=runs/texts/dec query=cat
+    python -m evaluation.explore data=texts data.path=words.txt encoder=clip query=cat
+    python -m evaluation.explore data=vectors data.path=features.npy data.names=names.csv query=cat
+
+Words, sentences and images are looked up among the rows, or embedded as the rows were. Where nothing is to be looked
+up, encoder= alone is enough. From Python: `source("data=texts", "data.path=words.txt").vectors`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from jaxtyping import Float
+from torch import Tensor
+
+from datamodules.celeba import crop_share
+from datamodules.factors import SPLIT_WORDS, ImageData, words
+from datamodules.features import FeatureData, extract
+from datamodules.images import IMAGE_SUFFIXES
+from datamodules.texts import TextData, extract_texts
+from evaluation.command import options
+from evaluation.embeddings.search import Index
+from evaluation.run import LoadedRun, described, load
+from models import UserError, near_names
+from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
+from training.build import device_of, is_trained_here, made
+from training.files import read_image
+
+__all__ = ["Source", "asked_source", "source"]
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SETTINGS = ("data", "encoder", "cache_dir", "image_size", "trainer")  # of train.py; the rest are the command's own
+IMAGE_SIDE = 224  # pixels that an image file is read at where neither the data nor the encoder says it
+IMAGES = 64  # files that are read at a time
+T = TypeVar("T")
+
+
+@dataclass
+class Source:
+    """Embeddings with what is known of their rows, and what embeds new texts and images like them."""
+
+    config: Any  # OmegaConf's DictConfig
+    device: torch.device
+    run: LoadedRun | None = None
+    folder: Path = field(default=Path("."))  # where a command writes what it draws
+    has_rows: bool = True  # False: an encoder alone
+
+    @cached_property
+    def data(self) -> Any:
+        """The data set.
+
+        Raises:
+            UserError: an encoder alone.
+        """
+        if not self.has_rows:
+            raise UserError("Expected run=RUN or data= beside encoder=, got none: name the rows to look among.")
+        return self.run.data if self.run else made(self.config.data)
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The frozen encoder.
+
+        Raises:
+            UserError: vectors of unknown origin, with no encoder named.
+        """
+        if self.run:
+            return self.run.encoder
+        return made({key: value for key, value in self.config.encoder.items() if key != "name"}).to(self.device)
+
+    @cached_property
+    def vectors(self) -> FeatureData:
+        """The embeddings of all rows.
+
+        Raises:
+            UserError: an encoder that does not read this data; one that is trained first.
+        """
+        if self.run:
+            return self.run.vectors
+        data = self.data
+        if isinstance(data, FeatureData):
+            return data
+        if is_trained_here(self.config):
+            raise UserError("Expected run=RUN or a frozen encoder, got encoder=vae, which is trained first.")
+        encoder = self.encoder
+        if isinstance(data, TextData) and isinstance(encoder, TextEncoder):
+            return extract_texts(data, encoder, self.config.cache_dir, self.device)
+        if isinstance(data, ImageData) and isinstance(encoder, FeatureEncoder | ImageEncoder):
+            return extract(data, encoder, self.config.cache_dir, self.device)
+        kind = "texts" if isinstance(data, TextData) else "images"
+        raise UserError(f"Expected an encoder of {kind}, got {encoder.identity['name']}: set encoder=clip.")
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the rows are of images and can be made images again."""
+        return self.has_rows and isinstance(self.data, ImageData) and isinstance(self.encoder, ImageEncoder)
+
+    @property
+    def names(self) -> list[str]:
+        """What a row is called: its text, or its id."""
+        return self.vectors.texts or self.vectors.ids
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """id, split and labels of every row; of a run also its clusters."""
+        if self.run:
+            return described(self.run)
+        data = self.vectors
+        split = [SPLIT_WORDS[part] for part in data.split.tolist()]
+        return pd.DataFrame({"id": data.ids, "split": split}).assign(**words(data.factors))
+
+    @cached_property
+    def index(self) -> Index:
+        """What finds the nearest rows."""
+        return Index(self.vectors.values)
+
+    def embed(self, queries: Sequence[str]) -> tuple[Float[Tensor, "n features"], list[list[int]]]:
+        """Names of rows, image files and texts in the space of the rows, and which rows each of them names: none, one,
+        or several where a text is there more than once.
+
+        Raises:
+            UserError: a query that is no name and that the encoder cannot embed.
+        """  # fmt: skip
+        rows: dict[str, list[int]] = {query: [] for query in queries}
+        for row, name in enumerate(self.names):
+            if name in rows:
+                rows[name].append(row)
+        new = [query for query, found in rows.items() if not found]
+        files = [query for query in new if Path(query).suffix.lower() in IMAGE_SUFFIXES]
+        texts = [query for query in new if query not in files]
+        made: dict[str, Tensor] = {}
+        for names, embed in ((files, self.embed_images), (texts, self.embed_text)):
+            if names:
+                made |= zip(names, embed(names), strict=True)
+        known = {query: self.vectors.values[found[0]].float() for query, found in rows.items() if found}
+        return torch.stack([(known | made)[query] for query in queries]), [rows[query] for query in queries]
+
+    def checked_width(self, found: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        """Raises UserError where new embeddings cannot be compared with the rows."""
+        if self.has_rows and found.shape[1] != self.vectors.values.shape[1]:
+            raise UserError(
+                f"Expected embeddings of {self.vectors.values.shape[1]} numbers, as the rows have, got "
+                f"{found.shape[1]} of encoder={self.encoder.identity['name']}: name the encoder that made the rows."
+            )
+        return found
+
+    def check_encoder(self, wanted: str) -> None:
+        """Raises UserError where vectors came without an encoder; for a text, names with a near spelling are told."""
+        if self.has_rows and isinstance(self.data, FeatureData) and is_trained_here(self.config):
+            near = near_names(wanted, self.names)
+            raise UserError(
+                f"Expected one of the {len(self.names)} names, got {wanted!r}, and vectors come without an encoder: "
+                f"set encoder=clip or the like to the one that made them.{near}"
+            )
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
+        """New texts in the space of the rows.
+
+        Raises:
+            UserError: an empty text; the encoder reads no texts, or gives other features than the rows have.
+        """
+        if not all(text.strip() for text in texts):
+            raise UserError("Expected texts, got an empty one: leave it out.")
+        self.check_encoder(texts[0])
+        if not isinstance(self.encoder, TextEncoder):
+            near = near_names(texts[0], self.names) if self.has_rows else ""
+            raise UserError(
+                f"Expected an encoder of texts for {texts[0]!r}, got {self.encoder.identity['name']}.{near}"
+            )
+        return self.checked_width(self.encoder.embed_text(list(texts)).float().cpu())
+
+    @torch.inference_mode()
+    def embed_images(self, files: Sequence[str]) -> Float[Tensor, "n features"]:
+        """Image files in the space of the rows, cropped and resized as the data's images were.
+
+        Raises:
+            UserError: a file that cannot be read; the encoder reads no images, or gives other features.
+        """
+        self.check_encoder(files[0])
+        if self.run:
+            return self.run.features(list(files)).cpu()
+        encoder = self.encoder
+        if not isinstance(encoder, FeatureEncoder | ImageEncoder):
+            raise UserError(f"Expected an encoder of images for {files[0]}, got {encoder.identity['name']}.")
+        images = self.has_rows and isinstance(self.data, ImageData)
+        prepare = getattr(encoder, "prepare", None)
+        side = self.data.size if images else getattr(encoder, "size", getattr(prepare, "resize", IMAGE_SIDE))
+        share = crop_share(float(self.config.data.get("crop", 1.0))) if images else 1.0
+        parts = []
+        for start in range(0, len(files), IMAGES):
+            pixels = torch.stack([read_image(file, side, share) for file in files[start : start + IMAGES]])
+            pixels = pixels.to(self.device)
+            found = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
+            parts.append(found.float().cpu())
+        return self.checked_width(torch.cat(parts))
+
+
+def source(*settings: str) -> Source:
+    """Of a run (`run=RUN`) or of train.py's settings.
+
+    Raises:
+        UserError: settings that train.py does not know; no data.
+    """
+    chosen = [setting for setting in settings if setting.startswith("run=")]
+    if chosen:
+        run = load(chosen[0].removeprefix("run="))
+        return Source(run.config, run.device, run, run.path)
+    has_rows = any(setting.startswith(("data=", "data.")) for setting in settings)
+    if not has_rows and not any(setting.startswith("encoder=") for setting in settings):
+        raise UserError("Expected run=RUN, or data= and encoder= as train.py takes them, got neither.")
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("train", list(settings))
+    except HydraException as error:
+        raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
+    return Source(config, device_of(config), has_rows=has_rows)
+
+
+def asked_source(schema: type[T], arguments: Sequence[str], folder: str = "") -> tuple[T, Source]:
+    """A command's own options, and the source that the other arguments name.
+
+    Files go to `out=` where the options have that, else to a run's figures, else to `folder`, where one is given.
+
+    Raises:
+        UserError: options or settings that there are not; a seed that scikit-learn does not take.
+    """
+    own = [a for a in arguments if a.split("=")[0].split(".")[0] not in (*SETTINGS, "run")]
+    asked = options(schema, own)
+    if not 0 <= (seed := getattr(asked, "seed", 0)) < 2**32:
+        raise UserError(f"Expected seed= from 0 to {2**32 - 1}, got {seed}: choose another.")
+    found = source(*(a for a in arguments if a not in own))
+    if out := getattr(asked, "out", None):
+        found.folder = Path(out).expanduser()
+    elif folder:
+        found.folder = found.run.path / "figures" if found.run else Path(folder)
+    return asked, found

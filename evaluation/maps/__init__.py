@@ -1,0 +1,1 @@
+"""Maps of two or three dimensions: made, measured, drawn, exported."""

@@ -1,0 +1,112 @@
+"""Nearest rows by exact search. Vectors of anything: images, texts, codes."""
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from datamodules.progress import with_progress
+from models import UserError, check_choice
+
+__all__ = [
+    "CHUNK",
+    "Coordinates",
+    "METRICS",
+    "Neighbours",
+    "Vectors",
+    "centred",
+    "checked",
+    "draw_rows",
+    "nearest_rows",
+    "squared_distances",
+]
+
+Vectors: TypeAlias = Float[np.ndarray, "n features"] | Float[Tensor, "n features"]
+Coordinates: TypeAlias = Float[np.ndarray, "n dimensions"] | Float[Tensor, "n dimensions"]
+METRICS = ("euclidean", "cosine")
+CHUNK = 2**25  # distances held at a time
+
+
+class Neighbours(NamedTuple):
+    """The k nearest other rows of each row, the nearest first."""
+
+    rows: Int64[np.ndarray, "n k"]
+    distances: Float32[np.ndarray, "n k"]
+
+
+def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
+    """The vectors, for cosine distances at unit length: |a − b|² = 2 (1 − cos) then, so neighbours are the same.
+
+    Raises:
+        UserError: an unknown metric; NaN or infinities; vectors of length 0 where distances are cosine.
+    """
+    check_choice("metric", metric, METRICS)
+    if isinstance(vectors, Tensor):
+        vectors = vectors.detach().float().cpu().numpy()
+    values = np.asarray(vectors, np.float32)
+    wrong = np.flatnonzero(~np.isfinite(values).all(1))
+    if len(wrong):
+        raise UserError(
+            f"Expected finite vectors, got NaN or infinity in {len(wrong)} of {len(values)} (the first is row "
+            f"{wrong[0]}): leave these rows out or mend what made them."
+        )
+    if metric == "euclidean":
+        return values
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    zero = np.flatnonzero(lengths == 0)
+    if len(zero):
+        raise UserError(
+            f"Expected vectors that have a direction, got {len(zero)} of length 0 (the first is row {zero[0]}): leave "
+            "these rows out or choose metric=euclidean."
+        )
+    return values / lengths
+
+
+def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"]:
+    """All of n rows, or `most` of them at random, ascending.
+
+    Raises:
+        UserError: fewer than one.
+    """
+    if most is not None and most < 1:
+        raise UserError(f"Expected at least 1 of the {n} rows, got {most}: choose more.")
+    if most is None or n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).permutation(n)[:most])
+
+
+def centred(vectors: Vectors, metric: str) -> Float32[Tensor, "n features"]:
+    """Around their mean, where float32 loses least of the small distances between neighbours."""
+    values = checked(vectors, metric)
+    return torch.from_numpy(values - values.mean(0))
+
+
+def squared_distances(values: Float32[Tensor, "n features"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows n"]:
+    """From some rows to all; infinite from a row to itself."""
+    norms = values.square().sum(1)
+    squared = torch.addmm(norms, values[rows], values.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
+    squared[torch.arange(len(rows)), rows] = torch.inf
+    return squared
+
+
+def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Neighbours:
+    """The k nearest other rows of each row, with their Euclidean distances or with 1 − cos.
+
+    Raises:
+        UserError: k ≥ n; vectors as `checked` refuses them.
+    """
+    values = centred(vectors, metric)
+    n = len(values)
+    if not 1 <= k < n:
+        raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose another k.")
+    each = max(1, CHUNK // n)
+    chunks = torch.arange(n).split(each)
+    found = [
+        squared_distances(values, rows).topk(k, largest=False)
+        for rows in with_progress(chunks, n, "Nearest rows", each=each)
+    ]
+    squared = torch.cat([part.values for part in found])
+    distances = squared / 2 if metric == "cosine" else squared.sqrt()
+    return Neighbours(torch.cat([part.indices for part in found]).numpy(), distances.numpy())

@@ -1,0 +1,148 @@
+"""A map that new rows are placed on: fitted on a reference, saved, read back.
+
+A saved map is an .npz of numbers and names: the reference as the method saw it, where its rows are, and the settings.
+No code is in it, and no version of a library: t-SNE and UMAP are set up anew around the coordinates that are there,
+which costs the search for neighbours and no iteration. New rows are placed one by one, the reference stays where it is.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from evaluation.maps.neighbours import Vectors, checked
+from evaluation.maps.projection import INSTALL, Linear, Projection, Settings, has_open_tsne, umap_class
+from models import UserError
+from training.files import write_file
+
+__all__ = ["Reducer", "check_placing", "fitted", "load_reducer"]
+
+PERPLEXITY, MEDIAN_OF = 5.0, 25  # of a new row on a t-SNE map: neighbours it is drawn to, and those it starts between
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """What places new rows on a map.
+
+    Attributes:
+        reference: the rows of the map as its method saw them; none for PCA, which needs none.
+        coordinates: where they are, and `names` what they are called.
+        first: what all rows go through first; of PCA all that there is.
+    """
+
+    settings: Settings
+    names: list[str]
+    coordinates: Float32[np.ndarray, "n dimensions"]
+    reference: Float32[np.ndarray, "m width"]
+    first: Linear | None
+
+    def transform(self, vectors: Vectors) -> Float32[np.ndarray, "rows dimensions"]:
+        """Where new rows are on the map.
+
+        Raises:
+            UserError: rows of another width or that are not finite; the method's package is not installed.
+        """
+        width = len(self.first.mean) if self.first else self.reference.shape[1]
+        if vectors.shape[1] != width:
+            raise UserError(
+                f"Expected rows of {width} numbers, as the map was fitted on, got {vectors.shape[1]}: use the encoder "
+                "that made them."
+            )
+        values = checked(vectors, str(self.settings["metric"]))
+        if self.first is not None:
+            values = self.first(values)
+        if self.settings["method"] == "PCA":
+            return values
+        placed = place_by_tsne(self, values) if self.settings["method"] == "t-SNE" else place_by_umap(self, values)
+        return np.asarray(placed, np.float32)
+
+    def save(self, path: Path) -> None:
+        """As one .npz.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        first = self.first or Linear(np.empty(0, np.float32), np.empty((0, 0), np.float32))
+        words = json.dumps({"settings": self.settings, "names": self.names}).encode()
+        file = io.BytesIO()
+        np.savez(
+            file, words=np.frombuffer(words, np.uint8), coordinates=self.coordinates, reference=self.reference,
+            mean=first.mean, axes=first.axes,
+        )  # fmt: skip
+        write_file(path, file.getvalue())
+
+
+def check_placing(method: str) -> None:
+    """Raises UserError where new rows cannot be placed on a map that is about to be made."""
+    if method == "tsne" and not has_open_tsne():
+        raise UserError(
+            "Expected the package openTSNE to place new rows on a t-SNE map, got none: "
+            f"{INSTALL}, or choose method=pca."
+        )
+
+
+def fitted(vectors: Vectors, projection: Projection, names: list[str]) -> Reducer:
+    """The reducer of a map that `project` made of these vectors; names are those of all of them."""
+    rows = projection.rows
+    shown = checked(vectors[rows] if isinstance(vectors, np.ndarray) else vectors[torch.from_numpy(rows)],
+                    str(projection.settings["metric"]))  # fmt: skip
+    seen = shown if projection.first is None else projection.first(shown)
+    reference = seen[:0] if projection.settings["method"] == "PCA" else seen
+    chosen = [names[row] for row in rows.tolist()]
+    return Reducer(projection.settings, chosen, projection.coordinates, reference, projection.first)
+
+
+def load_reducer(path: str | Path) -> Reducer:
+    """A map that was saved.
+
+    Raises:
+        UserError: no such file, or none of a map.
+    """
+    file = Path(path).expanduser()
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            first = Linear(saved["mean"], saved["axes"]) if len(saved["mean"]) else None
+            words = json.loads(saved["words"].tobytes())
+            return Reducer(words["settings"], words["names"], saved["coordinates"], saved["reference"], first)
+    except Exception as error:  # NumPy, zipfile and json each raise their own kind for a file of another content
+        got = "no such file" if isinstance(error, FileNotFoundError) else "another or a damaged one"
+        raise UserError(
+            f"Expected a saved map at {file}, got {got}: give the reducer.npz that evaluation.project wrote."
+        ) from error
+
+
+def place_by_tsne(reducer: Reducer, values: Float32[np.ndarray, "rows width"]) -> np.ndarray:
+    """By openTSNE (Poličar et al. 2023, https://doi.org/10.1007/s10994-021-06043-1)."""
+    check_placing("tsne")
+    from openTSNE import TSNEEmbedding
+    from openTSNE.affinity import PerplexityBasedNN
+
+    made, n = reducer.settings, len(reducer.reference)
+    affinities = PerplexityBasedNN(
+        reducer.reference, float(made["perplexity"]), n_jobs=torch.get_num_threads(), random_state=int(made["seed"])
+    )
+    # The Barnes-Hut tree, as the interpolation's grid would be laid anew around every batch of rows.
+    embedding = TSNEEmbedding(
+        reducer.coordinates, affinities, negative_gradient_method="bh", n_jobs=torch.get_num_threads()
+    )
+    middle = (reducer.coordinates.max(0) + reducer.coordinates.min(0)) / 2  # openTSNE moves the map's to 0
+    placed = embedding.transform(values, perplexity=min(PERPLEXITY, (n - 1) / 3), k=min(MEDIAN_OF, n - 1))
+    return np.asarray(placed) + middle
+
+
+def place_by_umap(reducer: Reducer, values: Float32[np.ndarray, "rows width"]) -> np.ndarray:
+    """By umap-learn, set up as it was and started from where its rows are, for no epoch."""
+    made, threads = reducer.settings, torch.get_num_threads()
+    algorithm = umap_class()(
+        n_components=reducer.coordinates.shape[1], n_neighbors=int(made["neighbours"]), metric=made["metric"],
+        random_state=int(made["seed"]), n_jobs=1, init=reducer.coordinates, n_epochs=0,
+    )  # fmt: skip
+    algorithm.fit(reducer.reference)
+    algorithm.embedding_, algorithm.n_epochs = reducer.coordinates, None
+    placed = algorithm.transform(values)
+    torch.set_num_threads(threads)
+    return placed

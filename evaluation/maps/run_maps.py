@@ -1,0 +1,81 @@
+"""Maps of the spaces of a finished run, of two or three dimensions: pictures, page, points and how good they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import MISSING
+
+from evaluation.maps.export import check_columns, write_points, write_projector
+from evaluation.maps.neighbours import nearest_rows
+from evaluation.maps.page import write_page
+from evaluation.maps.projection import project
+from evaluation.maps.quality import NEIGHBOURS, measured
+from evaluation.maps.scatter import Map, draw_scatter
+from evaluation.report.page import write_report
+from evaluation.run import LoadedRun, described, spaces_of
+from training.files import read_json, write_json
+
+__all__ = ["Options", "map_run"]
+
+
+@dataclass
+class Options:
+    run: str = MISSING
+    method: str = "tsne"
+    dimensions: int = 2
+    spaces: list[str] | None = None
+    n: int | None = None
+    perplexity: float = 30.0
+    neighbours: int = 15
+    metric: str = "euclidean"
+    seed: int = 0
+    json: bool = False
+
+
+def colours(run: LoadedRun, table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What the picture shows: the first factor that has classes, and the clusters of the run's own method."""
+    labels = [factor.name for factor in run.vectors.factors.factors if factor.kind != "continuous"]
+    chosen = [*labels[:1], f"{run.config.model.name} cluster"]
+    shown = {name: table[name] for name in chosen if name in table and table[name].notna().any()}
+    return shown or {"split": table["split"]}
+
+
+def map_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
+    """Draw and write all maps; the files and the numbers.
+
+    Raises:
+        UserError: a space that the run does not have; whatever `project` refuses.
+    """
+    table = described(run)
+    check_columns(table)
+    spaces = spaces_of(run, asked.spaces)
+    maps: dict[str, Map] = {}
+    numbers: dict[str, float] = {}
+    rows = np.arange(0)
+    for name, space in spaces.items():
+        one = project(
+            space.numpy(), asked.method, asked.dimensions, asked.seed, asked.perplexity, asked.metric, asked.n,
+            asked.neighbours,
+        )  # fmt: skip
+        quality = measured(space, one, asked.metric)
+        numbers |= {f"map/{asked.method}/{name}/{key}": value for key, value in quality.items()}
+        told = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"
+        maps[name], rows = Map(one.coordinates, f"{told}; {one.caption}"), one.rows
+        print(f"{name}: {told}")
+    images = None if run.vectors.images is None else run.vectors.images[torch.from_numpy(rows)]
+    shown = table.iloc[rows].reset_index(drop=True)
+    name = asked.method if asked.dimensions == 2 else f"{asked.method}_{asked.dimensions}d"
+    figure, page = run.path / "figures" / f"map_{name}.png", run.path / f"map_{name}.html"
+    draw_scatter(figure, maps, colours(run, shown))
+    write_page(page, maps, shown, images, title=f"{run.vectors.name}: {name}")
+    last = next(reversed(spaces))
+    near = nearest_rows(spaces[last][torch.from_numpy(rows)].numpy(), min(NEIGHBOURS, len(rows) - 1), asked.metric)
+    write_points(run.path / "points.parquet", shown, maps[last].coordinates, near, images)
+    for note in write_projector(run.path / "tensorboard" / "projector", spaces[last], table, run.vectors.images):
+        print(note)
+    write_json(run.path / "metrics.json", read_json(run.path / "metrics.json") | numbers)
+    write_report(run.path)
+    return {"figure": str(figure), "page": str(page), "points": str(run.path / "points.parquet"), **numbers}

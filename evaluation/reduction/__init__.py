@@ -1,0 +1,1 @@
+"""Reductions of embeddings against the number of dimensions: asked, measured, drawn."""

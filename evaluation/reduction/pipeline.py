@@ -1,0 +1,171 @@
+"""Fit reductions of a run's features at every dimension, measure retrieval, and write table and figure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from datamodules.captions import PairData, extract_pairs
+from datamodules.features import FeatureData, check_values
+from evaluation.reduction.figure import draw_reductions
+from evaluation.reduction.metrics import bootstrap, mcnemar
+from evaluation.reduction.queries import KS, Hits, pair_questions, row_questions
+from models import UserError
+from training.build import device_of
+from training.data import load_data
+from training.features import features_of, text_encoder
+from training.files import write_file
+from training.reducers import METHODS, Fits, check_dims, check_methods, name_of
+from training.run_folder import Run
+from training.settings import Settings
+
+__all__ = ["compare", "measured", "run_reduction", "write_results"]
+
+DRAWS = 1000
+BAND = (2.5, 97.5)  # percent
+KEPT = 0.9  # of the full embeddings' r1: how many dimensions a method needs for it is its headline
+COLUMNS = ["method", "dim", "direction", "r1", "r5", "r10", "correct", "n", "r1_low", "r1_high", "against", "p",
+           "difference_low", "difference_high"]  # fmt: skip
+SAME = ("centred_pca", "cross_modal_svd")  # of one kind of rows: PCA, with and without its mean
+
+
+def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mapping[str, Tensor], against: str,
+             seed: int) -> pd.DataFrame:  # fmt: skip
+    """retrieval.csv, see `evaluation.retrieval`."""
+    keys, rows = list(found), []
+    for direction in groups:
+        each = [found[key][direction].cpu().numpy() for key in keys]
+        top = np.stack([one[:, 0] for one in each], 1)
+        group = groups[direction].numpy()
+        drawn = bootstrap(top, group, DRAWS, seed)
+        for column, (method, dim) in enumerate(keys):
+            low, high = np.percentile(drawn[:, column], BAND)
+            row = {"method": method, "dim": dim, "direction": direction,
+                   **{f"r{k}": each[column][:, i].mean() for i, k in enumerate(KS)},
+                   "correct": int(top[:, column].sum()), "n": len(top), "r1_low": low, "r1_high": high}  # fmt: skip
+            if (against, dim) in found and method not in (against, "full"):
+                other = keys.index((against, dim))
+                ends = np.percentile(drawn[:, column] - drawn[:, other], BAND)
+                row |= {"against": against, "p": mcnemar(top[:, column] > 0, top[:, other] > 0, group),
+                        "difference_low": ends[0], "difference_high": ends[1]}  # fmt: skip
+            rows.append(row)
+    return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def compared_methods(config: Settings, paired: bool) -> tuple[list[str], str]:
+    """The methods in the order in which they are fitted, and the one that the others are compared with.
+
+    Raises:
+        UserError: an unknown method.
+    """
+    methods = config.methods or [method for method in METHODS if paired or method not in SAME]
+    methods = [methods] if isinstance(methods, str) else list(methods)
+    against = config.against or ("centred_pca" if paired else "pca")
+    check_methods([*methods, against])
+    return list(dict.fromkeys([*methods, against])), against
+
+
+def measured(config: Settings, data: FeatureData | PairData, run: Run, device: torch.device) -> pd.DataFrame:
+    """Fit what is missing, and ask every method at every width.
+
+    Raises:
+        UserError: unknown methods; widths that the embeddings do not have; rows that are not finite or too few; a
+            fit_on that is neither train nor all.
+    """
+    if config.fit_on not in ("train", "all"):
+        raise UserError(f"Expected fit_on to be train or all, got {config.fit_on}.")
+    sides = [data.texts, data.images] if isinstance(data, PairData) else [data]
+    methods, against = compared_methods(config, isinstance(data, PairData))
+    for side in sides:
+        check_values(side.values)  # type: ignore[union-attr]  # FeatureData
+    asked = pair_questions(data, config, device) if isinstance(data, PairData) else row_questions(data, config, device)
+    features = asked.x.shape[1]
+    dims = check_dims(config.dims, features)
+    fits = Fits(config, asked.x, asked.y, asked.image, dims, run, device)
+    fits.check(methods)
+    found = {("full", features): asked.answers(lambda rows, _: rows, fits.metric)}
+    for method in methods:
+        for dim in dims:
+            reducer = fits(method, dim)
+            found[method, dim] = asked.answers(reducer, reducer.metric)
+    with run.stage("scores"):
+        return table_of(found, asked.groups, against, config.seed)
+
+
+def headline(table: pd.DataFrame) -> dict[str, float]:
+    """r1 of the full embeddings, and of each method the fewest dimensions that keep 90 % of it, where any do."""
+    found: dict[str, float] = {}
+    for direction, rows in table.groupby("direction", sort=False):
+        full = float(rows[rows["method"] == "full"]["r1"].iloc[0])
+        found[f"retrieval/{direction}/full_r1"] = full
+        for method, own in rows[(rows["method"] != "full") & (rows["r1"] >= KEPT * full)].groupby("method", sort=False):
+            found[f"retrieval/{direction}/{method}_dims_for_90"] = float(own["dim"].min())
+    return found
+
+
+def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """retrieval.csv, beside what the run has of other methods and widths; the figure; the main numbers."""
+    file = run.path / "retrieval.csv"
+    if file.is_file():
+        table = pd.concat([pd.read_csv(file), table], ignore_index=True)
+        table = table.drop_duplicates(["method", "dim", "direction"], keep="last")
+    places = {method: place for place, method in enumerate(["full", *METHODS])}
+    table = table.sort_values(["direction", "method", "dim"], ascending=[False, True, True], ignore_index=True,
+                              key=lambda column: column.map(places) if column.name == "method" else column)  # fmt: skip
+    write_file(file, table.to_csv(index=False))
+    draw_reductions(table, run.path / "figures" / "retrieval.png")
+    run.update(headline(table))
+    for direction, rows in table.groupby("direction", sort=False):
+        print(f"\n{direction}: r1 by dimensions")
+        print(rows.pivot(index="method", columns="dim", values="r1").to_string(float_format="%.3f", na_rep=""))
+    return table
+
+
+def pair_features(config: Settings, data: PairData, run: Run, device: torch.device) -> PairData:
+    """Pairs by the frozen encoder; as they are where they are vectors. The manifest tells of both sides as one.
+
+    Raises:
+        UserError: an encoder that does not read texts and images.
+    """
+    identity = None
+    with run.stage("encode", len(data.ids)):
+        if not isinstance(data.texts, FeatureData):
+            encoder = text_encoder(config)
+            data, identity = extract_pairs(data, encoder, config.cache_dir, device), encoder.identity
+    assert isinstance(data.texts, FeatureData)
+    told = replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
+    run.manifest(told, identity, config.seed, str(device))
+    return data
+
+
+def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.DataFrame:
+    """The stage of model=mds: embeddings, reductions, retrieval.csv and its figure.
+
+    Raises:
+        UserError: see `measured`; an encoder that does not read the data.
+    """
+    paired = isinstance(data, PairData)
+    rows: Any = pair_features(config, data, run, device) if paired else features_of(config, data, run)
+    table = write_results(measured(config, rows, run, device), run)
+    last = run.path / "checkpoints" / "last.ckpt"
+    if not last.is_file():  # of a run of many maps: the last one in the order of the settings
+        methods, _ = compared_methods(config, paired)
+        side: Any = rows.texts if isinstance(rows, PairData) else rows
+        width = side.values.shape[1]
+        newest = last.with_name(f"{name_of(methods[-1], check_dims(config.dims, width)[-1])}.ckpt")
+        write_file(last, newest.read_bytes())
+    return table
+
+
+def run_reduction(config: Settings, run: Run) -> None:
+    """Fit reductions of a run's features at every dimension and compare their retrieval.
+
+    Raises:
+        UserError: see `compare`.
+    """
+    device = device_of(config)
+    compare(config, load_data(config, run), run, device)

@@ -1,0 +1,1 @@
+"""report.html: the numbers and pictures of a run folder on one page."""

@@ -1,0 +1,259 @@
+"""A run's flat metrics as rows and as tables: edits against the baselines, clusterings, and all others."""
+
+import math
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from training.factor_classifier import UNFIT_BELOW
+
+__all__ = [
+    "CLUSTER_METHODS",
+    "Comparison",
+    "FINAL",
+    "HEADINGS",
+    "HIGHER",
+    "LABEL_FREE",
+    "METRICS",
+    "PREFIXES",
+    "SCORES",
+    "SHOWN",
+    "best",
+    "best_methods",
+    "by_member",
+    "cluster_rows",
+    "cluster_table",
+    "disagreement",
+    "drawn",
+    "edit_rows",
+    "edit_table",
+    "editor_title",
+    "final_metrics",
+    "invariance_line",
+    "metric_table",
+    "score_text",
+    "unjudged",
+]
+
+Comparison = dict[str, dict[str, dict[str, float]]]  # factor -> editor -> metric -> number
+PREFIXES = (
+    "edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/mean_difference_3",
+    "baseline/linear_svm", "oracle",
+)  # fmt: skip
+METRICS = {  # heading, and whether higher is better
+    "success": ("success", True),
+    "leakage": ("leakage", False),
+    "leakage_at_90": ("leakage at 90 %", False),
+    "counterfactual": ("counterfactual", True),
+    "identity": ("identity", True),
+    "cycle_error": ("cycle error", False),
+}
+FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, whether higher is better, what it says
+    "effectiveness": ("effectiveness", True, "share of final pictures on which the judge sees the wanted value, of the "
+                      "photographs on which it sees the label; of a committee the members' mean"),
+    "final_leakage": ("leakage", False, "share of (final picture, other factor) pairs that the judge reads otherwise "
+                      "than on the photograph"),
+    "leakage_at_equal": ("leakage at equal", False, "leakage at the strength at which an editor is as effective as the "
+                         "flow; empty where up to three times its strength it never is, and of the linear SVM"),
+    "counterfactual_image": ("counterfactual image", True, "1 is the true picture of that scene, 0 the picture as it "
+                             "was, negative worse than that"),
+    "identity": ("identity", True, "cosine of the identity model's embeddings, final picture against photograph"),
+    "identity_distance": ("identity distance", False, "Euclidean distance of the same embeddings"),
+    "minimality": ("minimality", False, "counterfactual latent divergence: .295 where nothing changed, .865 where the "
+                   "picture moved farther than to any person with that value"),
+    "frechet_identity": ("Fréchet, identity", False, "realism: Fréchet distance in the identity model's embedding to "
+                         "real photographs that have the wanted value"),
+    "fid": ("FID", False, "realism: the same in Inception's features"),
+}  # fmt: skip
+HEADINGS = {metric: entry[0] for metric, entry in METRICS.items()} | {m: entry[0] for m, entry in FINAL.items()}
+HIGHER = {metric: entry[1] for metric, entry in METRICS.items()} | {m: entry[1] for m, entry in FINAL.items()}
+TITLES = {"edit": "flow", "linear_svm": "linear SVM"}
+SHOWN = ("success", "leakage", "leakage_at_90", "counterfactual")
+SHOWN_FINAL = ("effectiveness", "final_leakage", "leakage_at_equal", "identity", "identity_distance", "minimality")
+SHORT = {"leakage_at_equal": "at equal", "identity_distance": "distance"}  # in the terminal, of 120 columns
+# Between members of a committee, from where on it is flagged. A share of a hundred images has a standard error of about
+# .04, a difference of two .06: three of those.
+DISAGREE = 0.2
+OTHER = ("time/", "throughput/", "memory/", "waiting/")
+CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
+    "kmeans": "k-means", "autoencoder": "auto-encoder", "dec": "DEC", "idec": "IDEC", "turtle": "TURTLE",
+    "temi": "TEMI",
+}  # fmt: skip
+SCORES = {"ami": "AMI", "ari": "ARI", "fmi": "FMI", "nmi": "NMI", "accuracy": "accuracy"}
+LABEL_FREE = {"silhouette": "silhouette", "stability": "stability", "used_clusters": "used clusters"}
+
+
+def editor_title(key: str) -> str:
+    """An editor as people read it, from its key in code or in metrics.json."""
+    key = key.rpartition("/")[2]
+    name, _, strength = key.rpartition("_")
+    if name and strength.isdigit():
+        return f"{editor_title(name)} × {strength}"
+    return TITLES.get(key, key.replace("_", " "))
+
+
+def edit_rows(metrics: Mapping[str, float]) -> Comparison:
+    """The metrics of edits, factors in the order they come."""
+    rows: Comparison = {}
+    for key, value in metrics.items():
+        for prefix in PREFIXES:
+            name, _, metric = key.removeprefix(prefix + "/").rpartition("/")
+            if key.startswith(prefix + "/") and name and metric in HEADINGS:
+                rows.setdefault(name, {}).setdefault(editor_title(prefix), {})[metric] = value
+    order = [editor_title(prefix) for prefix in PREFIXES]
+    return {name: {editor: of[editor] for editor in order if editor in of} for name, of in rows.items()}
+
+
+def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
+    """The editors with the best number, several where they are equal as printed; none where one stands alone.
+
+    The oracle has seen the answers and does not compete.
+    """
+    numbers = {
+        editor: round(values[metric], 3)
+        for editor, values in editors.items()
+        if editor != "oracle" and math.isfinite(values.get(metric, math.nan))
+    }
+    if len(numbers) < 2:
+        return []
+    wanted = max(numbers.values()) if HIGHER[metric] else min(numbers.values())
+    return [editor for editor, number in numbers.items() if number == wanted]
+
+
+def unjudged(metrics: Mapping[str, float], factor: str) -> bool:
+    """Whether the judge is too weak on this factor to say anything about its edits."""
+    return metrics.get(f"judge/{factor}/balanced_accuracy", 1.0) < UNFIT_BELOW
+
+
+def drawn(rows: Comparison) -> bool:
+    """Whether the scenes can be drawn again, so that the edits are compared with the truth."""
+    return any("counterfactual" in values for editors in rows.values() for values in editors.values())
+
+
+def final_metrics(rows: Comparison) -> list[str]:
+    """The measures of final pictures that there are, of a run that has them.
+
+    Of drawn data identity is that of decoded edits, which stand in the other table.
+    """
+    present = {metric for editors in rows.values() for values in editors.values() for metric in values}
+    if not present & {"effectiveness", "counterfactual_image"}:
+        return []
+    return [metric for metric in FINAL if metric in present and not (metric == "identity" and drawn(rows))]
+
+
+def by_member(metrics: Mapping[str, float], prefix: str, factor: str) -> dict[str, float]:
+    """The effectiveness that each member of a committee sees, by its name."""
+    start = f"{prefix}/{factor}/effectiveness_"
+    return {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
+
+
+def disagreement(shares: Mapping[str, float]) -> bool:
+    """Whether the members of a committee see too different shares for their mean to say much."""
+    return bool(shares) and max(shares.values()) - min(shares.values()) > DISAGREE
+
+
+def edit_table(metrics: Mapping[str, float]) -> Table:
+    """For the terminal: the flow and, dimmed, what it is measured against; of photographs, by the final pictures."""
+    rows = edit_rows(metrics)
+    shown = list(SHOWN)
+    if not drawn(rows) and final_metrics(rows):
+        shown = [metric for metric in SHOWN_FINAL if metric in final_metrics(rows)]
+    elif "counterfactual_image" in final_metrics(rows):
+        shown.append("counterfactual_image")
+    table = Table("factor", box=None, pad_edge=False, header_style="bold")
+    table.add_column("editor", no_wrap=True)
+    for metric in shown:
+        table.add_column(SHORT.get(metric, HEADINGS[metric]), justify="right")
+    for name, editors in rows.items():
+        title = f"{name} (cannot be judged)" if unjudged(metrics, name) else name
+        for editor, values in editors.items():
+            numbers = [values.get(metric) for metric in shown]
+            cells = ["" if number is None else f"{number:.3f}" for number in numbers]
+            table.add_row(title, editor, *cells, style=None if editor == "flow" else "dim")
+            title = ""
+    return table
+
+
+def invariance_line(metrics: Mapping[str, float]) -> str:
+    """For the terminal: how far null edits and edits there and back are from the photographs; empty of none."""
+    named = {"null edit": "composition/null_edit", "ten": "composition/ten_null_edits"}
+    parts = [f"{name} {metrics[key]:.4f}" for name, key in named.items() if key in metrics]
+    back = {key.removeprefix("reversibility/"): v for key, v in metrics.items() if key.startswith("reversibility/")}
+    parts += [f"there and back {', '.join(f'{name} {value:.4f}' for name, value in back.items())}"] if back else []
+    return f"Mean absolute difference to the photograph: {'; '.join(parts)}" if parts else ""
+
+
+def metric_table(metrics: Mapping[str, float]) -> Table:
+    """For the terminal, of a run without edits: every number but times, waiting and memory."""
+    table = Table("metric", box=None, pad_edge=False, header_style="bold")
+    table.add_column("value", justify="right")
+    for key, value in metrics.items():
+        if not key.startswith(OTHER) and math.isfinite(value):
+            table.add_row(key, f"{value:.4g}")
+    return table
+
+
+def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dict[str, tuple[float, float | None]]]:
+    """(factor, rows, method) -> score -> (value, sd over seeds if there are several), in the order they come.
+
+    The factor is all between method and score, a / of its name too, and empty where there is one only; rows are
+    "fitted" or "held-out". The label-free numbers of a method stand under an empty factor and "fitted".
+    """
+    found: dict[tuple[str, str, str], dict[str, tuple[float, float | None]]] = {}
+    for key, value in metrics.items():
+        path = key.removeprefix("heldout/").split("/")
+        score = path[-1].removesuffix("_mean")
+        if path[0] not in CLUSTER_METHODS or score not in {**SCORES, **LABEL_FREE}:
+            continue
+        sd = metrics.get(f"{key.removesuffix('_mean')}_sd") if path[-1] != score else None
+        place = ("/".join(path[1:-1]), "held-out" if key.startswith("heldout/") else "fitted", path[0])
+        row = found.setdefault(place, {})
+        if score not in row or sd is not None:  # of several seeds, if there are
+            row[score] = (value, sd)
+    return found
+
+
+def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, float | None]]], factor: str, part: str,
+                 score: str) -> set[str]:  # fmt: skip
+    """The methods with the best score as printed; none where one stands alone."""
+    numbers = {
+        method: round(row[score][0], 3)
+        for (f, p, method), row in rows.items()
+        if (f, p) == (factor, part) and score in row
+    }
+    return {m for m, number in numbers.items() if number == max(numbers.values())} if len(numbers) > 1 else set()
+
+
+def score_text(number: tuple[float, float | None] | None) -> str:
+    """As printed: 0.500, or 0.500 ± 0.020 over seeds; empty where there is none."""
+    if number is None:
+        return ""
+    return f"{number[0]:.3f}" if number[1] is None else f"{number[0]:.3f} ± {number[1]:.3f}"
+
+
+def terminal_text(score: str, number: tuple[float, float | None] | None) -> str:
+    """Short enough for all scores to stand in a line."""
+    if number is not None and score == "used_clusters":
+        return f"{number[0]:g}"
+    return score_text(number).replace(" ± ", "±")
+
+
+def cluster_table(metrics: Mapping[str, float]) -> Table:
+    """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
+    rows = cluster_rows(metrics)
+    shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
+    table = Table("factor", "rows", box=None, padding=(0, 1, 0, 0), header_style="bold")  # 120 characters hold it all
+    table.add_column("method", no_wrap=True)
+    for title in shown.values():
+        table.add_column(title, justify="right", overflow="fold")
+    if not any(factor for factor, _, _ in rows):
+        table.columns.pop(0)
+    for (factor, part, method), row in rows.items():
+        cells = [
+            f"[bold]{text}[/]" if method in best_methods(rows, factor, part, score) and score in SCORES else text
+            for score in shown
+            for text in [terminal_text(score, row.get(score))]
+        ]
+        first = [factor] if len(table.columns) == len(shown) + 3 else []
+        table.add_row(*first, part, CLUSTER_METHODS[method], *cells)
+    return table

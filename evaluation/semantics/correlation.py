@@ -1,0 +1,151 @@
+"""What components have to do with names and texts: correlations, cosines, the modality gap; pure functions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64, Int64
+
+from datamodules.factors import FactorTable
+from evaluation.embeddings.ideal_words import mean_cosine, unit
+from models import UserError, check_choice
+
+__all__ = ["MEASURES", "attributes", "chance_level", "correlations", "cosine_table", "modality_gap", "top_components"]
+
+MEASURES = ("pearson", "spearman", "mutual_information")
+NEIGHBOURS = 3  # of the estimate of mutual information, as its authors have it
+FEWEST = 5  # rows
+
+
+def cosine_table(captions: Float[np.ndarray, "captions d"], images: Float[np.ndarray, "images d"],
+                 texts: Sequence[str], names: Sequence[str]) -> pd.DataFrame:  # fmt: skip
+    """Cosines of captions (rows) with images (columns)."""
+    return pd.DataFrame(unit(captions) @ unit(images).T, list(texts), list(names))
+
+
+def attributes(table: FactorTable) -> pd.DataFrame:
+    """Labels as numbers, a column of 0 and 1 for each class of a categorical factor; unknown ones are NaN."""
+    columns: dict[str, np.ndarray] = {}
+    for factor, column in zip(table.factors, table.values.double().unbind(1), strict=True):
+        values = column.numpy()
+        if factor.kind != "categorical":
+            columns[factor.name] = values
+            continue
+        for number, word in enumerate(factor.values):
+            columns[f"{factor.name}={word}"] = np.where(np.isnan(values), np.nan, values == number)
+    return pd.DataFrame(columns)
+
+
+def pearson(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " d"]:
+    """NaN of a component that does not vary."""
+    centred, other = values - values.mean(0), scores - scores.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (centred * other[:, None]).sum(0) / np.sqrt(np.square(centred).sum(0) * np.square(other).sum())
+
+
+def spearman(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " d"]:
+    """Pearson's of the ranks, those of equal values averaged."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(values, axis=0), rankdata(scores))
+
+
+def mutual_information(
+    values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"], seed: int = 0
+) -> Float64[np.ndarray, " d"]:
+    """In nats, by the distances of nearest neighbours: Kraskov et al. 2004 for numbers, Ross 2014 for two classes."""
+    from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
+
+    if len(np.unique(scores)) == 2:
+        return mutual_info_classif(values, scores > scores.mean(), discrete_features=False,
+                                   n_neighbors=NEIGHBOURS, random_state=seed)  # fmt: skip
+    return mutual_info_regression(values, scores, discrete_features=False, n_neighbors=NEIGHBOURS, random_state=seed)
+
+
+def known_rows(values: Float[np.ndarray, "n d"], scores: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that have a score.
+
+    Raises:
+        UserError: too few of them, or one value only; components that are no numbers.
+    """
+    column = scores.to_numpy(dtype=float)
+    there = ~np.isnan(column)
+    if there.sum() < FEWEST or len(np.unique(column[there])) < 2:
+        got = "one value only" if there.sum() >= FEWEST else f"{int(there.sum())}"
+        raise UserError(
+            f"Expected {FEWEST} or more rows with different values of {scores.name}, got {got}: leave it out."
+        )
+    chosen = np.asarray(values)[there].astype(np.float64)
+    if not np.isfinite(chosen).all():
+        raise UserError("Expected components that are numbers, got NaN or infinity: check what made them.")
+    return chosen, column[there]
+
+
+def correlations(
+    values: Float[np.ndarray, "n d"], scores: pd.DataFrame, measure: str = "pearson", seed: int = 0
+) -> pd.DataFrame:
+    """Of each component (rows) with each attribute or score (columns), over the rows where that is known.
+
+    Raises:
+        UserError: an unknown measure; an attribute that does not vary; as many rows of both.
+    """
+    check_choice("measure", measure, MEASURES)
+    if len(values) != len(scores):
+        raise UserError(f"Expected scores of the {len(values)} rows, got {len(scores)}: give both for the same rows.")
+    found = {}
+    for name in scores:
+        chosen, column = known_rows(values, scores[name])
+        if measure == "mutual_information":
+            found[name] = mutual_information(chosen, column, seed)
+        else:
+            found[name] = {"pearson": pearson, "spearman": spearman}[measure](chosen, column)
+    return pd.DataFrame(found, index=pd.RangeIndex(np.asarray(values).shape[1], name="component"))
+
+
+def top_components(
+    values: Float[np.ndarray, "n d"], scores: pd.DataFrame, table: pd.DataFrame, k: int = 10, seed: int = 0
+) -> pd.DataFrame:
+    """The k components that have most to do with each attribute by a table of `correlations`, and all three measures.
+
+    Raises:
+        UserError: k that is no number of components.
+    """
+    if not 1 <= k:
+        raise UserError(f"Expected k, the components to name, to be at least 1, got {k}.")
+    parts = []
+    for name in table:
+        order = table[name].abs().sort_values(ascending=False, kind="stable").dropna().index[:k].to_numpy()
+        measured = {measure: correlations(np.asarray(values)[:, order], scores[[name]], measure, seed)[name].to_numpy()
+                    for measure in MEASURES}  # fmt: skip
+        parts.append(pd.DataFrame({"attribute": name, "component": order, **measured}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def chance_level(rows: int, cells: int, share: float = 0.05) -> float:
+    """The |r| that the largest of so many correlations exceeds by chance in that share of tables (Bonferroni)."""
+    from scipy.stats import t
+
+    quantile = float(t.ppf(1 - share / cells / 2, rows - 2))
+    return quantile / np.sqrt(rows - 2 + quantile**2)
+
+
+def modality_gap(
+    images: Float[np.ndarray, "images d"],
+    texts: Float[np.ndarray, "texts d"],
+    image_of: Int64[np.ndarray, " texts"] | None = None,
+) -> dict[str, float]:
+    """How far the embeddings of images and of texts lie apart, all at unit length.
+
+    `gap` is the distance of their means (Liang et al. 2022, https://arxiv.org/abs/2203.02053); `image_image`,
+    `text_text` and `image_text` are mean cosines; `matched` that of each text with its own image, where it is known;
+    `separated` is the share of rows on their own side of the plane halfway between the means.
+    """
+    x, y = unit(np.asarray(images)), unit(np.asarray(texts))
+    a, b = x.mean(0), y.mean(0)
+    direction, middle = a - b, (a + b) / 2
+    right = np.concatenate([(x - middle) @ direction > 0, (y - middle) @ direction < 0])
+    found = {
+        "gap": float(np.linalg.norm(direction)), "image_image": mean_cosine(x), "text_text": mean_cosine(y),
+        "image_text": float(a @ b), "separated": float(right.mean()),
+    }  # fmt: skip
+    return found if image_of is None else found | {"matched": float((x[image_of] * y).sum(1).mean())}

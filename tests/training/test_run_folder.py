@@ -1,0 +1,70 @@
+"""A run folder is of one data set and encoder; every setting that cannot be made is one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from datamodules.factors import FactorTable, ImageData
+from evaluation.report.summary import print_summary
+from models import UserError
+from training.build import made
+from training.run_folder import Run
+
+IIN = {"_target_": "models.iin.IIN", "_convert_": "all", "blocks": 2, "width": 8}
+
+
+def test_what_is_named_is_made() -> None:
+    iin = made(OmegaConf.create({"iin": IIN}).iin, features=4, factors=[])
+    assert iin.flow.features == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"coupling": "glwo"}, "Expected iin.coupling to be rnvp or glow or diffusion or null, got 'glwo'"),
+        ({"objective": "faithfull"}, "Expected iin.objective to be faithful or likelihood, got 'faithfull'"),
+        ({"optimizer": "mun"}, "Expected iin.optimizer to be muon or adam or null, got 'mun'"),
+        ({"blocks": "two"}, "Expected iin.blocks to be a whole number or null, got 'two'"),
+        ({"width": 1.5}, "Expected iin.width to be a whole number or null, got 1.5"),
+        ({"label_deviation": "wide"}, "Expected iin.label_deviation to be a number, got 'wide'"),
+        ({"linear_start": "perhaps"}, "Expected iin.linear_start to be true or false or null, got 'perhaps'"),
+        ({"block_sizes": "atuo"}, "Expected iin.block_sizes to be a list or null, got 'atuo'"),
+        ({"width": "???"}, r"Expected iin.width=..., got none: models.iin.IIN needs it"),
+        ({"block_sizes": ["a"]}, "Expected settings that models.iin.IIN can be made with, got Type"),
+        ({"correlation": 2.0}, r"Expected iin.correlation in \[0, 1\)"),
+    ],
+)
+def test_what_cannot_work_is_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        made(OmegaConf.create({"iin": IIN | settings}).iin, features=4, factors=[])
+
+
+def some_data(fingerprint: str) -> ImageData:
+    images, split = torch.zeros(3, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 1, 2], dtype=torch.uint8)
+    return ImageData("folder", images, list("abc"), FactorTable((), torch.zeros(3, 0)), split, fingerprint)
+
+
+def test_a_run_goes_on_with_its_own_data_and_encoder_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", OmegaConf.create({}))
+    for _ in range(2):
+        run.manifest(some_data("f00d"), {"name": "vae", "sha256": "abc"}, 0, "cpu")
+    before = (run.path / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=r"Expected the data that .* was begun with \(fingerprint f00d\), got another"):
+        run.manifest(some_data("beef"), {"name": "vae", "sha256": "abc"}, 0, "cpu")
+    with pytest.raises(UserError, match=r"Expected the encoder .* \(sha256 abc\), got another \(def\)"):
+        run.manifest(some_data("f00d"), {"name": "vae", "sha256": "def"}, 0, "cpu")
+    assert (run.path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 4, 0.02])
+def test_a_short_run_says_that_its_numbers_mean_nothing(
+    scale: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, OmegaConf.create({} if scale is None else {"trainer": {"scale": scale}}))
+    run.metrics["reconstruction/mse"] = 0.1
+    print_summary(run)
+    said = "QUICK RUN: it was trained for 0.02 of the steps that it needs, so its numbers mean nothing."
+    assert (said in capsys.readouterr().out) == (scale == 0.02)

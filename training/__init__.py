@@ -1,0 +1,1 @@
+"""A run from settings to checkpoints: its folder, its stages, and the models that are trained in them."""

@@ -1,0 +1,132 @@
+"""Lightning callbacks of every stage: stop at NaN, plain lines of progress, random state with checkpoints, pictures."""
+
+import re
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from models import UserError
+from models.spatial_guide import SpatialGuide
+from training.run_folder import Run
+
+__all__ = ["Pictures", "Watch"]
+
+# Stages that are not gone on with at another rate, without the number of their seed, and whose rate that is.
+STARTED_AGAIN = {"layer": "autoencoder", "final_decoder": "vae", "isometric": "mds", "isotonic": "mds"} | {
+    stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
+}
+
+
+def complete_epoch(progress: dict[str, Any]) -> None:
+    """Say that the checkpoint is of an epoch's end, which Lightning 2.6 forgets where steps limit the training.
+
+    It would go on with a single batch of the next epoch and skip the other 99.
+    """
+    for part in progress["epoch_progress"].values():
+        part["completed"] = part["processed"]
+    batches = progress["epoch_loop.batch_progress"]["current"]
+    batches.update(dict.fromkeys(batches, 0))
+
+
+def epochs_of(trainer: pl.Trainer) -> int:
+    """How many epochs, the last one maybe shorter, the training takes."""
+    return max(1, -(-trainer.max_steps // int(trainer.num_training_batches)))
+
+
+def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """After a checkpoint's optimizer and schedule are restored: their state stays, their rates are today's settings.
+
+    Lightning restores the rates, too, so that a run could not go on with a lower one.
+    """
+    configured: Any = module.configure_optimizers()
+    for group, wanted in zip(trainer.optimizers[0].param_groups, configured["optimizer"].param_groups, strict=True):
+        group.update({name: value for name, value in wanted.items() if name != "params"})
+    schedule: Any = trainer.lr_scheduler_configs[0].scheduler
+    fresh = configured["lr_scheduler"]["scheduler"]
+    steps = schedule.last_epoch
+    schedule.load_state_dict({**fresh.state_dict(), "last_epoch": steps - 1, "_step_count": steps})
+    schedule.step()  # sets the rate of this very step
+
+
+class Watch(pl.Callback):
+    """Keeps the random state with the checkpoint, stops at NaN, prints plain lines, and times the waiting for data."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self.run, self.stage = run, stage
+        self.first = 0  # the step that this fit goes on from
+        self.waited = self.worked = 0.0
+        self.mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        now = time.perf_counter()
+        self.waited, self.mark = self.waited + now - self.mark, now
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        # Asking a GPU for the value makes it wait, so ask it rarely; the weights are asked before every checkpoint.
+        if (index % 10 == 9 or not loss.is_cuda) and not bool(torch.isfinite(loss)):
+            raise self.diverged(trainer, f"a finite loss, got {float(loss)}")
+        now = time.perf_counter()
+        self.worked, self.mark = self.worked + now - self.mark, now
+
+    def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
+        """What to do about it: a lower rate, from the last good checkpoint where a run may go on with another one."""
+        model = re.sub(r"(_\d+)+$", "", self.stage)  # of any seed
+        settings = "spatial_guide" if isinstance(trainer.lightning_module, SpatialGuide) else model
+        folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, settings)}.learning_rate"
+        kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
+        advice = f"lower {rate} and start again with another run_dir="
+        if kept and model not in STARTED_AGAIN:
+            advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {rate}"
+        return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.first = trainer.global_step
+        if self.first:
+            take_configured_rates(trainer, module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Before the checkpoint is written. A loss comes before its step, so it says nothing of the last weights.
+        if not bool(torch.stack([weight.isfinite().all() for weight in module.parameters()]).all()):
+            raise self.diverged(trainer, "finite weights, got NaN or infinities")
+        every = max(1, epochs_of(trainer) // 8)
+        if not sys.stdout.isatty() and (trainer.current_epoch + 1) % every == 0:
+            numbers = "  ".join(f"{k.split('/')[-1]} {float(v):.4g}" for k, v in trainer.callback_metrics.items())
+            print(f"  {self.stage} step {trainer.global_step}/{trainer.max_steps}  {numbers}", flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.run.metrics[f"waiting/{self.stage}"] = self.waited / max(self.waited + self.worked, 1e-9)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng"] = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        complete_epoch(checkpoint["loops"]["fit_loop"])
+        torch.set_rng_state(checkpoint["rng"]["cpu"].cpu())
+        if torch.cuda.is_available() and "cuda" in checkpoint["rng"]:
+            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"].cpu())
+
+
+class Pictures(pl.Callback):
+    """Shows in TensorBoard what the model makes of a few images: `draw(module)` gives (name, image grid) pairs."""
+
+    def __init__(self, draw: Any, times: int = 5) -> None:
+        self.draw, self.times = draw, times
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        every = max(1, epochs_of(trainer) // self.times)
+        if (trainer.current_epoch + 1) % every == 0:
+            module.eval()
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                for name, grid in self.draw(module):
+                    writer: SummaryWriter = trainer.logger.experiment  # type: ignore[union-attr]
+                    writer.add_image(name, grid, trainer.global_step)
+            module.train()

@@ -1,0 +1,64 @@
+"""Write and read checkpoints of trained modules, and refuse damaged ones."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from models import UserError
+from training.files import write_file
+from training.run_folder import Run
+
+__all__ = ["check_readable", "finish", "load_module", "plain"]
+
+
+def check_readable(partial: Path) -> None:
+    if not partial.exists():
+        return
+    try:
+        torch.load(partial, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle and zipfile each raise their own kind
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"Expected a checkpoint to go on from, got a damaged file {partial} ({reason}): remove it to train this "
+            "stage from its start."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """Lists, dicts and scalars only, so that a checkpoint loads without running code."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def finish(module: pl.LightningModule, run: Run, stage: str, name: str | None = None) -> None:
+    """Write the stage's final checkpoint: weights and constructor arguments, loadable by `load_from_checkpoint`."""
+    folder = run.path / "checkpoints"
+    module.to("cpu")
+    content = {"state_dict": module.state_dict(), "hyper_parameters": plain(module.hparams),
+               "pytorch-lightning_version": pl.__version__}  # fmt: skip
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_file(folder / f"{name or stage}.ckpt", file.getvalue())
+    (folder / f"{stage}.partial.ckpt").unlink(missing_ok=True)
+
+
+def load_module(kind: Any, file: Path) -> Any:
+    """A module from its checkpoint, frozen; `kind` is a LightningModule's class.
+
+    Raises:
+        UserError: no such file; a file that is no such checkpoint.
+    """
+    if not file.is_file():
+        raise UserError(f"Expected the checkpoint {file}, got no such file: this run has no {kind.__name__}.")
+    try:
+        module = kind.load_from_checkpoint(file, map_location="cpu")
+    except Exception as error:  # torch, pickle, zipfile and Lightning each raise their own kind
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"Expected a checkpoint of {kind.__name__}, got {file} ({reason}): train the run again."
+        ) from error
+    return module.eval().requires_grad_(False)

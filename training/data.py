@@ -1,0 +1,26 @@
+"""Read the data that a run's configuration names."""
+
+from typing import Any
+
+from training.build import made
+from training.run_folder import Run
+from training.settings import Settings
+from training.zero_shot_labels import labelled
+
+__all__ = ["load_data"]
+
+
+def load_data(config: Settings, run: Run) -> Any:
+    """Read the data of a run, with the factors that `prompts=` defines, and print its notes and what was skipped.
+
+    They are `ImageData`, `TextData`, `FeatureData`, or of `data=pairs` `PairData`, which only `model=mds` is let have.
+
+    Raises:
+        UserError: data that cannot be read as meant.
+    """
+    with run.stage("data") as stage:
+        data = labelled(config, made(config.data), run)
+        stage.items = len(data.ids)
+    for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
+        print(note)
+    return data

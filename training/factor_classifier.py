@@ -1,0 +1,216 @@
+"""Train the judge of edits, or take it from the cache, and say how well it reads.
+
+It is a classifier of the factors that reads images, never codes, and so can say what an edit did.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from datamodules.cache import cache_errors, code_digest, fingerprint, write_whole
+from datamodules.factors import FactorTable, ImageData
+from datamodules.progress import with_progress
+from datamodules.splits import TRAIN, VALIDATION
+from models import factor_classifier, muon
+from models.factor_classifier import Judge, class_recalls, class_weights, factor_loss, reached
+from models.interfaces import FactorReader
+from models.labels import factor_statistics
+from models.muon import Muon
+from models.precision import fast_precision
+from models.weights import weights_sha256
+
+__all__ = [
+    "MOST_VALIDATION",
+    "UNFIT_BELOW",
+    "judge_quality",
+    "reading_quality",
+    "standardised",
+    "train_judge",
+    "unfit",
+]
+
+UNFIT_BELOW = 0.75  # balanced accuracy under which a factor is flagged
+MOST_EPOCHS = 60  # however few the images are
+MOST_VALIDATION = 2_000  # images that say which epoch was the best
+
+
+def reading_quality(
+    judged: Float[Tensor, "n factors"], labels: FactorTable, medians: Float[Tensor, " factors"]
+) -> dict[str, dict[str, float]]:
+    """How well judged values agree with the known labels, per factor.
+
+    `accuracy` and `balanced_accuracy` (mean recall of the classes that occur); a continuous factor has two classes,
+    the sides of its training median, and also `r2`, 1 − Σ(judged − label)² / Σ(label − mean)². A factor without
+    known labels is left out.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for i, factor in enumerate(labels.factors):
+        known = ~labels.values[:, i].isnan()
+        read, label, median = judged[known, i], labels.values[known, i], medians[i].item()
+        if not len(label):
+            continue
+        right = reached(read, label, factor, median)
+        classes = label > median if factor.kind == "continuous" else label
+        table[factor.name] = {
+            "accuracy": right.double().mean().item(),
+            "balanced_accuracy": class_recalls(right, classes).mean().item(),
+        }
+        spread = (label - label.mean()).square().sum().item()
+        if factor.kind == "continuous" and spread > 0:
+            table[factor.name]["r2"] = 1 - (read - label).square().sum().item() / spread
+    return table
+
+
+def judge_quality(
+    judge: FactorReader, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
+) -> dict[str, dict[str, float]]:
+    """Accuracy, balanced accuracy and, of continuous factors, r2 on these images; see `reading_quality`."""
+    return reading_quality(judge.read(images).cpu(), labels, judge.median.cpu())
+
+
+def unfit(quality: dict[str, dict[str, float]]) -> list[str]:
+    """The factors whose judge is too weak to measure edits with: balanced accuracy below .75."""
+    return [name for name, row in quality.items() if not row["balanced_accuracy"] >= UNFIT_BELOW]
+
+
+def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tensor, "n factors"]:
+    """Labels as the heads' targets: continuous ones in deviations from the training mean."""
+    columns = []
+    for i, factor in enumerate(judge.factors):
+        scaled = (values[:, i] - judge.mean[i]) / judge.deviation[i].clamp(min=1e-12)
+        columns.append(scaled if factor.kind == "continuous" else values[:, i])
+    return torch.stack(columns, dim=1)
+
+
+def validation_score(judge: Judge, data: ImageData, rows: Tensor) -> float:
+    """Mean balanced accuracy over the factors; 0 where there is nothing to validate on."""
+    quality = judge_quality(judge, data.images[rows], data.factors[rows])
+    return sum(row["balanced_accuracy"] for row in quality.values()) / max(len(quality), 1)
+
+
+def fit(
+    judge: Judge,
+    data: ImageData,
+    rows: Int64[Tensor, " train"],
+    generator: torch.Generator,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    flip: bool,
+) -> None:
+    """Train in place; the weights kept are those of the epoch that validates best, the later one of equals."""
+    device, precision = judge.mean.device, fast_precision(judge.mean.device)
+    validation = data.rows(VALIDATION)
+    validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
+    targets = standardised(data.factors.values.to(device), judge)
+    sure = torch.ones_like(targets) if data.factors.confidence is None else data.factors.confidence.to(device)
+    weights = [
+        class_weights(data.factors.values[rows, i], max(len(f.values), 2)).to(device)
+        if f.kind != "continuous"
+        else torch.ones(1, device=device)
+        for i, f in enumerate(judge.factors)
+    ]
+    optimiser = Muon(judge.parameters(), learning_rate, adam_rate=2e-3, weight_decay=0.05)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    steps = epochs * math.ceil(len(rows) / batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, cycle_momentum=False)
+    best, kept = -1.0, {}
+    for _ in with_progress(range(epochs), epochs * len(rows), "Training the classifier on images", each=len(rows)):
+        judge.train()
+        for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
+            images = judge.augmented(data.images[chosen].to(device), generator, flip)
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                outputs = judge(images)
+            losses = [
+                factor_loss(output, targets[chosen, i], judge.factors[i], weights[i], sure[chosen, i])
+                for i, output in enumerate(outputs)
+            ]
+            optimiser.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimiser.step()
+            schedule.step()
+        score = validation_score(judge, data, validation)
+        if score >= best:
+            best, kept = score, {name: tensor.clone() for name, tensor in judge.state_dict().items()}
+    judge.load_state_dict(kept)
+    judge.eval().requires_grad_(False)
+
+
+def restore(judge: Judge, path: Path) -> bool:
+    """Load cached weights; False where there are none or they are damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            if file.metadata()["sha256"] != weights_sha256(state):
+                return False
+        judge.load_state_dict(state)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError):
+        return False
+    judge.eval().requires_grad_(False)
+    return True
+
+
+def store(judge: Judge, path: Path) -> None:
+    """Write the weights with their checksum."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
+    content = save(state, {"sha256": weights_sha256(state)})
+    with cache_errors(path.parent), write_whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def train_judge(
+    data: ImageData,
+    seed: int = 0,
+    epochs: int | None = None,
+    width: int = 24,
+    batch: int = 128,
+    learning_rate: float = 1e-2,
+    flip: bool = True,
+    device: str | torch.device = "cpu",
+    cache_dir: str | Path | None = None,
+    scale: float = 1.0,
+    rows: Int64[Tensor, " train"] | None = None,
+    kind: type[Judge] = Judge,
+    learn: Callable[..., None] | None = None,
+) -> Judge:
+    """Train a judge on images of the training split (all, or these `rows`), or take it from the cache.
+
+    Global random state is left alone, and on a CPU a seed repeats bit for bit. `epochs` is by default what shows
+    its kind's `views` of photographs, or a quarter of that of drawn images; `scale` below 1 shortens that, to one epoch
+    at least. `flip=False` for factors that mirroring changes. `learn` trains in the place of `fit`. A damaged cached
+    file is written anew.
+
+    Raises:
+        UserError: a cache folder that cannot be written.
+    """
+    device, part = torch.device(device), [] if rows is None else [rows]
+    rows = data.rows(TRAIN) if rows is None else rows
+    seen = kind.views if data.counterfactual is None else kind.views // 4
+    epochs = epochs or max(1, round(min(scale, 1.0) * min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+        judge = kind(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)
+    judge = judge.to(device).to(memory_format=torch.channels_last)
+    hyperparameters = (seed, epochs, width, batch, learning_rate, flip, device.type, fast_precision(device))
+    labels = (data.factors.factors, data.factors.values, data.factors.confidence, data.split)
+    key = fingerprint(
+        code_digest(factor_classifier, kind, muon, fit, learn or fit),
+        data.fingerprint,
+        data.size,
+        *labels,
+        *hyperparameters,
+        *part,
+    )
+    path = Path(cache_dir).expanduser() / "judge" / f"{key[:32]}.safetensors" if cache_dir is not None else None
+    if path is None or not restore(judge, path):
+        generator = torch.Generator().manual_seed(seed)
+        (learn or fit)(judge, data, rows, generator, epochs, batch, learning_rate, flip)
+        if path is not None:
+            store(judge, path)
+    return judge

@@ -1,0 +1,98 @@
+"""Frozen encoders of a run by its configuration, and the latents or features that they compute once."""
+
+from typing import Any
+
+from datamodules.factors import ImageData
+from datamodules.features import FeatureData, Latents, check_images, encode, extract
+from datamodules.texts import TextData, extract_texts
+from models import UserError
+from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
+from training.build import device_of, is_trained_here, made
+from training.iin import check_iin
+from training.run_folder import Run
+from training.settings import Settings
+from training.vae import train_vae
+
+__all__ = ["features_of", "frozen_encoder", "latents_of", "text_encoder"]
+
+
+def frozen_encoder(config: Settings) -> ImageEncoder | FeatureEncoder | None:
+    """The pretrained encoder of a model that edits images, before their data are read; None where it is trained here.
+
+    Raises:
+        UserError: weights that are missing or another network's; a size that it does not take.
+    """
+    edits = config.model.name == "iin" and not is_trained_here(config)
+    return made(config.encoder) if edits else None
+
+
+def image_encoder(
+    config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
+) -> ImageEncoder | FeatureEncoder:
+    """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
+
+    Raises:
+        UserError: latents that no network of these settings can be made for, before any time is spent.
+    """
+    if is_trained_here(config):
+        if not config.encoder.checkpoint:
+            check_iin(config, data.factors, made(config.vae, flip=False).latent_shape)
+        encoder: Any = train_vae(config, data, run)
+    else:
+        encoder = made(config.encoder) if frozen is None else frozen
+    if isinstance(encoder, ImageEncoder):
+        check_iin(config, data.factors, encoder.latent_shape)
+    return encoder.to(device_of(config))
+
+
+def latents_of(
+    config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
+) -> tuple[ImageEncoder, Latents]:
+    """The encoder of a model that edits images, `frozen` or trained here, and its latents of all of them.
+
+    Raises:
+        UserError: images that are not the encoder's; an encoder without a decoder.
+    """
+    if is_trained_here(config) and not config.encoder.checkpoint:
+        check_images(data, config.vae.size)  # before it is trained
+    encoder = image_encoder(config, data, run, frozen)
+    if not isinstance(encoder, ImageEncoder):
+        raise UserError(
+            f"Expected an encoder whose latents can be decoded for model={config.model.name}, got "
+            f"{encoder.identity['name']}: set encoder=vae, taesd or sd_vae."
+        )
+    device = device_of(config)
+    run.manifest(data, encoder.identity, config.seed, str(device))
+    with run.stage("encode", len(data.images)):
+        return encoder, encode(data, encoder, config.cache_dir, device)
+
+
+def text_encoder(config: Settings) -> Any:
+    """The frozen encoder of texts that the configuration names.
+
+    Raises:
+        UserError: it reads none, or would be trained first.
+    """
+    if is_trained_here(config):
+        raise UserError("Expected a frozen encoder of texts, got vae: set encoder=sentence or encoder=clip.")
+    encoder = made(config.encoder).to(device_of(config))
+    if not isinstance(encoder, TextEncoder):
+        raise UserError(f"Expected an encoder of texts, got {encoder.identity['name']}: set encoder=sentence or clip.")
+    return encoder
+
+
+def features_of(config: Settings, data: ImageData | TextData | FeatureData, run: Run) -> FeatureData:
+    """What is clustered or reduced: the features of a frozen encoder, or the vectors themselves.
+
+    Raises:
+        UserError: an encoder that does not read this data.
+    """
+    device = device_of(config)
+    if isinstance(data, FeatureData):
+        run.manifest(data, None, config.seed, str(device))
+        return data
+    encoder: Any = text_encoder(config) if isinstance(data, TextData) else image_encoder(config, data, run)
+    run.manifest(data, encoder.identity, config.seed, str(device))
+    extracted: Any = extract_texts if isinstance(data, TextData) else extract
+    with run.stage("encode", len(data.ids)):
+        return extracted(data, encoder, config.cache_dir, device)

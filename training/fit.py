@@ -1,0 +1,109 @@
+"""One stage's training with Lightning.
+
+Every stage writes `checkpoints/<stage>.partial.ckpt` while it trains and `checkpoints/<stage>.ckpt` when it is done,
+so that a killed run goes on where it was.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from training.build import device_of, made
+from training.callbacks import Watch
+from training.checkpoints import check_readable
+from training.run_folder import Run
+from training.settings import Settings
+
+__all__ = ["STEPS_PER_EPOCH", "fit", "stage_steps"]
+
+NOISY = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "tensorboard")
+STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
+
+
+def stage_steps(config: Settings, steps: int) -> int:
+    return max(10, round(steps * config.trainer.scale))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Lightning says of every stage: which devices there are, tips, that no validation loader is given."""
+    levels = {name: logging.getLogger(name).level for name in NOISY}
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # of several stages
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's use of torch
+        warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def configured_logger(config: Settings, stage: str) -> list[Logger]:
+    """The logger of `logger=` beside TensorBoard's, with the stage's name where its settings leave a name open."""
+    settings = config.get("logger")
+    if not settings or "_target_" not in settings:
+        return []
+    return [made({key: stage if value is None else value for key, value in settings.items()})]
+
+
+def configured_callbacks(config: Settings) -> list[pl.Callback]:
+    """The callbacks of `callbacks=`, one for each entry."""
+    return [made(settings) for settings in (config.get("callbacks") or {}).values()]
+
+
+def fit(
+    module: pl.LightningModule,
+    batches: Any,
+    run: Run,
+    name: str,
+    config: Settings,
+    steps: int,
+    precision: str = "32-true",
+    callbacks: tuple[pl.Callback, ...] = (),
+    clip: float | None = None,
+) -> int:
+    """Train up to `steps` steps, going on from the stage's partial checkpoint where there is one; the steps done now.
+
+    Raises:
+        UserError: a loss or weights that are not finite; a damaged partial checkpoint.
+    """
+    folder = run.path / "checkpoints"
+    partial = folder / f"{name}.partial.ckpt"
+    check_readable(partial)
+    watch = Watch(run, name)
+    keep = pl.callbacks.ModelCheckpoint(
+        folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    terminal = sys.stdout.isatty()
+    with quiet():
+        trainer = pl.Trainer(
+            accelerator=device_of(config).type.replace("cuda", "gpu"),
+            devices=config.trainer.devices,
+            max_steps=steps,
+            max_epochs=-1,  # until the steps are done
+            precision=precision,  # type: ignore[arg-type]
+            logger=[TensorBoardLogger(run.path, name="tensorboard", version=name), *configured_logger(config, name)],
+            callbacks=[
+                watch,
+                keep,
+                *callbacks,
+                *configured_callbacks(config),
+                *([pl.callbacks.RichProgressBar()] if terminal else []),
+            ],
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
+            gradient_clip_val=clip,
+            log_every_n_steps=min(20, steps, len(batches)),
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(module, batches, ckpt_path=partial if partial.exists() else None)
+    return trainer.global_step - watch.first

@@ -1,0 +1,284 @@
+"""Train the guide and the invertible network of a run, or load them where an earlier start has trained them."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from datamodules.batches import Batches
+from datamodules.factors import FactorTable, ImageData
+from datamodules.features import Latents
+from datamodules.pairs import EditBatches, PairBatches, PairSampler, discretise
+from datamodules.people import training_halves
+from datamodules.progress import with_progress
+from datamodules.splits import TRAIN
+from models import UserError
+from models.diffusion_flow import DiffusionFlow
+from models.guide import Guide
+from models.iin import IIN
+from models.iin_blocks import block_sizes_from_pairs
+from models.interfaces import ImageEncoder
+from models.precision import half_precision
+from models.spatial_guide import SpatialGuide
+from models.vae import VAE
+from training.build import device_of, made
+from training.callbacks import Pictures
+from training.checkpoints import finish, load_module, plain
+from training.factor_classifier import train_judge
+from training.files import write_file
+from training.fit import STEPS_PER_EPOCH, fit, stage_steps
+from training.run_folder import Run
+from training.settings import Settings
+from training.vae import grid
+
+__all__ = ["check_iin", "train_guide", "train_iin", "train_interpretation"]
+
+READER = 1_000_003  # from the seed of the judge to that of the reader
+READER_WIDTH = 16  # the judge has 24
+EDITED = 256  # rows that the guide edits at a time
+EDITS = "edits.partial.safetensors"  # its edits, until the flow has learnt them
+
+
+def factor_lists(labels: FactorTable) -> list[list[Any]]:
+    return [[f.name, f.kind, list(f.values)] for f in labels.factors]
+
+
+def made_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
+    """The invertible network for latents of this shape, untrained."""
+    diffusion = None
+    if len(shape) == 3:
+        stored = plain(dict(config.spatial_guide))
+        diffusion = {name: value for name, value in stored.items() if not name.startswith("_")}
+    return made(
+        OmegaConf.create({"iin": settings}).iin, features=math.prod(shape), factors=factor_lists(labels),
+        shape=list(shape), diffusion=diffusion,
+    )  # fmt: skip
+
+
+def made_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
+    """The guide that latents of this shape need."""
+    if len(shape) == 3:
+        return made(config.spatial_guide, features=math.prod(shape), factors=factor_lists(labels), shape=list(shape))
+    return made(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
+
+
+def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> None:
+    """Refuse settings that no flow or guide can be made with for such latents, before any time is spent on them."""
+    if config.model.name != "iin":
+        return
+    settings, factors = dict(config.iin), factor_lists(labels)
+    faithful = settings["objective"] == "faithful"
+    if settings["block_sizes"] == "auto":
+        if factors and (faithful or settings["head"] != "pairs"):
+            raise UserError(
+                "Expected iin.block_sizes=auto only with iin.objective=likelihood iin.head=pairs, got "
+                f"iin.objective={settings['objective']} iin.head={settings['head']}: leave it null."
+            )
+        settings["block_sizes"] = None
+    made_iin(config, settings, labels, shape)
+    if faithful and factors:
+        made_guide(config, labels, shape)
+
+
+def check_latents(found: int, expected: int, file: Path) -> None:
+    """Refuse a stage's checkpoint that is of other latents than the encoder's."""
+    if found != expected:
+        raise UserError(
+            f"Expected a checkpoint for {expected} latents, the encoder's, got one for {found} at {file}: remove it to "
+            "train its stage again, or choose another run_dir=."
+        )
+
+
+def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
+    return PairSampler(labels, config.pairs.decorrelate, config.pairs.bins) if labels.factors else None
+
+
+def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: int, seed: int) -> Batches:
+    """Batches of these rows of latents, their labels and how sure these are."""
+    sure = torch.ones_like(labels.values) if labels.confidence is None else labels.confidence.nan_to_num(1.0)
+    device = latents.mean.device
+    tensors = {"mean": latents.mean, "labels": labels.values.to(device), "sure": sure.to(device)}
+    return Batches(tensors, size, seed, rows, STEPS_PER_EPOCH)
+
+
+def decoder(encoder: ImageEncoder) -> Any:
+    """The frozen decoder, the fast one of two, under bfloat16 where that is faster; gradients flow through it."""
+    fast = encoder.draft if isinstance(encoder, VAE) else encoder.decode
+
+    def decode(latents: Tensor) -> Tensor:
+        with half_precision(latents.device):
+            return fast(latents).float()
+
+    return decode
+
+
+def train_guide(
+    config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run
+) -> Guide | SpatialGuide:
+    """The guide of this run, see `models/guide.py`, and for latents with places `models/spatial_guide.py`."""
+    labels = data.factors[data.rows(TRAIN)]
+    done = run.path / "checkpoints" / "guide.ckpt"
+    spatial = len(encoder.latent_shape) == 3
+    if done.exists():
+        guide = load_module(SpatialGuide if spatial else Guide, done)
+        check_latents(guide.hparams["features"], latents.mean.shape[1], done)
+        return guide.to(device_of(config))
+    read = None
+    if config.guide.reading_weight and not spatial:
+        rows, _ = training_halves(data)
+        with run.stage("reader", len(rows)):
+            # Of other people, seed and width than the judges, which measure and must not have been trained for.
+            reader = train_judge(
+                data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir,
+                scale=config.trainer.scale, rows=rows,
+            )  # fmt: skip
+        read = reader.logits
+    pl.seed_everything(config.seed + 1, verbose=False)
+    parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
+    guide = made_guide(config, labels, encoder.latent_shape, **parts)
+    with run.stage("guide") as stage:
+        guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
+        if isinstance(guide, SpatialGuide):
+            steps, size = (
+                stage_steps(config, config.trainer.spatial_guide.steps),
+                config.trainer.spatial_guide.batch_size,
+            )
+            batches: Any = labelled_batches(latents, labels, torch.arange(len(labels.values)), size, config.seed + 1)
+        else:
+            guide.decode, guide.read = decoder(encoder), read
+            steps, size = sum(parts.values()), config.trainer.guide.batch_size
+            batches = PairBatches(
+                pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
+            )
+        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1.0 if spatial else 1000.0)
+    finish(guide, run, "guide")
+    return guide.to(device_of(config)).eval().requires_grad_(False)
+
+
+def rows_to_edit(labels: FactorTable, most: int, seed: int) -> Tensor:
+    """Different rows at random, in which rare values are more frequent than in the data: they are to be edited, too."""
+    weights = torch.zeros(len(labels.values), dtype=torch.float64)
+    for column in discretise(labels).unbind(1):
+        known = column >= 0
+        counts = torch.bincount(column[known]).clamp(min=1)
+        weights[known] += 1 / counts[column[known]]
+    weights += 1e-3 * weights.mean()  # a row without any label can be drawn
+    return torch.multinomial(weights, min(most, len(weights)), generator=torch.Generator().manual_seed(seed))
+
+
+def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
+    """Where the guide's edits of training rows end, every factor of each once to another value: computed once.
+
+    An edit takes some twenty passes of the guide's network, so no step of the flow's training waits for one. A run that
+    goes on finds them in its folder.
+    """
+    device, count = latents.mean.device, len(labels.factors)
+    rows = rows_to_edit(labels, config.spatial_guide_edits, config.seed + 2)
+    file = run.path / "checkpoints" / EDITS
+    if file.exists():
+        stored = load_file(file)
+        after, targets = stored["after"], stored["targets"]
+    else:
+        pl.seed_everything(config.seed + 2, verbose=False)
+        before = labels.values[rows].to(device)
+        factors = [torch.full((len(rows),), i, device=device) for i in range(count)]
+        after, ends = torch.stack([guide.labels.change(before, factor) for factor in factors], 1), []
+        with run.stage("edits", len(rows) * count):
+            parts = list(zip(rows.split(EDITED), before.split(EDITED), after.split(EDITED), strict=True))
+            for some, known, wanted in with_progress(parts, len(rows), "Editing latents by the guide", each=EDITED):
+                edited = guide.transport(latents.mean[some.to(device)], known, *wanted.unbind(1))
+                ends.append(torch.stack(edited, 1).half())
+        targets = torch.cat(ends)
+        write_file(file, save({"after": after.cpu(), "targets": targets.cpu()}))
+    size = config.trainer.spatial_iin.batch_size
+    return EditBatches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
+
+
+def edit_grids(
+    iin: IIN, shown: Tensor, latents: Latents, labels: FactorTable, encoder: ImageEncoder
+) -> list[tuple[str, Tensor]]:
+    """Per factor: a few training images above their edits to the first and the last value."""
+    if not isinstance(iin.flow, DiffusionFlow):  # whose edits need no such thing, and which would take a minute
+        iin.calibrate(latents.mean[:4096], labels.values[:4096].to(latents.mean.device))
+    grids = []
+    for i, factor in enumerate(iin.factors):
+        low, high = (
+            (0.0, len(factor.values) - 1.0)
+            if factor.kind != "continuous"
+            else (float(iin.labels.low[i]), float(iin.labels.high[i]))
+        )
+        edits = [iin.edit(shown, i, shown.new_full((len(shown),), value)) for value in (low, high)]
+        grids.append((f"edits/{factor.name}", grid(encoder.decode(torch.cat([shown, *edits])), len(shown))))
+    return grids
+
+
+def reader_rows(data: ImageData) -> Tensor:
+    """Which of the training rows, by number, a reader learns from; see `training_halves`."""
+    return torch.isin(data.rows(TRAIN), training_halves(data)[0]).nonzero().flatten()
+
+
+def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | SpatialGuide | None, run: Run,
+              encoder: ImageEncoder, reader: Tensor | None = None) -> IIN:  # fmt: skip
+    """The invertible network of this run, trained on latents and labels of the training split.
+
+    What a diffusion flow reads is learnt from the rows `reader` of these alone: the judges see other people.
+    """
+    done = run.path / "checkpoints" / "last.ckpt"
+    if done.exists():
+        iin = load_module(IIN, done)
+        check_latents(iin.flow.features, latents.mean.shape[1], done)
+        return iin.to(device_of(config))
+    pl.seed_everything(config.seed + 2, verbose=False)
+    settings = dict(config.iin)
+    sampler = pair_sampler(config, labels)
+    if settings["block_sizes"] == "auto" and sampler is not None:
+        a, b, factor = sampler.sample(20_000, torch.Generator().manual_seed(config.seed))
+        settings["block_sizes"] = block_sizes_from_pairs(latents.mean[a], latents.mean[b], factor, len(labels.factors))
+        names = [factor.name for factor in labels.factors]
+        print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
+    if not labels.factors:
+        settings |= {"objective": "likelihood", "block_sizes": None}
+    iin = made_iin(config, settings, labels, encoder.latent_shape)
+    reading = isinstance(iin.flow, DiffusionFlow)  # all that there is to train
+    length = config.trainer.reading if reading else config.trainer.spatial_iin if iin.spatial else config.trainer.iin
+    steps, size = stage_steps(config, length.steps), length.batch_size
+    edits: Any = None
+    if isinstance(guide, SpatialGuide):
+        if reading:
+            rows = torch.arange(len(labels.values)) if reader is None else reader
+            edits = labelled_batches(latents, labels, rows, size, config.seed + 2)
+        else:
+            edits = guided_edits(config, latents, labels, guide, run)
+    pl.seed_everything(config.seed + 2, verbose=False)
+    with run.stage("iin") as stage:
+        iin.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
+        if isinstance(iin.flow, DiffusionFlow) and isinstance(guide, SpatialGuide):
+            iin.flow.guide.load_state_dict(guide.state_dict())
+        iin.transport = guide.transport if isinstance(guide, Guide) else None
+        partners = iin.objective == "likelihood" and iin.head == "pairs" and sampler is not None
+        batches: Any = edits or PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
+        shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
+        pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
+        clip = 200.0 if iin.objective == "faithful" else None
+        stage.items = size * fit(iin, batches, run, "iin", config, steps, callbacks=(pictures,), clip=clip)
+        iin.to(device_of(config)).eval()
+        iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
+    finish(iin, run, "iin", "last")
+    (done.parent / EDITS).unlink(missing_ok=True)
+    return iin.to(device_of(config))
+
+
+def train_interpretation(config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> IIN:
+    """Train guide and invertible network on the latents and labels of the training split."""
+    rows = data.rows(TRAIN)
+    known, labels = latents.rows(rows.to(device_of(config))), data.factors[rows]
+    faithful = config.iin.objective == "faithful" and labels.factors
+    diffusion = len(encoder.latent_shape) == 3 and config.iin.coupling in (None, "diffusion")
+    reader = reader_rows(data) if diffusion and faithful else None
+    guide = train_guide(config, data, known, encoder, run) if faithful else None
+    return train_iin(config, known, labels, guide, run, encoder, reader)

@@ -1,0 +1,141 @@
+"""Train the oracle, a regression from code to code, on true counterfactual pairs: the room an edit has.
+
+Only drawn data has such pairs. It sees training scenes with one factor changed; what it scores on test scenes is how
+well any map on these latents may be expected to edit.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.factors import ImageData
+from datamodules.progress import with_progress
+from models.interfaces import ImageEncoder
+from models.labels import Factor, factor_statistics
+from models.oracle import Oracle
+from models.precision import half_precision
+
+__all__ = ["counterfactual_latents", "other_class", "train_oracle"]
+
+
+def counterfactual_latents(
+    data: ImageData,
+    encoder: ImageEncoder,
+    rows: Int64[Tensor, " n"],
+    factor: str,
+    values: Float[Tensor, " n"],
+    device: torch.device,
+    batch: int = 256,
+) -> Float[Tensor, "n features"]:
+    """E(x'): the posterior means of the same scenes drawn with that factor at these values."""
+    if data.counterfactual is None:
+        raise ValueError(f"The scenes of {data.name} are not known, so they have no counterfactuals.")
+    with torch.no_grad():
+        parts = [
+            encoder.encode(data.counterfactual(some, factor, wanted).to(device))[0]
+            for some, wanted in zip(rows.split(batch), values.split(batch), strict=True)
+        ]
+    return torch.cat(parts)
+
+
+def other_class(
+    values: Float[Tensor, " n"], classes: Float[Tensor, " classes"], generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """For each value another one of the classes (sorted, two or more), evenly drawn; of two the opposite."""
+    step = torch.randint(1, len(classes), values.shape, generator=generator)
+    return classes[(torch.searchsorted(classes, values.contiguous()) + step) % len(classes)]
+
+
+def draw_targets(
+    values: Float[Tensor, "n factors"], factors: Sequence[Factor], generator: torch.Generator
+) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
+    """For each row one factor among those it has a label of, and another value for it; -1 where it has none.
+
+    Continuous values are those of other rows.
+    """
+    known = ~values.isnan()
+    lots = torch.rand(values.shape, generator=generator).masked_fill(~known, -1.0)
+    which = torch.where(known.any(1), lots.argmax(1), -1)
+    target = torch.full((len(values),), torch.nan)
+    for i, factor in enumerate(factors):
+        rows = (which == i).nonzero().flatten()
+        present = values[rows, i]
+        if factor.kind == "continuous":
+            target[rows] = present[torch.randperm(len(rows), generator=generator)]
+        else:
+            target[rows] = other_class(present, present.unique(), generator)
+    return which, target
+
+
+def regress(
+    oracle: Oracle,
+    pairs: Sequence[Tensor],
+    generator: torch.Generator,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+) -> None:
+    """Train in place on (latents, edited latents, factor, value)."""
+    device = oracle.mean.device
+    before, after = ((latents - oracle.mean) / oracle.deviation for latents in pairs[:2])
+    which, value = (part.to(device) for part in pairs[2:])
+    optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
+    steps = epochs * -(-len(before) // batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    count = max(len(before), 1)
+    for _ in with_progress(range(epochs), epochs * count, "Training the oracle on pairs", each=count):
+        for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
+            with half_precision(device):
+                move = oracle(before[rows], which[rows], value[rows])
+            loss = functional.smooth_l1_loss(move.float(), after[rows] - before[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    oracle.eval().requires_grad_(False)
+
+
+def train_oracle(
+    data: ImageData,
+    encoder: ImageEncoder,
+    latents: Float[Tensor, "n features"],
+    rows: Int64[Tensor, " n"],
+    seed: int = 0,
+    size: int = 10_000,
+    epochs: int = 20,
+    batch: int = 256,
+    learning_rate: float = 2e-3,
+    width: int = 512,
+) -> Oracle:
+    """Fit the oracle on `size` of the training scenes, each redrawn with one factor changed, both ways round.
+
+    `latents` are the posterior means of the data's rows `rows`. Smooth L1 in standardised latents, Adam with a
+    cosine schedule. Global random state is left alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    statistics = factor_statistics(data.factors.values[rows])
+    mean, deviation = latents.mean(0), latents.std(0).clamp(min=1e-6)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
+        oracle = Oracle(data.factors.factors, statistics, mean.cpu(), deviation.cpu(), width).to(latents.device)
+
+    chosen = torch.randperm(len(rows), generator=generator)[:size]
+    values = data.factors.values[rows[chosen]]
+    which, target = draw_targets(values, data.factors.factors, generator)
+    chosen, values, which, target = (part[which >= 0] for part in (chosen, values, which, target))
+    before = latents[chosen.to(latents.device)]
+    after = torch.empty_like(before)
+    for i, factor in enumerate(data.factors.factors):
+        some = (which == i).nonzero().flatten()
+        if len(some):
+            redrawn = counterfactual_latents(
+                data, encoder, rows[chosen[some]], factor.name, target[some], latents.device
+            )
+            after[some.to(latents.device)] = redrawn
+    present = values.gather(1, which[:, None])[:, 0]
+    pairs = [torch.cat(both) for both in ((before, after), (after, before), (which, which), (target, present))]
+    regress(oracle, pairs, generator, epochs, batch, learning_rate)
+    return oracle

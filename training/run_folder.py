@@ -1,0 +1,151 @@
+"""The run folder while a run goes on: its configuration at once, its numbers after every stage."""
+
+import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from torch import Tensor
+
+from datamodules.factors import ImageData
+from datamodules.features import FeatureData
+from datamodules.texts import TextData
+from models import UserError, near_names
+from training.files import read_json, write_file, write_json
+from training.manifest import manifest
+from training.settings import shortened
+
+__all__ = ["Run", "Stage", "begun", "find_run", "finished"]
+
+
+@dataclass
+class Stage:
+    """A stage under way; `items` may also be set while it runs."""
+
+    items: int | None = None
+
+
+class Run:
+    """A run folder being written: `config.yaml` at once, the numbers whenever `save` is called.
+
+    `metrics` is flat, path -> number; `measurements` holds what is not flat, which the report's charts are drawn from.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        self.path, self.started, self.shortened = Path(path), time.perf_counter(), shortened(config)
+        # A resumed run keeps what the stages measured that it need not repeat.
+        earlier = self.path / "metrics.json"
+        self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
+        self.earlier_s = self.metrics.get("time/total_s", 0.0)
+        self.measurements: dict[str, Any] = {}
+        console = Console(highlight=False)
+        self.console = console if console.is_terminal else Console(highlight=False, width=120)
+        write_file(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+
+    @contextmanager
+    def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
+        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`.
+
+        Saved at once, so that a run killed later still knows.
+        """
+        stage, started = Stage(items), time.perf_counter()
+        self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
+        yield stage
+        seconds = time.perf_counter() - started
+        speed = ""
+        self.metrics[f"time/{name}_s"] = seconds
+        if stage.items is not None:
+            self.metrics[f"throughput/{name}_per_s"] = stage.items / max(seconds, 1e-9)
+            speed = f", {stage.items / max(seconds, 1e-9):,.0f} per s"
+        self.console.print(f"[bold]{name}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
+        self.save()
+
+    def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
+        """Add metrics; None and NaN say that there is no such number, and stay out of the file."""
+        self.metrics.update({key: float(value) for key, value in metrics.items() if value is not None})
+
+    def save(self) -> None:
+        """Write `metrics.json` and `measurements.json`."""
+        self.metrics["time/total_s"] = self.earlier_s + time.perf_counter() - self.started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
+        if torch.cuda.is_available():
+            self.metrics["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
+        write_json(self.path / "metrics.json", finite)
+        if self.measurements:
+            write_json(self.path / "measurements.json", self.measurements)
+
+    def manifest(
+        self,
+        data: ImageData | TextData | FeatureData,
+        encoder: Mapping[str, str | int | float | bool] | None,
+        seed: int,
+        device: str,
+    ) -> None:
+        """Write `manifest.json`, see `training.manifest`.
+
+        Raises:
+            UserError: the folder was begun with other images or another encoder, whatever the settings say.
+        """
+        file = self.path / "manifest.json"
+        earlier, now = read_json(file), manifest(data, encoder, seed, device)
+        for part, key in (("data", "fingerprint"), ("encoder", "sha256")):
+            before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
+            if before is not None and before != found:
+                raise UserError(
+                    f"Expected the {part} that {self.path} was begun with ({key} {str(before)[:12]}), got another "
+                    f"({str(found)[:12]}): choose another run_dir= for a new run."
+                )
+        write_json(file, now)
+
+
+@contextmanager
+def begun(config: Any) -> Iterator[Run]:
+    """The run folder of a configuration, taken away again where a new run ends before it made anything."""
+    path = Path(config.run_dir)
+    new = not (path / "config.yaml").exists()
+    try:
+        yield Run(path, config)
+    except UserError:
+        if new and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"config.yaml", "metrics.json"}:
+            shutil.rmtree(path)
+        raise
+
+
+def find_run(path: str | Path) -> Path:
+    """The run folder at a path, or the newest run below it, a finished one if there is one.
+
+    Raises:
+        UserError: no such folder, or no run in it.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        names = [place.name for place in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = near_names(folder.name, names)
+        raise UserError(f"Expected a run folder at {folder}, got no such folder: give the one training printed.{near}")
+    if (folder / "config.yaml").is_file():
+        return folder
+    found = [place.parent for place in folder.rglob("config.yaml") if not place.parent.name.startswith(".")]
+    if not found:
+        raise UserError(
+            f"Expected a run folder at {folder}, got one without config.yaml: give the one training printed."
+        )
+    return max([run for run in found if finished(run)] or found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+
+
+def finished(folder: Path) -> bool:
+    """Whether there is something to read back: a checkpoint, or clusters of a method that has none (k-means)."""
+    return any((folder / "checkpoints").glob("*.ckpt")) or (folder / "assignments.parquet").is_file()

@@ -1,0 +1,288 @@
+"""The settings of a run: what the command line asks for, held against what its folder was begun with.
+
+A run folder is of one set of settings. The same command again goes on with it; other settings are another run. `ckpt=`
+takes the folder's own settings and lets those change that nothing finished depends on.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from models import UserError, check_choice, near_names
+from models.composition import COMPOSITIONS
+
+__all__ = ["Settings", "asked", "differences", "shortened", "stored"]
+
+Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
+# Where things lie changes no number; `groups` only says how the values were chosen.
+PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
+FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
+        "judge_model", "compose")  # fmt: skip
+# The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
+STAGES = {
+    "vae": ("vae.learning_rate", "trainer.vae", "trainer.final_decoder", "trainer.bf16", "trainer.scale"),
+    "guide": (
+        "guide.learning_rate",
+        "trainer.guide",
+        "spatial_guide.learning_rate",
+        "trainer.spatial_guide",
+        "trainer.scale",
+    ),
+    "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
+}
+# Modules that runs of earlier versions name by where they were.
+MOVED = {
+    "models.encoders": "models.sd_vae",
+    "models.lookup": "models.token_matrix",
+    "models.diffusion": "models.stable_diffusion",
+    "models.embedding": "models.word_embedding",
+}
+CONFIGS = Path(__file__).parents[1] / "configs"
+REFERRED = ("image_size",)  # read by other settings
+MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # names to values
+PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
+OPEN = ("measured_images",)  # null: what the data are decides
+LEAST = {  # whole numbers
+    "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
+    "trainer.final_decoder.steps": 1, "trainer.final_decoder.batch_size": 1, "vae.final_width": 0,
+    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
+    "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
+    "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,
+    "trainer.turtle.steps": 1, "trainer.turtle.batch_size": 1, "trainer.temi.steps": 1, "trainer.temi.batch_size": 1,
+    "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1, "trainer.mds.epochs": 1,
+    "trainer.mds.steps": 1, "trainer.mds.batch_size": 2, "trainer.matryoshka.epochs": 1, "trainer.matryoshka.steps": 1,
+    "trainer.matryoshka.batch_size": 2, "trainer.sae.steps": 1, "trainer.sae.batch_size": 1, "sae.expansion": 1,
+    "sae.dead_after": 1, "trainer.embedding.epochs": 1, "trainer.embedding.patience": 1,
+    "trainer.embedding.batch_size": 1, "words": 1, "length": 1, "trainer.spatial_guide.steps": 1,
+    "trainer.spatial_guide.batch_size": 1, "trainer.reading.steps": 1, "trainer.reading.batch_size": 1,
+    "trainer.spatial_iin.steps": 1, "trainer.spatial_iin.batch_size": 1, "spatial_guide_edits": 1,
+}  # fmt: skip
+
+
+def asked(config: Settings, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of the run that the command line asks for, a new one's or, with ckpt=, a stopped one's.
+
+    `overrides` are the command line's, `choices` what Hydra's groups are set to, stored with the run as `groups`.
+
+    Raises:
+        UserError: the run folder is of other settings; a setting that cannot change; a number out of range.
+    """
+    groups = {group: choice for group, choice in (choices or {}).items() if "/" not in group}
+    if config.get("ckpt") is not None:
+        settings = resumed(str(config.ckpt), overrides, groups)
+    else:
+        settings = config
+        with open_dict(settings):
+            settings.groups = groups
+        file = Path(settings.run_dir) / "config.yaml"
+        changed = differences(stored(file), settings) if file.is_file() else {}
+        if changed:
+            raise UserError(
+                f"Expected the settings that {file.parent} was begun with, got {told(changed)}: choose another "
+                "run_dir= for a new run, or go on with that one by ckpt=."
+            )
+    check_added(settings, overrides)
+    check_numbers(settings)
+    return settings
+
+
+def check_added(settings: Settings, overrides: Sequence[str]) -> None:
+    """Refuse a setting added by `+key=` that nothing reads, which would be taken and ignored.
+
+    Read are entries of `prompts`, `judge_model` and of other mappings from names to values, arguments of what a
+    `_target_` builds, and what other settings refer to.
+
+    Raises:
+        UserError: no setting has that name; near names are suggested.
+    """
+    for argument in overrides:
+        name = argument.split("=")[0].lstrip("+")
+        if not argument.startswith("+") or name in REFERRED or name.startswith("hydra.") or "=" not in argument:
+            continue
+        *path, key = name.split(".")
+        if path and (path[0] in MAPPINGS or ".".join(path) in MAPPINGS):
+            continue
+        parent = OmegaConf.select(settings, ".".join(path)) if path else settings
+        known = [str(other) for other in parent if str(other) != key] if isinstance(parent, DictConfig) else []
+        if isinstance(parent, DictConfig) and "_target_" in parent:
+            known = list(inspect.signature(get_object(str(parent._target_))).parameters)
+            if key in known:
+                continue
+        place = f" in {'.'.join(path)}" if path else ""
+        raise UserError(
+            f"Expected a setting that is read{place}, got {argument}: leave the + out and check the name."
+            f"{near_names(key, known)}"
+        )
+
+
+def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> Settings:
+    """The settings of the run that the checkpoint belongs to, with this command line's on top."""
+    folder = Path(ckpt).expanduser().resolve().parent.parent
+    if not Path(ckpt).expanduser().is_file() or not (folder / "config.yaml").is_file():
+        raise UserError(f"Expected ckpt= to be a file in the checkpoints folder of a run, got {ckpt}: check the path.")
+    before, settings = stored(folder / "config.yaml"), stored(folder / "config.yaml")
+    for argument in overrides:
+        override = parsed(argument)
+        name, value = override.key_or_group, override.value()
+        if name == "ckpt":
+            continue
+        if name in groups:
+            chosen = before.get("groups", {}).get(name)
+            if value != chosen:
+                chosen = "null" if chosen is None else chosen
+                raise UserError(
+                    f"Expected {name}={chosen}, as {folder} was begun with, got {argument}: leave it out, or start "
+                    "another run without ckpt=."
+                )
+        elif name == "run_dir":
+            if Path(value).expanduser().resolve() != folder:
+                raise UserError(
+                    f"Expected run_dir={folder}, the run that ckpt= goes on with, got {value}: leave it out."
+                )
+        else:
+            put(settings, name, value, argument)
+    settings.run_dir = str(folder)
+    if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
+        settings.data.cache_dir = settings.cache_dir  # stored resolved, so it does not follow by itself
+    changed = differences(before, settings)
+    fixed = {key: values for key, values in changed.items() if not changeable(key, folder)}
+    if fixed:
+        raise UserError(
+            f"Expected the settings that {folder} was begun with, got {told(fixed)}, on which what is trained there "
+            "depends: leave that out, or start another run without ckpt=."
+        )
+    return settings
+
+
+def parsed(argument: str) -> Any:
+    """One argument as Hydra reads it: its override has a name, a type and a value."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        raise UserError(f"Expected key=value, got {argument!r}: quote values with special characters.") from error
+    if override.type is not OverrideType.CHANGE or override.package is not None or override.is_sweep_override():
+        raise UserError(f"Expected key=value beside ckpt=, got {argument!r}: a run's settings are changed one by one.")
+    return override
+
+
+def put(settings: Settings, name: str, value: Any, argument: str) -> None:
+    """Set what is there; nothing is added."""
+    known = flat(settings)
+    try:
+        OmegaConf.update(settings, name, value, merge=True)
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"Expected a setting that the run of ckpt= has, got {argument!r}: check its name.{near_names(name, known)}"
+        ) from error
+
+
+def stored(file: Path) -> Settings:
+    """A run's settings, closed: no key can be added.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        settings = OmegaConf.load(file)
+    except Exception as error:  # YAML, its decoding and the disk each raise their own kind
+        settings, reason = None, str(error).strip().split("\n")[0]
+    else:
+        reason = "no settings"
+    if not isinstance(settings, DictConfig):
+        raise UserError(f"Expected a run's settings in {file}, got a damaged file ({reason}): choose another run_dir=.")
+    follow_moves(settings)
+    OmegaConf.set_struct(settings, True)
+    return settings
+
+
+def follow_moves(settings: Any) -> None:
+    """Bring the settings of an older run to where things are now: targets that moved, and the model's pipeline."""
+    for key, value in settings.items_ex(resolve=False):
+        if isinstance(value, DictConfig):
+            follow_moves(value)
+        elif key == "_target_" and isinstance(value, str):
+            module, _, name = value.rpartition(".")
+            settings[key] = f"{MOVED.get(module, module)}.{name}"
+    model = OmegaConf.select(settings, "model.name")
+    file = CONFIGS / "model" / f"{model}.yaml"
+    if model is not None and "pipeline" not in settings.model and file.is_file():
+        configured: Any = OmegaConf.load(file)
+        parents = [OmegaConf.load(CONFIGS / "model" / f"{name}.yaml") for name in configured.get("defaults", [])
+                   if isinstance(name, str) and name != "_self_"]  # fmt: skip
+        settings.model.pipeline = OmegaConf.merge(*parents, configured).model.pipeline
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted name; a list is one value."""
+    if not isinstance(settings, dict):  # as the run's file has them, resolved
+        settings = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(settings, resolve=True)))
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
+    """Name -> (before, now) of the settings that differ, where things lie aside."""
+    a, b = flat(before), flat(now)
+    keys = [key for key in {**a, **b} if key not in PLACES and not key.startswith("groups.")]
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+
+
+def told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    words = {key: ["null" if value is None else value for value in values] for key, values in changed.items()}
+    return ", ".join(f"{key}={now} (there {before})" for key, (before, now) in words.items())
+
+
+def changeable(key: str, folder: Path) -> bool:
+    """Whether a run may go on with this setting changed: no stage that depends on it is finished."""
+    finished = {stage: (folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in STAGES}
+    depends = [stage for stage, keys in STAGES.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
+    return (
+        key.split(".")[0] in ("judge_model", "logger", "callbacks")
+        or key in FREE
+        or bool(depends)
+        and not any(finished[stage] for stage in depends)
+    )
+
+
+def shortened(settings: Settings) -> str:
+    """What terminal and report say of a run that trained for less than its settings need, empty for every other."""
+    scale = (settings.get("trainer") or {}).get("scale")
+    if not isinstance(scale, int | float) or scale >= 1:
+        return ""
+    return f"QUICK RUN: it was trained for {scale:g} of the steps that it needs, so its numbers mean nothing."
+
+
+def check_numbers(settings: Settings) -> None:
+    """Refuse at once what would stop a stage that comes late."""
+    for key, least in LEAST.items():
+        value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
+        if value is None and key in OPEN:
+            continue
+        if type(value) is not int or value < least:
+            raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
+    check_choice("compose", OmegaConf.select(settings, "compose"), (None, *COMPOSITIONS))
+    for key in ("trainer.devices", "trainer.num_nodes"):
+        if (value := OmegaConf.select(settings, key, default=1)) != 1:
+            raise UserError(
+                f"Expected {key}=1, as a model is trained on one device, got {value!r}: leave it out; features are "
+                "computed on several by python -m evaluation.extract."
+            )
+    scale = OmegaConf.select(settings, "trainer.scale")
+    if scale is not None and (type(scale) not in (int, float) or not 0 < scale < float("inf")):
+        raise UserError(f"Expected trainer.scale to be a positive number, got {scale!r}.")
+    bf16 = OmegaConf.select(settings, "trainer.bf16")
+    if bf16 not in (None, True, False):
+        raise UserError(f"Expected trainer.bf16 to be true, false or null, got {bf16!r}.")
+    model = OmegaConf.select(settings, "model.name")
+    if OmegaConf.select(settings, "data._target_") == PAIRS and model != "mds":
+        raise UserError(f"Expected model=mds for data=pairs, got model={model}: give it the images or the texts alone.")
