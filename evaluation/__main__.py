@@ -28,7 +28,7 @@ def commands() -> dict[str, str]:
         source = path.read_text()
         if not name.startswith("__") and "command(main)" in source:
             text = ast.get_docstring(ast.parse(source)) or ""
-            found[name] = re.split(r": python -m| \(python -m|\n\n", text)[0].replace("\n", " ").rstrip(".")
+            found[name] = re.split(r":\s+python -m| \(python -m|\n\n", text)[0].replace("\n", " ").rstrip(".")
     return found
 
 

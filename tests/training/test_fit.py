@@ -137,3 +137,18 @@ def test_an_accelerator_that_is_not_there(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"trainer.accelerator.*{name}"):
         device_of(OmegaConf.create({"trainer": {"accelerator": name}}))
+
+
+def test_a_second_logger_and_callbacks(tmp_path: Path) -> None:
+    """`logger=csv callbacks=learning_rate` add to TensorBoard's what Lightning's own write."""
+    import yaml
+
+    read = {name: yaml.safe_load((Path(__file__).parents[2] / f"configs/{name}.yaml").read_text())
+            for name in ("logger/csv", "callbacks/learning_rate")}  # fmt: skip
+    logger = read["logger/csv"] | {"save_dir": str(tmp_path / "run")}
+    added = {"logger": logger, "callbacks": read["callbacks/learning_rate"]}
+    config = OmegaConf.merge(CONFIG, added)
+    fit(line(), batches(), Run(tmp_path / "run", config), "line", config, 40)
+    table = (tmp_path / "run/csv/line/metrics.csv").read_text()
+    assert "lr-" in table.splitlines()[0]
+    assert any((tmp_path / "run/tensorboard/line").iterdir())

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from models import UserError
 from training.run_folder import Run
-from training.settings import asked
+from training.settings import asked, stored
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -159,3 +159,37 @@ def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: st
 def test_settings_of_embeddings_are_refused_at_once(tmp_path: Path, settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=f"Expected {message}"):
         asked(composed(tmp_path, *settings))
+
+
+@pytest.mark.parametrize(
+    ("argument", "got"),
+    [
+        ("+loger=wandb", r"got \+loger=wandb: leave the \+ out and check the name\. Did you mean logger"),
+        ("+trainer.scal=2", r"Expected a setting that is read in trainer, got .* Did you mean scale\?"),
+        ("+data.sise=32", r"Expected a setting that is read in data, got .* Did you mean size"),
+        ("+nobody.reads.this=1", "Expected a setting that is read in nobody.reads, got"),
+    ],
+)
+def test_an_added_setting_that_nothing_reads(tmp_path: Path, argument: str, got: str) -> None:
+    with pytest.raises(UserError, match=got):
+        asked(composed(tmp_path, argument), [argument], GROUPS)
+
+
+@pytest.mark.parametrize("argument", ["+image_size=32", "+prompts.glasses=[a,b]", "+vae.learning_rate=0.1", "seed=2"])
+def test_added_settings_that_are_read(tmp_path: Path, argument: str) -> None:
+    plain = argument.removeprefix("+") if "learning_rate" in argument else argument
+    assert asked(composed(tmp_path, plain), [argument], GROUPS)
+
+
+@pytest.mark.parametrize("argument", ["trainer.devices=2", "trainer.num_nodes=2", "trainer.devices=auto"])
+def test_training_on_several_devices_is_refused(tmp_path: Path, argument: str) -> None:
+    with pytest.raises(UserError, match=r"Expected trainer\.\w+=1, as a model is trained on one device, got"):
+        asked(composed(tmp_path, argument), [argument], GROUPS)
+
+
+def test_settings_of_an_older_run_are_followed_to_where_things_are(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("model: {name: idec}\nencoder: {_target_: models.encoders.TinyAutoencoder, size: 64}\n")
+    settings = stored(file)
+    assert settings.encoder._target_ == "models.sd_vae.TinyAutoencoder" and settings.encoder.size == 64
+    assert settings.model.pipeline == "evaluation.clustering.pipeline.run_clustering"
