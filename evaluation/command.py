@@ -1,4 +1,4 @@
-"""What the commands `python -m evaluation.<name> key=value ...` share: options and one-line errors."""
+"""Parse the options of the commands `python -m evaluation.<name> key=value ...` and print errors as one line."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -136,7 +136,7 @@ def mixed(directions: Float[Tensor, "count d"], n: int, k: int, noise: float = 0
 
 
 def support_f1(codes: Codes, support: Int64[Tensor, "n k"]) -> float:
-    """Of which directions rows are made: 2 |found ∩ there| / (|found| + |there|), over all rows together."""
+    """Return the F1 score of the recovered supports: 2 |found ∩ true| / (|found| + |true|), over all rows together."""
     guessed = torch.where(codes.values > 0, codes.units, -1)
     right = int((guessed[:, :, None] == support[:, None, :]).sum())
     return 2 * right / (int((codes.values > 0).sum()) + support.numel())

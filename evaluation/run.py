@@ -194,7 +194,7 @@ class LoadedRun:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How the run's data were read."""
+        """The preprocessing of the run's data."""
         share, described = crop_share(float(self.config.data.get("crop", 1.0))), self.manifest.get("data", {})
         size, channels = described.get("size") or self.encoder.size, described.get("channels", 3)
         return Preprocessing(size, share, channels)

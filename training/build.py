@@ -33,12 +33,12 @@ def device_of(config: Any) -> torch.device:
 
 
 def is_trained_here(config: Any) -> bool:
-    """Whether the encoder is an auto-encoder that the run trains itself: its settings name no class to build."""
+    """Tell whether the encoder is an auto-encoder that the run trains itself: its settings name no class to build."""
     return "_target_" not in config.encoder
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a setting is of an annotated kind, as far as a configuration can get it wrong: numbers, words, lists."""
+    """Tell whether a setting is of an annotated type, as far as a configuration can get it wrong."""
     kind = get_origin(annotation)
     if kind in (Union, UnionType):
         return any(fits(value, option) for option in get_args(annotation))
@@ -52,7 +52,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def kinds(annotation: Any) -> str:
-    """What `fits` asks for, in words."""
+    """Describe in words the types that `fits` accepts."""
     words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
     kind = get_origin(annotation)
     if kind is Literal:
@@ -63,7 +63,7 @@ def kinds(annotation: Any) -> str:
 
 
 def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
-    """What the configuration names, made with these arguments.
+    """Build the object that the configuration names, with these arguments.
 
     Raises:
         UserError: a value that is missing, of another kind than its constructor takes, or one that it refuses.

@@ -33,7 +33,7 @@ def complete_epoch(progress: dict[str, Any]) -> None:
 
 
 def epochs_of(trainer: pl.Trainer) -> int:
-    """How many epochs, the last one maybe shorter, the training takes."""
+    """Count the epochs of the training, of which the last may be shorter."""
     return max(1, -(-trainer.max_steps // int(trainer.num_training_batches)))
 
 
@@ -76,7 +76,7 @@ class Watch(pl.Callback):
         self.worked, self.mark = self.worked + now - self.mark, now
 
     def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
-        """What to do about it: a lower rate, from the last good checkpoint where a run may go on with another one."""
+        """Advise a lower rate, from the last good checkpoint where a run may continue with another rate."""
         model = re.sub(r"(_\d+)+$", "", self.stage)  # of any seed
         settings = "spatial_guide" if isinstance(trainer.lightning_module, SpatialGuide) else model
         folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, settings)}.learning_rate"

@@ -34,7 +34,7 @@ KINDS: dict[str, type[pl.LightningModule]] = {"dec": DEC, "idec": DEC, "turtle":
 
 
 class Fitted(NamedTuple):
-    """What one method says of every row, and what is to be known of how it got there."""
+    """The clusters of all rows by one method, and how its training ended."""
 
     clusters: Int64[Tensor, " n"]
     certainty: Float[Tensor, " n"]  # 0 to 1
@@ -74,7 +74,7 @@ class Fits:
         return self.head(method)
 
     def name(self, stage: str) -> str:
-        """Of a stage and its checkpoint; the first seed's has no number."""
+        """Name a stage and its checkpoint; that of the first seed has no number."""
         return stage if self.seed == self.config.seed else f"{stage}_{self.seed}"
 
     def file(self, stage: str) -> Path:

@@ -70,7 +70,7 @@ class Committee:
         return tuple(self.members)
 
     def read_all(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "members n factors"]:
-        """What every member reads, also of the factors about which it has no say."""
+        """Read every factor by every member, also those about which it has no vote."""
         return torch.stack([member.read(images) for member in self.members.values()])
 
     def heard(self, read: Float[Tensor, "members n factors"]) -> Float[Tensor, "members n factors"]:
@@ -78,15 +78,15 @@ class Committee:
         return read.masked_fill(~self.able.to(read.device)[:, None], torch.nan)
 
     def read_members(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "members n factors"]:
-        """What each member reads, in the factor table's units; NaN of a factor about which it has no say."""
+        """Read images by each member, in the factor table's units; NaN for a factor about which it has no vote."""
         return self.heard(self.read_all(images))
 
     def read(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
-        """What the committee sees in images, uint8 or float in [0, 1]."""
+        """Read images, uint8 or float in [0, 1], by the vote of the committee."""
         return self.vote(self.read_members(images))
 
     def vote(self, members: Float[Tensor, "members n factors"]) -> Float[Tensor, "n factors"]:
-        """What the committee sees where its members have read already."""
+        """Vote on what the members have read already."""
         return vote(members, self.factors)
 
     def qualities(

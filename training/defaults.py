@@ -48,7 +48,7 @@ def with_encoder(
 
 
 def undecided(config: Settings, overrides: Sequence[str], choices: Mapping[str, Any]) -> bool:
-    """Whether these are photographs to edit, and nothing says with which encoder."""
+    """Tell whether photographs are to be edited and no encoder is chosen."""
     names = [override.lstrip("+~") for override in overrides]
     named = any(name.startswith(("encoder=", "encoder@", *OF_THE_VAE)) for name in names)
     return (

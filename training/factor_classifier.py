@@ -43,7 +43,7 @@ MOST_VALIDATION = 2_000  # images that say which epoch was the best
 def reading_quality(
     judged: Float[Tensor, "n factors"], labels: FactorTable, medians: Float[Tensor, " factors"]
 ) -> dict[str, dict[str, float]]:
-    """How well judged values agree with the known labels, per factor.
+    """Compare judged values with the known labels, per factor.
 
     `accuracy` and `balanced_accuracy` (mean recall of the classes that occur); a continuous factor has two classes,
     the sides of its training median, and also `r2`, 1 − Σ(judged − label)² / Σ(label − mean)². A factor without

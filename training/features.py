@@ -82,7 +82,7 @@ def text_encoder(config: Settings) -> Any:
 
 
 def features_of(config: Settings, data: ImageData | TextData | FeatureData, run: Run) -> FeatureData:
-    """What is clustered or reduced: the features of a frozen encoder, or the vectors themselves.
+    """Return the features to cluster or reduce: those of a frozen encoder, or the vectors themselves.
 
     Raises:
         UserError: an encoder that does not read this data.

@@ -38,7 +38,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """What JSON can hold: tensors and arrays as lists, NaN and infinities as null."""
+    """Convert a value to what JSON can hold: tensors and arrays to lists, NaN and infinities to null."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, sources, machine, encoder, data; and what the values of its factors are called."""
+"""Describe a run: versions, sources, machine, encoder, data, and the names of its factors' values."""
 
 import importlib.metadata
 import os

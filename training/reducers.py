@@ -88,7 +88,7 @@ def check_dims(dims: Any, features: int) -> list[int]:
 
 
 def metric_of(config: Settings, kinds: int) -> Metric:
-    """How rows and codes are compared; by default pairs by their cosine.
+    """Choose the metric by which rows and codes are compared; by default pairs by their cosine.
 
     Raises:
         UserError: an unknown metric.
@@ -99,12 +99,12 @@ def metric_of(config: Settings, kinds: int) -> Metric:
 
 
 def name_of(method: str, dim: int) -> str:
-    """Of a checkpoint and its stage."""
+    """Name a checkpoint and its stage."""
     return method if method in (*CLOSED_FORM, "matryoshka") else f"{method}_{dim}"
 
 
 def reducer(run: Path, method: str, dim: int) -> Reducer:
-    """What a run has fitted, read back.
+    """Load a reduction that a run has fitted.
 
     Raises:
         UserError: an unknown method; a width that the run did not fit.
@@ -185,7 +185,7 @@ class Fits:
                 reducer(self.run.path, method, self.dims[-1])  # which may be wider than the one that was trained
 
     def tensors(self, method: str) -> dict[str, Tensor]:
-        """What batches are drawn from; for the auto-encoder rows of both kinds, each around its mean."""
+        """Return the tensors that batches are drawn from; for the auto-encoder rows of both kinds, each centred."""
         if method == "autoencoder":
             first = reducer(self.run.path, "centred_pca", self.x.shape[1])
             first.module.to(self.device)

@@ -147,5 +147,5 @@ def find_run(path: str | Path) -> Path:
 
 
 def finished(folder: Path) -> bool:
-    """Whether there is something to read back: a checkpoint, or clusters of a method that has none (k-means)."""
+    """Tell whether there is a checkpoint, or clusters of a method that has none (k-means)."""
     return any((folder / "checkpoints").glob("*.ckpt")) or (folder / "assignments.parquet").is_file()

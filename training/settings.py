@@ -243,7 +243,7 @@ def told(changed: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def changeable(key: str, folder: Path) -> bool:
-    """Whether a run may go on with this setting changed: no stage that depends on it is finished."""
+    """Tell whether a run may continue with this setting changed: no stage that depends on it is finished."""
     finished = {stage: (folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in STAGES}
     depends = [stage for stage, keys in STAGES.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
     return (
@@ -255,7 +255,7 @@ def changeable(key: str, folder: Path) -> bool:
 
 
 def shortened(settings: Settings) -> str:
-    """What terminal and report say of a run that trained for less than its settings need, empty for every other."""
+    """Return the warning about a run that was trained for less than its settings need, empty for every other run."""
     scale = (settings.get("trainer") or {}).get("scale")
     if not isinstance(scale, int | float) or scale >= 1:
         return ""

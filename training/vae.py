@@ -42,7 +42,7 @@ def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:
 
 
 def key_of(checkpoint: Path) -> str | None:
-    """What a VAE was trained with, None where that is not known."""
+    """Return the key of the data and settings that a VAE was trained with, None where it is not known."""
     try:
         return read_json(checkpoint.with_suffix(".json")).get("key")
     except UserError:

@@ -33,7 +33,7 @@ VALUES = ("no", "yes")  # the second text, the first
 
 
 class Reading(NamedTuple):
-    """What two texts say of each row: the cosines with both, and the probability of the first against the second."""
+    """The cosines of each row with two texts, and the probability of the first against the second."""
 
     texts: tuple[str, str]
     cosines: Float[Tensor, "n 2"]
@@ -96,7 +96,7 @@ def scale_of(encoder: Any) -> float:
 
 @torch.inference_mode()
 def read(encoder: Any, features: Float[Tensor, "n d"], prompts: Mapping[str, tuple[str, str]]) -> dict[str, Reading]:
-    """What the texts say of embeddings that the encoder made.
+    """Compare the encoder's embeddings with the texts.
 
     Raises:
         UserError: texts in another space than the embeddings.
@@ -129,7 +129,7 @@ def two_sided(table: FactorTable, name: str) -> Float[Tensor, " n"] | None:
 
 
 def agreement(reading: Reading, table: FactorTable, name: str, confidence: float = 0.5) -> dict[str, float]:
-    """How far zero-shot labels agree with those at hand; empty where there are none to compare with.
+    """Compare zero-shot labels with the known ones; empty where there are none to compare with.
 
     `accuracy` and `balanced_accuracy` of the rows that have both; `auc`, of all rows with a label at hand, says how
     well the texts order the rows, wherever the boundary between them would have to be. A continuous factor's labels

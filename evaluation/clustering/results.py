@@ -1,4 +1,4 @@
-"""What is written of clusterings: every row's cluster, classes against clusters, contact sheets of the images."""
+"""Write clusterings: every row's cluster, classes against clusters, contact sheets of the images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def assignments(data: FeatureData, found: Mapping[str, Sequence[Fitted]]) -> pd.
 
 def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], first: Fits,
                   factors: Sequence[int]) -> None:  # fmt: skip
-    """Of the first seed: assignments, beside those that the run has of other methods, contingency tables and codes.
+    """Write the assignments of the first seed, beside those of other methods, contingency tables and codes.
 
     Of the run's own model also labels and pictures.
     """
@@ -79,7 +79,7 @@ def write_contingencies(folder: Path, data: FeatureData, found: Mapping[str, Seq
 
 
 def contingency_table(factor: Factor, labels: Float[Tensor, " n"], clusters: Int64[Tensor, " n"]) -> pd.DataFrame:
-    """How many rows of each class (rows) are in each cluster (columns), those of unknown label left out."""
+    """Count the rows of each class (rows) in each cluster (columns), leaving out those of unknown label."""
     known = ~labels.isnan()
     classes = [factor.values[int(value)] for value in labels[known].unique().tolist()]
     columns = clusters[known].unique().tolist()
@@ -147,7 +147,7 @@ def contact_sheets(folder: Path, data: FeatureData, fitted: Fitted, rows: Int64[
 
 def words_of(fitted: Fitted, rows: Int64[Tensor, " rows"], k: int, factor: Factor | None,
              labels: Float[Tensor, " rows"] | None) -> list[str]:  # fmt: skip
-    """Of each cluster its number and size, and the class that most of its labelled rows have."""
+    """Describe each cluster by its number, its size, and the commonest class of its labelled rows."""
     words = []
     for cluster in range(k):
         own = fitted.clusters[rows] == cluster

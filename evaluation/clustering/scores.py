@@ -1,4 +1,4 @@
-"""How well two partitions of the same rows agree, and what can be said of one without labels; pure functions."""
+"""Score two partitions of the same rows by their agreement, and one without labels; pure functions."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -52,7 +52,7 @@ def flat_labels(labels: Partition) -> np.ndarray:
 
 
 def contingency(labels_true: Partition, labels_pred: Partition) -> Int64[np.ndarray, "classes clusters"]:
-    """How many rows of each class (in sorted order) are in each cluster."""
+    """Count the rows of each class (in sorted order) in each cluster."""
     true, predicted = pair_of_partitions(labels_true, labels_pred)
     table = np.zeros((true.max() + 1, predicted.max() + 1), dtype=np.int64)
     np.add.at(table, (true, predicted), 1)
@@ -98,7 +98,7 @@ def occupancy(clusters: Int64[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
 
 
 def used_clusters(shares: Float[Tensor, " k"]) -> int:
-    """How many clusters have rows worth the name: at least 1 % of an equal share, 1 / k."""
+    """Count the clusters that are used: those with at least 1 % of an equal share of the rows, 1 / k."""
     return int((shares * len(shares) >= NEARLY_EMPTY).sum())
 
 
@@ -133,7 +133,7 @@ def silhouette(values: Float[Tensor, "n d"], clusters: Int64[Tensor, " n"], seed
 
 
 def prediction_strength(values: Float[Tensor, "n d"], k: int, seed: int = 0, splits: int = 3) -> float:
-    """How far k-means on one half of the rows foretells which rows of the other half are together.
+    """Return how well k-means on one half of the rows predicts which rows of the other half are together.
 
     Of each cluster of one half (of at least two rows) the share of its pairs that the other half's centres put
     together; the worst cluster's, averaged over splits. Near 1 where k groups are really there. Tibshirani and

@@ -1,1 +1,1 @@
-"""What embeddings are made of: sparse auto-encoders and SpLiCE, their concepts as tables and pictures."""
+"""Sparse concepts of embeddings: sparse auto-encoders and SpLiCE, their concepts as tables and pictures."""

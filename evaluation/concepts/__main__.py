@@ -1,4 +1,4 @@
-"""What embeddings are made of, a few concepts each: python -m evaluation.concepts run=RUN or data=... vocabulary=FILE.
+"""Decompose embeddings into a few concepts each: python -m evaluation.concepts run=RUN or data=... vocabulary=FILE.
 
 Of a run of model=sae the concepts are its units, named by the nearest texts of vocabulary= (a file of texts, or vectors
 with vocabulary_names=; by default the rows themselves where these are texts). Of anything else they are the texts of

@@ -90,7 +90,7 @@ def concept_table(codes: Codes, titles: Sequence[str], names: Sequence[str], k: 
 
 
 def row_table(codes: Codes, ids: Sequence[str], titles: Sequence[str]) -> pd.DataFrame:
-    """Of each row its concepts, the largest first: `features`, as Embedding Atlas reads a list of them."""
+    """List the concepts of each row, the largest first, in a column `features` as Embedding Atlas reads it."""
     lists = [
         [{"feature": titles[unit], "value": value} for value, unit in zip(values, units, strict=True) if value > 0]
         for values, units in zip(codes.values.tolist(), codes.units.tolist(), strict=True)
@@ -114,7 +114,7 @@ class Decomposition:
         self.kind, self.model, self.titles, self.cosines, self.active = kind, model, titles, cosines, active
 
     def rows(self, values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """What is taken apart: SpLiCE sees directions alone."""
+        """Return the rows to decompose, of which SpLiCE sees directions alone."""
         return normalize(values.float(), dim=1) if self.kind == "splice" else values.float()
 
     def encode(self, values: Float[Tensor, "n d"]) -> Codes:

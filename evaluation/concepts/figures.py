@@ -1,4 +1,4 @@
-"""What concepts look like: how many rows have the commonest ones, and the rows that have most of them."""
+"""Draw concepts: how many rows have the commonest ones, and the rows with the largest activations."""
 
 from pathlib import Path
 

@@ -92,7 +92,7 @@ def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tenso
 
 
 def decomposition(found: Source, asked: Options) -> Decomposition:
-    """What the options ask for.
+    """Build the decomposition that the options choose.
 
     Raises:
         UserError: a method that the source does not have; no vocabulary for SpLiCE; options of the other method.
@@ -176,7 +176,7 @@ def run_concepts(config: Settings, run: Run) -> None:
 
 
 def answer(found: Source, asked: Options) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What the command prints: as JSON, and as a table.
+    """Answer the command: as JSON, and as a table.
 
     Raises:
         UserError: see `decomposition`; a query that is neither a row nor a text that can be embedded.

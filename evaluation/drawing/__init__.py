@@ -1,1 +1,1 @@
-"""What several tasks draw with: strips and grids of images, figures, heatmaps."""
+"""Drawing that several tasks share: strips and grids of images, figures, heatmaps."""

@@ -91,7 +91,7 @@ def corners(square: Square) -> Float[Tensor, "4 2"]:
 
 
 def edges_inside(square: Square, height: int, width: int) -> list[bool]:
-    """Whether the photograph goes on beyond the square's left, top, right and bottom edge."""
+    """Tell at which of its edges, left, top, right and bottom, the square lies inside the photograph."""
     shown = corners(square)
     low, high = torch.tensor([0.5, 0.5]), torch.tensor([width - 0.5, height - 0.5])  # half a pixel decides nothing
     pairs = [shown[[0, 3]], shown[[0, 1]], shown[[1, 2]], shown[[2, 3]]]
@@ -111,7 +111,7 @@ def softness(places: Float[Tensor, "height width 2"], fading: list[bool]) -> Flo
 
 
 def changed_part(change: Float[Tensor, "3 side side"], square: Square, height: int, width: int) -> Part:
-    """What a change of the square's content is in a photograph of that size.
+    """Map a change of the square's content to a photograph of that size.
 
     It fades out towards the square's edges unless they are the photograph's own. Where it is 0 it stays exactly 0.
     """

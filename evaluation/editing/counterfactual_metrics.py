@@ -57,7 +57,7 @@ def effectiveness(
     factor: Factor,
     median: float,
 ) -> list[float | None]:
-    """Of each member of a committee: the share of final pictures on which it sees the target.
+    """Return for each member of a committee the share of final pictures on which it sees the target.
 
     `before` is what each member reads from the photographs, `after` from the final pictures. A member is counted on the
     photographs on which it sees the label, so that no edit scores 0; None where there is none.

@@ -106,7 +106,7 @@ def shortened(name: str) -> str:
 
 
 def edit_name(run: EditableRun, asked: Options) -> str:
-    """What is done, readable as a file's name."""
+    """Describe the edit as a part of a file's name."""
     if asked.component is not None:
         values = [] if asked.values is None else ["at", *(f"{float(value):g}" for value in asked.values)]
         return "_".join(["set_component", str(asked.component), *values])
@@ -122,7 +122,7 @@ def edit_name(run: EditableRun, asked: Options) -> str:
 
 
 def images_name(asked: Options) -> str:
-    """Of which images, readable as a file's name."""
+    """Describe the images as a part of a file's name."""
     if asked.images is not None:
         more = f"_and_{len(asked.images) - 1}_more" if len(asked.images) > 1 else ""
         return f"{Path(asked.images[0]).stem}{more}" + (f"_face_{asked.face}" if asked.face != 1 else "")

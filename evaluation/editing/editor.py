@@ -139,7 +139,7 @@ class ImageEditor:
 
     @property
     def composition(self) -> str:
-        """How a change is put into a picture where nothing else is asked for."""
+        """The default composition of these latents."""
         return default_composition(self.encoder.latent_shape)
 
     def composed(

@@ -52,7 +52,7 @@ FEWEST = 2  # embeddings that have a covariance
 
 
 class Seen(NamedTuple):
-    """What a judge reads from pictures, on the CPU; a single judge is a committee of one."""
+    """Read pictures by every member of a judge, on the CPU; a single judge is a committee of one."""
 
     members: Float[Tensor, "members n factors"]
     vote: Float[Tensor, "n factors"]
@@ -74,7 +74,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Photographs:
-    """What final pictures are measured against: held-out photographs x, their D(z), and what the judge sees on them."""
+    """The reference of final pictures: held-out photographs x, their D(z), and the judge's readings of them."""
 
     data: ImageData
     rows: Int64[Tensor, " n"]
@@ -114,7 +114,7 @@ class Photographs:
 
 @dataclass
 class FinalTally:
-    """What one editor's final pictures of one factor add up to, batch by batch."""
+    """Sums over the final pictures of one editor and one factor, accumulated batch by batch."""
 
     seen: list[Seen] = field(default_factory=list)
     embedded: list[Tensor] = field(default_factory=list)
@@ -145,7 +145,7 @@ class FinalTally:
 
 
 def look(judge: ImageJudge, images: Float[Tensor, "n 3 height width"]) -> Seen:
-    """What the judge reads, or each member of a committee and their vote."""
+    """The readings of a judge, or of each member of a committee, and their vote."""
     if not isinstance(judge, JudgeCommittee):
         vote = judge.read(images).cpu()
         return Seen(vote[None], vote)

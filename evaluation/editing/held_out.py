@@ -19,7 +19,7 @@ BATCH = 256  # images that are decoded or read at a time
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What every editor is measured on: latents, their labels, and what the judge reads from their reconstructions."""
+    """The latents that every editor is measured on, their labels, and the judge's readings of reconstructions."""
 
     latents: Float[Tensor, "n features"]
     labels: FactorTable
@@ -53,7 +53,7 @@ def read_all(judge: ImageJudge, images: Float[Tensor, "n 3 size size"]) -> Float
 def read_reconstructions(
     latents: Float[Tensor, "n features"], encoder: ImageEncoder, judge: ImageJudge
 ) -> Float[Tensor, "n factors"]:
-    """What the judge reads from decoded latents, on the CPU."""
+    """Decode latents and read the images by the judge, on the CPU."""
     return read_all(judge, decode_all(latents, encoder))
 
 

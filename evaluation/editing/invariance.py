@@ -1,4 +1,4 @@
-"""What an edit should leave as it was: null edits and edits there and back, against the original photographs.
+"""Measure null edits and edits there and back, which should leave photographs as they were.
 
 Monteiro et al., ICLR 2023 (https://arxiv.org/abs/2303.01274) call the two axioms composition and reversibility. A user
 gets 8-bit pictures, so every round starts from the picture of the round before in whole numbers of 1/255.
@@ -41,7 +41,7 @@ def composed(
 def values_of(
     editor: Editor, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
 ) -> Float[Tensor, "n factors"]:
-    """What the editor itself reads from the latents; the label where it cannot read, or is not sure."""
+    """Read the factor's values from latents by the editor itself; the label where it cannot read or is not sure."""
     labels = labels.to(latents.device)
     read = editor.read(latents) if isinstance(editor, ReadingEditor) else labels
     return torch.where(read.isnan(), labels, read)

@@ -36,7 +36,7 @@ __all__ = ["edit_targets", "measure"]
 
 @dataclass
 class Tally:
-    """What one editor's edits of one factor add up to, each decoded once, batch by batch."""
+    """Sums over the edits of one editor and one factor, each decoded once, accumulated batch by batch."""
 
     judged: list[Tensor] = field(default_factory=list)
     embedded: list[Tensor] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Tally:
 
 @dataclass
 class Shared:
-    """What the editors share of one factor: embedded reconstructions, Σ|D(E(x)) − D(E(x'))| and Σ|x − x'|."""
+    """Quantities of a factor that all editors share: embedded reconstructions, Σ|D(E(x)) − D(E(x'))|, Σ|x − x'|."""
 
     embedded: list[Tensor] = field(default_factory=list)
     change: float = 0.0

@@ -1,4 +1,4 @@
-"""What was measured of an editor, and its keys in metrics.json."""
+"""Measurements of an editor, and their keys in metrics.json."""
 
 import math
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
 
 
 def count_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
-    """How many images success, and how many photographs effectiveness, are shares of, as keys of metrics.json."""
+    """Return the numbers of images and photographs that success and effectiveness are shares of, by their keys."""
     return {
         f"{prefix}/{factor.name}/{count}": float(getattr(result, count))
         for factor, result in zip(measurement.factors, measurement.results, strict=True)

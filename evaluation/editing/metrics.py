@@ -38,7 +38,7 @@ class Leakage(NamedTuple):
 def flipped(
     before: Float[Tensor, " n"], after: Float[Tensor, " n"], factor: Factor, deviation: float
 ) -> Bool[Tensor, " n"]:
-    """Whether the judged value changed; a continuous one, whether it moved by more than half its training deviation."""
+    """Tell whether the judged value changed; a continuous one, by more than half its training deviation."""
     if factor.kind == "continuous":
         return (after - before).abs() > deviation / 2
     return after != before

@@ -1,4 +1,4 @@
-"""How strong an edit has to be: the strength that reaches a success, and the leakage of editors there."""
+"""Search the strength at which an editor reaches a success, and measure the leakage there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -49,7 +49,7 @@ def search(
 def read_edits(
     editor: Editor, held: HeldOut, i: int, rows: Int64[Tensor, " some"], target: Float[Tensor, " n"], strength: float
 ) -> Float[Tensor, "some factors"]:
-    """What the judge reads from decoded edits of one strength, on the CPU."""
+    """Read decoded edits of one strength by the judge, on the CPU."""
     judged, device = [], held.latents.device
     for some in rows.split(BATCH):
         edited = editor.edit(held.latents[some.to(device)], i, target[some].to(device), strength)

@@ -81,7 +81,7 @@ def chosen_images(run: EditableRun, asked: Options) -> Chosen:
 
 
 def labelled_otherwise(run: EditableRun, rows: Tensor, asked: Options) -> Tensor:
-    """Of an edit to one value of a factor, the rows that start from another; all where nothing labels them.
+    """Select the rows that start from another value than that of the edit; all where no label is known.
 
     Raises:
         UserError: every labelled one has that value already.

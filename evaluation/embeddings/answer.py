@@ -1,4 +1,4 @@
-"""What a command answers: as JSON or as text, with the files that were written."""
+"""Answers of commands, as JSON or as text, with the files that were written."""
 
 import json
 from pathlib import Path

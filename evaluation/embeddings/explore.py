@@ -96,7 +96,7 @@ def nearest(source: Source, queries: str | Sequence[str], k: int = 10, metric: s
 
 
 def pairs(source: Source, chosen: Any) -> pd.DataFrame:
-    """How near the two of each pair are: first, second, cosine, euclidean.
+    """Compare the two rows of each pair: first, second, cosine, euclidean.
 
     Raises:
         UserError: what is no pair; an unknown name that cannot be embedded.

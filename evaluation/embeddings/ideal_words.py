@@ -1,4 +1,4 @@
-"""What one property adds to an embedding: difference vectors, how alike they are, and the ideal words of Trager et al.
+"""Difference vectors of a property, their consistency, and the ideal words of Trager et al.
 
 Matthew Trager et al. 2023, Linear Spaces of Meanings, https://arxiv.org/abs/2302.14383. Symbols follow the paper.
 """
@@ -59,7 +59,7 @@ def unit(rows: Float[np.ndarray, "*n features"]) -> Float64[np.ndarray, "*n feat
 
 
 def mean_cosine(rows: Float64[np.ndarray, "n d"]) -> float:
-    """Of unit rows with each other, none with itself: (|Σ x|² − n) / (n (n − 1))."""
+    """Return the mean cosine of unit rows with each other, none with itself: (|Σ x|² − n) / (n (n − 1))."""
     n = len(rows)
     return float((np.square(rows.sum(0)).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")
 
@@ -73,7 +73,7 @@ def differences(grid: Grid, name: str) -> dict[tuple[str, str], Float64[np.ndarr
 
 
 def consistency(grid: Grid, name: str) -> pd.DataFrame:
-    """How far a change of the property is the same change whatever it happens to.
+    """Return how consistent the difference vectors of a property are across objects.
 
     Columns: property, change, objects, length (mean |D|), consistency (mean cosine of two of the differences D; 1 the
     same direction, 0 none in common), shared (|mean D|² / mean |D|², the part of them that is the same).
@@ -111,7 +111,7 @@ def ideal_words(grid: Grid) -> IdealWords:
 
 
 def compositionality(grid: Grid) -> dict[str, float]:
-    """How well the embeddings are sums of a vector per value.
+    """Return how well a sum of one vector per value explains the embeddings.
 
     - `ideal`, `real`, `average`: the paper's scores, mean |u_z − ũ_z|² with ũ_z from ideal words, or the mean of the
       single words' embeddings; and the mean |u_z − u_z'|² of two combinations, to compare with.

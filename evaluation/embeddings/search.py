@@ -26,7 +26,7 @@ SPARE = 32  # rows beyond the k that are looked at in float64
 
 
 class Found(NamedTuple):
-    """Of one query the nearest rows or the farthest, the most so first, and how far they are."""
+    """The nearest or farthest rows of one query, the most extreme first, and their distances."""
 
     rows: Int64[np.ndarray, " k"]
     cosine: Float64[np.ndarray, " k"]

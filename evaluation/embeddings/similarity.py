@@ -1,4 +1,4 @@
-"""How alike rows are: classes with classes, matrices, and the graph of nearest rows."""
+"""Similarity of rows: between classes, as matrices, and as a k-NN graph."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def drawn_pairs(first: Int64[np.ndarray, " n"], second: Int64[np.ndarray, " m"],
 def class_similarity(
     vectors: Vectors, labels: pd.Series, metric: str = "cosine", pairs: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Of each two classes the mean and the deviation over pairs of different rows, at most so many, drawn at random.
+    """Return mean and deviation of the similarity of every two classes, over random pairs of different rows.
 
     Columns: first, second, mean, sd, pairs. Rows without a label are left out.
 

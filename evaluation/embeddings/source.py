@@ -99,12 +99,12 @@ class Source:
 
     @property
     def can_decode(self) -> bool:
-        """Whether the rows are of images and can be made images again."""
+        """Tell whether the rows are latents of images that can be decoded."""
         return self.has_rows and isinstance(self.data, ImageData) and isinstance(self.encoder, ImageEncoder)
 
     @property
     def names(self) -> list[str]:
-        """What a row is called: its text, or its id."""
+        """The names of the rows: their texts, or their ids."""
         return self.vectors.texts or self.vectors.ids
 
     @property
@@ -118,7 +118,7 @@ class Source:
 
     @cached_property
     def index(self) -> Index:
-        """What finds the nearest rows."""
+        """The index that finds nearest neighbours."""
         return Index(self.vectors.values)
 
     def embed(self, queries: Sequence[str]) -> tuple[Float[Tensor, "n features"], list[list[int]]]:
@@ -204,7 +204,7 @@ class Source:
 
 
 def source(*settings: str) -> Source:
-    """Of a run (`run=RUN`) or of train.py's settings.
+    """Open the source of a run (`run=RUN`) or of train.py's settings.
 
     Raises:
         UserError: settings that train.py does not know; no data.

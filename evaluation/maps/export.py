@@ -123,7 +123,7 @@ def write_points(
 
 
 def atlas_command(path: Path) -> str:
-    """What to type to look at a file of `write_points`."""
+    """Return the command that opens a file of `write_points` in Embedding Atlas."""
     names = pq.read_schema(path).names
     options = {"x": AXES[0], "y": AXES[1], "text": "text", "image": "image", "neighbors": "neighbors"}
     given = [f"--{option} {name}" for option, name in options.items() if name in names]

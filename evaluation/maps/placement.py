@@ -26,7 +26,7 @@ PERPLEXITY, MEDIAN_OF = 5.0, 25  # of a new row on a t-SNE map: neighbours it is
 
 @dataclass(frozen=True)
 class Reducer:
-    """What places new rows on a map.
+    """A reducer that places new rows on a map.
 
     Attributes:
         reference: the rows of the map as its method saw them; none for PCA, which needs none.

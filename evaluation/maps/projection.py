@@ -52,7 +52,7 @@ class Linear(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a method made of the rows, and the principal components that it saw them by, if any."""
+    """The coordinates of the rows by one method, and the principal components that it was given, if any."""
 
     coordinates: Float[np.ndarray, "n dimensions"]
     settings: Settings
@@ -98,7 +98,7 @@ def has_open_tsne() -> bool:
 
 
 def tsne_limit(dimensions: int) -> tuple[int | None, str]:
-    """How many rows t-SNE maps where nobody says, and why not more."""
+    """Return the default limit of rows for t-SNE, and the reason for it."""
     if not has_open_tsne():
         return MOST_ROWS, f"scikit-learn's t-SNE is slow on more; {INSTALL} brings openTSNE, which maps all"
     return (MOST_ROWS, "t-SNE in three dimensions is slow on more") if dimensions > 2 else (None, "")

@@ -18,7 +18,7 @@ QUERIES = 5_000  # rows of which the neighbours on a map are compared with those
 def neighbour_ranks(
     vectors: Vectors, coordinates: Coordinates, k: int, metric: str, seed: int
 ) -> Int64[np.ndarray, "queries k"]:
-    """How near in the vectors' space (1: nearest) the k rows are that are nearest on the map.
+    """Rank in the vectors' space (1: nearest) the k nearest neighbours on the map.
 
     Of at most 5,000 rows, drawn at random; their neighbours are sought among all.
     """
@@ -80,6 +80,6 @@ def map_quality(
 
 
 def measured(space: Tensor, one: Projection, metric: str) -> dict[str, float]:
-    """How far the map can be trusted, at 15 neighbours or as many as a few rows allow."""
+    """Measure trustworthiness and k-NN recall of the map at 15 neighbours, or as many as a few rows allow."""
     k = min(NEIGHBOURS, (len(one.rows) - 1) // 2)
     return map_quality(space[torch.from_numpy(one.rows)].numpy(), one.coordinates, k, metric)

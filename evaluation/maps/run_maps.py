@@ -36,7 +36,7 @@ class Options:
 
 
 def colours(run: LoadedRun, table: pd.DataFrame) -> dict[str, pd.Series]:
-    """What the picture shows: the first factor that has classes, and the clusters of the run's own method."""
+    """Choose the columns that colour the picture: the first factor with classes, and the run's own clusters."""
     labels = [factor.name for factor in run.vectors.factors.factors if factor.kind != "continuous"]
     chosen = [*labels[:1], f"{run.config.model.name} cluster"]
     shown = {name: table[name] for name in chosen if name in table and table[name].notna().any()}

@@ -160,7 +160,7 @@ def write_names(
 
 
 def draw_lines(axes: Axes, flat: Float[np.ndarray, "n 2"], lines: Sequence[Sequence[int]]) -> None:
-    """What joins points: a way above them, a net below."""
+    """Draw lines between points: a path above them, a graph below."""
     from matplotlib.collections import LineCollection
 
     width, alpha, order = (1.4, 0.7, 4.0) if len(lines) == 1 else (0.6, 0.35, 0.5)

@@ -1,4 +1,4 @@
-"""What is found at the right place: ranks, nearest rows, votes, and how sure their shares are; pure functions."""
+"""Retrieval metrics: ranks, recall@k, k-NN accuracy and overlap, with tests of significance; pure functions."""
 
 import numpy as np
 import torch

@@ -30,7 +30,7 @@ Hits = Float[Tensor, "queries 3"]
 
 @dataclass(frozen=True)
 class Questions:
-    """What is fitted on, and what is asked.
+    """The rows that reductions are fitted on, and the queries.
 
     Attributes:
         x, y, image: as `Fits` takes them.

@@ -44,7 +44,7 @@ def shared_means(rows: Comparison, metric: str) -> tuple[dict[str, float], int]:
 
 
 def headline_metrics(rows: Comparison) -> tuple[str, ...]:
-    """Of photographs what a user gets is measured, where it was."""
+    """Choose the metrics of the headline: of photographs those of final pictures, where they were measured."""
     if drawn(rows) or not final_metrics(rows):
         return ("success", "leakage_at_90", "counterfactual", "counterfactual_image")
     return ("effectiveness", "leakage_at_equal", "identity_distance", "minimality")

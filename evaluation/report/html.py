@@ -15,7 +15,7 @@ STYLE = Path(__file__).with_name("report.css")
 
 @dataclass(frozen=True)
 class Files:
-    """What is read of a run folder; missing files are empty."""
+    """The files of a run folder that the report reads; missing ones are empty."""
 
     path: Path
     config: Any  # OmegaConf's DictConfig, a class that the shape checks warn of

@@ -54,7 +54,7 @@ AT_EDITS = ("factor_grid", "leakage_matrix", "strength_curves")
 
 
 def name_of(setting: Any) -> str:
-    """What a group of the configuration is called, whether it is a name, has one, or only has a target."""
+    """Return the name of a group of the configuration: itself, its `name`, or that of its target."""
     if isinstance(setting, Mapping):
         setting = setting.get("name") or str(setting.get("_target_", "")).rpartition(".")[2]
     return str(setting or "")
@@ -154,7 +154,7 @@ def timings(metrics: Mapping[str, float]) -> str:
 
 
 def other_numbers(metrics: Mapping[str, float]) -> str:
-    """What is shown nowhere else: the autoencoder's, the flow's and the judge's numbers."""
+    """Draw the table of numbers that no other section shows: those of auto-encoder, flow and judge."""
     # Sections of their own have these.
     elsewhere = ("edit/", "baseline/", "oracle/", "composition/", "reversibility/", "time/", "throughput/")
     rows = [

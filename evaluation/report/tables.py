@@ -121,12 +121,12 @@ def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
 
 
 def unjudged(metrics: Mapping[str, float], factor: str) -> bool:
-    """Whether the judge is too weak on this factor to say anything about its edits."""
+    """Tell whether the judge is too weak on this factor to measure its edits."""
     return metrics.get(f"judge/{factor}/balanced_accuracy", 1.0) < UNFIT_BELOW
 
 
 def drawn(rows: Comparison) -> bool:
-    """Whether the scenes can be drawn again, so that the edits are compared with the truth."""
+    """Tell whether ground-truth counterfactuals can be drawn for this factor."""
     return any("counterfactual" in values for editors in rows.values() for values in editors.values())
 
 
@@ -148,7 +148,7 @@ def by_member(metrics: Mapping[str, float], prefix: str, factor: str) -> dict[st
 
 
 def disagreement(shares: Mapping[str, float]) -> bool:
-    """Whether the members of a committee see too different shares for their mean to say much."""
+    """Tell whether the members of a committee disagree too much for their mean to be trusted."""
     return bool(shares) and max(shares.values()) - min(shares.values()) > DISAGREE
 
 

@@ -1,1 +1,1 @@
-"""What embeddings mean in words: captions, zero-shot labels, correlations, the modality gap."""
+"""Embeddings and words: captions, zero-shot labels, correlations, the modality gap."""

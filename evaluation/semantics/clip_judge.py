@@ -42,7 +42,7 @@ def with_labels(run: LoadedRun, encoder: Any, prompts: Mapping[str, tuple[str, s
 def judge_edits(
     run: LoadedRun, encoder: Any, prompts: Mapping[str, tuple[str, str]], most: int = 500, seed: int = 0
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """What CLIP sees in decoded edits, against the unedited reconstructions.
+    """Compare decoded edits with the unedited reconstructions by CLIP.
 
     Each factor that is named among the prompts is set, on up to `most` test images, drawn at random, to the opposite of
     its label (a continuous one across its median). The table has, per factor, value and text, the mean cosine `before`
@@ -89,7 +89,7 @@ def judge_edits(
 
 def changes(name: str, word: str, before: Mapping[str, Reading], after: Mapping[str, Reading], rows: Tensor,
             chosen: Tensor) -> list[dict[str, Any]]:  # fmt: skip
-    """Of the edits of one factor to one value: every text's mean cosine before and after."""
+    """Return every text's mean cosine before and after the edits of one factor to one value."""
     if not chosen.any():
         return []
     lines = []

@@ -1,4 +1,4 @@
-"""What components have to do with names and texts: correlations, cosines, the modality gap; pure functions."""
+"""Correlations of components with attributes, cosines with texts, and the modality gap; pure functions."""
 
 from collections.abc import Sequence
 
@@ -84,7 +84,7 @@ def known_rows(values: Float[np.ndarray, "n d"], scores: pd.Series) -> tuple[np.
 def correlations(
     values: Float[np.ndarray, "n d"], scores: pd.DataFrame, measure: str = "pearson", seed: int = 0
 ) -> pd.DataFrame:
-    """Of each component (rows) with each attribute or score (columns), over the rows where that is known.
+    """Correlate each component (rows) with each attribute or score (columns), over the rows where it is known.
 
     Raises:
         UserError: an unknown measure; an attribute that does not vary; as many rows of both.
@@ -134,7 +134,7 @@ def modality_gap(
     texts: Float[np.ndarray, "texts d"],
     image_of: Int64[np.ndarray, " texts"] | None = None,
 ) -> dict[str, float]:
-    """How far the embeddings of images and of texts lie apart, all at unit length.
+    """Measure the gap between the embeddings of images and of texts, all at unit length.
 
     `gap` is the distance of their means (Liang et al. 2022, https://arxiv.org/abs/2203.02053); `image_image`,
     `text_text` and `image_text` are mean cosines; `matched` that of each text with its own image, where it is known;

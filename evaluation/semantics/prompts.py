@@ -63,7 +63,7 @@ def marked(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Figu
 def zero_shot(
     reader: Source, prompts: Mapping[str, tuple[str, str]], confidence: float = 0.5
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Of each row the probability of each pair's first text and the label; how far labels at hand agree.
+    """Label each row by each pair of texts, with the probability of the first, and compare with known labels.
 
     Raises:
         UserError: rows and texts in different spaces.

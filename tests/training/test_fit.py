@@ -147,7 +147,7 @@ def test_a_second_logger_and_callbacks(tmp_path: Path) -> None:
             for name in ("logger/csv", "callbacks/learning_rate")}  # fmt: skip
     logger = read["logger/csv"] | {"save_dir": str(tmp_path / "run")}
     added = {"logger": logger, "callbacks": read["callbacks/learning_rate"]}
-    config = OmegaConf.merge(CONFIG, added)
+    config: Any = OmegaConf.merge(CONFIG, added)
     fit(line(), batches(), Run(tmp_path / "run", config), "line", config, 40)
     table = (tmp_path / "run/csv/line/metrics.csv").read_text()
     assert "lr-" in table.splitlines()[0]
