@@ -26,7 +26,7 @@ from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
 
-__all__ = ["Fits", "Fitted", "KINDS", "METHODS", "by_centers"]
+__all__ = ["ClustererFits", "Fitted", "KINDS", "METHODS", "by_centers"]
 
 CHUNK = 4096
 METHODS = ("kmeans", "autoencoder", "dec", "idec", "turtle", "temi")
@@ -52,7 +52,7 @@ def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> 
 
 
 @dataclass
-class Fits:
+class ClustererFits:
     """The methods of one seed. `values` are the features of all rows on the device, `rows` those that are fitted on."""
 
     config: Settings
@@ -99,7 +99,8 @@ class Fits:
         with self.run.stage(name) as timed:
             module = make()
             tensors = {"features": vectors, "row": torch.arange(len(vectors), device=vectors.device)}
-            size, interval = min(batch_size, len(vectors)), interval or max(STEPS_PER_EPOCH, steps // 50)
+            size = min(batch_size, len(vectors))
+            interval = max(STEPS_PER_EPOCH, steps // 50) if interval is None else interval
             batches = Batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
             bf16 = self.config.trainer.bf16
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16

@@ -26,7 +26,9 @@ from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
 
-__all__ = ["Fits", "KINDS", "METHODS", "Reducer", "check_dims", "check_methods", "metric_of", "name_of", "reducer"]
+__all__ = [
+    "KINDS", "METHODS", "Reducer", "ReducerFits", "check_dims", "check_methods", "metric_of", "name_of", "reducer",
+]  # fmt: skip
 
 NEURAL = ("isometric", "isotonic")
 METHODS = (*CLOSED_FORM, "autoencoder", "matryoshka", *NEURAL)
@@ -127,7 +129,7 @@ def reducer(run: Path, method: str, dim: int) -> Reducer:
 
 
 @dataclass
-class Fits:
+class ReducerFits:
     """The methods on these rows: `x` of one kind or, with `y`, texts and the image that each is of, row by row.
 
     `image` is the images' number, which several captions may share; `dims` are the widths that one Matryoshka map is

@@ -15,7 +15,7 @@ from evaluation.clustering.results import write_results
 from evaluation.clustering.scores import occupancy, scores, silhouette, stability, used_clusters
 from models import UserError, check_choice, near_names
 from training.build import device_of
-from training.clusterers import METHODS, Fits, Fitted
+from training.clusterers import METHODS, ClustererFits, Fitted
 from training.data import load_data
 from training.features import features_of
 from training.run_folder import Run
@@ -152,7 +152,7 @@ def cluster(config: Settings, data: FeatureData, run: Run, device: torch.device)
     values = data.values.to(device)
     found: dict[str, list[Fitted]] = {method: [] for method in config.methods}
     for seed in range(config.seed, config.seed + config.seeds):
-        fits = Fits(config, values, rows, k, seed, run, device)
+        fits = ClustererFits(config, values, rows, k, seed, run, device)
         for method, results in found.items():
             results.append(fits(method))
         if seed == config.seed:

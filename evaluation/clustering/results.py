@@ -15,7 +15,7 @@ from datamodules.features import FeatureData
 from evaluation.clustering.scores import contingency
 from evaluation.drawing.figures import INK, Column, figure, strip
 from models.labels import Factor
-from training.clusterers import Fits, Fitted
+from training.clusterers import ClustererFits, Fitted
 from training.files import write_file
 
 __all__ = [
@@ -43,7 +43,7 @@ def assignments(data: FeatureData, found: Mapping[str, Sequence[Fitted]]) -> pd.
     return pd.DataFrame(table)
 
 
-def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], first: Fits,
+def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], first: ClustererFits,
                   factors: Sequence[int]) -> None:  # fmt: skip
     """Write the assignments of the first seed, beside those of other methods, contingency tables and codes.
 

@@ -19,7 +19,7 @@ from training.build import device_of
 from training.data import load_data
 from training.features import features_of, text_encoder
 from training.files import write_file
-from training.reducers import METHODS, Fits, check_dims, check_methods, name_of
+from training.reducers import METHODS, ReducerFits, check_dims, check_methods, name_of
 from training.run_folder import Run
 from training.settings import Settings
 
@@ -85,7 +85,7 @@ def measured(config: Settings, data: FeatureData | PairData, run: Run, device: t
     asked = pair_questions(data, config, device) if isinstance(data, PairData) else row_questions(data, config, device)
     features = asked.x.shape[1]
     dims = check_dims(config.dims, features)
-    fits = Fits(config, asked.x, asked.y, asked.image, dims, run, device)
+    fits = ReducerFits(config, asked.x, asked.y, asked.image, dims, run, device)
     fits.check(methods)
     found = {("full", features): asked.answers(lambda rows, _: rows, fits.metric)}
     for method in methods:

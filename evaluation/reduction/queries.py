@@ -33,7 +33,7 @@ class Questions:
     """The rows that reductions are fitted on, and the queries.
 
     Attributes:
-        x, y, image: as `Fits` takes them.
+        x, y, image: as `ReducerFits` takes them.
         groups: of each direction, which image or row a query is of.
         answers: of each direction the hits of every query at 1, 5 and 10, 0 to 1.
     """

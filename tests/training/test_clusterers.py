@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from models.autoencoder import Autoencoder
-from training.clusterers import KINDS, Fits, by_centers
+from training.clusterers import KINDS, ClustererFits, by_centers
 from training.run_folder import Run, Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
@@ -71,7 +71,7 @@ def test_layers_are_stages_of_their_own_before_the_autoencoder_and_trained_once(
     values, codes = torch.randn(32, 6), []
     for stages in (["layer_1", "layer_2", "autoencoder"], []):
         run = Watched(tmp_path, config)
-        codes.append(Fits(config, values, torch.arange(32), 2, 0, run, torch.device("cpu")).codes)
+        codes.append(ClustererFits(config, values, torch.arange(32), 2, 0, run, torch.device("cpu")).codes)
         assert run.ran == stages
         (tmp_path / "checkpoints/layer_1.ckpt").unlink(missing_ok=True)  # which the finished whole does not need
     assert torch.equal(*codes)

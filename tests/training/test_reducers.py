@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evaluation import reducers
 from models import UserError
-from training.reducers import METHODS, Fits, check_dims, check_methods, reducer
+from training.reducers import METHODS, ReducerFits, check_dims, check_methods, reducer
 from training.run_folder import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
@@ -28,12 +28,12 @@ def rows(n: int = 80, d: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * torch.linspace(2, 0.5, d) + 1
 
 
-def fits(folder: Path, paired: bool, dims: Sequence[int] = (2, 4), *overrides: str) -> Fits:
+def fits(folder: Path, paired: bool, dims: Sequence[int] = (2, 4), *overrides: str) -> ReducerFits:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", ["model=mds", f"run_dir={folder}", *QUICK, *overrides])
     x = rows()
     y, image = (x + 0.1 * rows(seed=1), torch.arange(80)) if paired else (None, None)
-    return Fits(config, x, y, image, list(dims), Run(folder, config), torch.device("cpu"))
+    return ReducerFits(config, x, y, image, list(dims), Run(folder, config), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
