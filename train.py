@@ -36,14 +36,14 @@ def main(config: DictConfig) -> None:
     global composed, failed
     composed = True
     from training.defaults import with_encoder
-    from training.run_folder import begun
-    from training.settings import asked
+    from training.run_folder import open_run
+    from training.settings import resolve_settings
 
     try:
         overrides = list(HydraConfig.get().overrides.task)
         config, choices = with_encoder(config, overrides, HydraConfig.get().runtime.choices)
-        config = asked(config, overrides, choices)
-        with begun(config) as run:
+        config = resolve_settings(config, overrides, choices)
+        with open_run(config) as run:
             train(config, run)
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)

@@ -33,7 +33,7 @@ from evaluation.editing.photographs import Preprocessing, kept_place
 from evaluation.report.tables import CLUSTER_METHODS
 from models import UserError, dlib_faces, near_names
 from models.interfaces import FeatureEncoder, TextEncoder
-from training.build import is_trained_here, made
+from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource, read_json
 from training.run_folder import find_run, finished
@@ -80,7 +80,7 @@ class LoadedRun:
         Raises:
             UserError: data that cannot be read, or other data than the run was made of.
         """
-        data = made(self.config.data)
+        data = build(self.config.data)
         recorded = self.manifest.get("data", {}).get("fingerprint")
         if recorded and recorded != data.fingerprint:
             raise UserError(
@@ -100,7 +100,7 @@ class LoadedRun:
         if is_trained_here(self.config):
             encoder = load_module(get_class(self.config.vae._target_), self.path / "checkpoints" / "vae.ckpt")
         else:
-            encoder = made({key: value for key, value in settings.items() if key != "name"}).eval()
+            encoder = build({key: value for key, value in settings.items() if key != "name"}).eval()
         recorded = (self.manifest.get("encoder") or {}).get("sha256")
         if recorded and recorded != encoder.identity["sha256"]:
             raise UserError(

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from models import UserError
 from training import resolvers
 
-__all__ = ["device_of", "is_trained_here", "made", "resolvers"]
+__all__ = ["device_of", "is_trained_here", "build", "resolvers"]
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
@@ -22,14 +22,16 @@ def device_of(config: Any) -> torch.device:
     """Where everything is computed.
 
     Raises:
-        UserError: an accelerator of another name, or a GPU asked for where there is none.
+        UserError: an accelerator of another name, or a GPU where torch sees none.
     """
-    asked = config.trainer.accelerator
-    if asked not in ACCELERATORS:
-        raise UserError(f"Expected trainer.accelerator to be one of {', '.join(ACCELERATORS)}, got {asked!r}.")
-    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"Expected a GPU for trainer.accelerator={asked}, got none that torch sees: use auto or cpu.")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    accelerator = config.trainer.accelerator
+    if accelerator not in ACCELERATORS:
+        raise UserError(f"Expected trainer.accelerator to be one of {', '.join(ACCELERATORS)}, got {accelerator!r}.")
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"Expected a GPU for trainer.accelerator={accelerator}, got none that torch sees: use auto or cpu."
+        )
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def is_trained_here(config: Any) -> bool:
@@ -62,7 +64,7 @@ def kinds(annotation: Any) -> str:
     return "a list" if kind is list else words.get(annotation, str(annotation))
 
 
-def made(settings: Mapping[str, Any], **arguments: Any) -> Any:
+def build(settings: Mapping[str, Any], **arguments: Any) -> Any:
     """Build the object that the configuration names, with these arguments.
 
     Raises:

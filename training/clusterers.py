@@ -1,4 +1,4 @@
-"""Every clustering method on the same features: fitted on the same rows, asked about all of them.
+"""Every clustering method on the same features: fitted on the same rows, applied to all of them.
 
 No method sees a label. What is trained is kept in the run's checkpoints, so that a run goes on where it stopped.
 """
@@ -20,7 +20,7 @@ from models.dec import DEC, kmeans
 from models.precision import fast_precision
 from models.temi import TEMI
 from models.turtle import TURTLE
-from training.build import made
+from training.build import build
 from training.checkpoints import finish, load_module
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
@@ -115,7 +115,7 @@ class ClustererFits:
         settings, known = self.config.trainer.autoencoder, self.known(self.values)
 
         def fresh() -> Autoencoder:
-            module = made(self.config.autoencoder, features=known.shape[1])
+            module = build(self.config.autoencoder, features=known.shape[1])
             module.start(known)
             return module
 
@@ -160,13 +160,13 @@ class ClustererFits:
         widths = {"features": known.shape[1], "hidden": autoencoder.widths[1:-1], "code": autoencoder.widths[-1]}
 
         def make() -> DEC:
-            module = made(self.config[method], clusters=self.k, **widths)
+            module = build(self.config[method], clusters=self.k, **widths)
             module.start(autoencoder, known, self.seed)
             return module
 
         steps = stage_steps(self.config, settings.steps)
         module = self.trained(method, DEC, make, known, steps, settings.batch_size, settings.interval)
-        return self.asked(module, self.values)
+        return self.assigned(module, self.values)
 
     def head(self, method: str) -> Fitted:
         """TURTLE or TEMI, on the features or on the auto-encoder's codes."""
@@ -174,16 +174,16 @@ class ClustererFits:
         known, settings = self.known(vectors), self.config.trainer[method]
 
         def make() -> Any:
-            module = made(self.config[method], features=known.shape[1], clusters=self.k)
+            module = build(self.config[method], features=known.shape[1], clusters=self.k)
             module.start(known, self.seed)
             return module
 
         module = self.trained(
             method, KINDS[method], make, known, stage_steps(self.config, settings.steps), settings.batch_size, 100
         )
-        return self.asked(module, vectors)
+        return self.assigned(module, vectors)
 
-    def asked(self, module: Any, vectors: Float[Tensor, "n d"]) -> Fitted:
+    def assigned(self, module: Any, vectors: Float[Tensor, "n d"]) -> Fitted:
         with torch.inference_mode():
             certainty, clusters = module.assign(vectors).max(1)
         details = module.details() if hasattr(module, "details") else {}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.build import made
+from training.build import build
 from training.run_folder import Run
 from training.settings import Settings
 from training.zero_shot_labels import labelled
@@ -19,7 +19,7 @@ def load_data(config: Settings, run: Run) -> Any:
         UserError: data that cannot be read as meant.
     """
     with run.stage("data") as stage:
-        data = labelled(config, made(config.data), run)
+        data = labelled(config, build(config.data), run)
         stage.items = len(data.ids)
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)

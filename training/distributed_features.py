@@ -10,7 +10,7 @@ from datamodules.feature_cache import Shards, fill, opened
 from datamodules.features import coded_identity
 from models import UserError
 from models.interfaces import FeatureEncoder
-from training.build import is_trained_here, made
+from training.build import build, is_trained_here
 from training.settings import Settings
 
 __all__ = ["WAIT", "extract_distributed"]
@@ -26,10 +26,10 @@ def ingredients(config: Settings, device: torch.device) -> tuple[ImageData, Feat
     """
     if is_trained_here(config):
         raise UserError("Expected a frozen encoder, got encoder=vae, which is trained first: use train.py model=vae.")
-    data = made(config.data)
+    data = build(config.data)
     if not isinstance(data, ImageData):
         raise UserError("Expected images to compute features of, got vectors: choose other data=.")
-    encoder = made(config.encoder).to(device)
+    encoder = build(config.encoder).to(device)
     if not isinstance(encoder, FeatureEncoder):
         raise UserError(f"Expected encoder=clip or another of features, got {encoder.identity['name']}.")
     return data, encoder, opened(data, coded_identity(encoder), encoder.embed, config.cache_dir, device)

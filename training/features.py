@@ -7,7 +7,7 @@ from datamodules.features import FeatureData, Latents, check_images, encode, ext
 from datamodules.texts import TextData, extract_texts
 from models import UserError
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
-from training.build import device_of, is_trained_here, made
+from training.build import build, device_of, is_trained_here
 from training.iin import check_iin
 from training.run_folder import Run
 from training.settings import Settings
@@ -23,7 +23,7 @@ def frozen_encoder(config: Settings) -> ImageEncoder | FeatureEncoder | None:
         UserError: weights that are missing or another network's; a size that it does not take.
     """
     edits = config.model.name == "iin" and not is_trained_here(config)
-    return made(config.encoder) if edits else None
+    return build(config.encoder) if edits else None
 
 
 def image_encoder(
@@ -36,10 +36,10 @@ def image_encoder(
     """
     if is_trained_here(config):
         if not config.encoder.checkpoint:
-            check_iin(config, data.factors, made(config.vae, flip=False).latent_shape)
+            check_iin(config, data.factors, build(config.vae, flip=False).latent_shape)
         encoder: Any = train_vae(config, data, run)
     else:
-        encoder = made(config.encoder) if frozen is None else frozen
+        encoder = build(config.encoder) if frozen is None else frozen
     if isinstance(encoder, ImageEncoder):
         check_iin(config, data.factors, encoder.latent_shape)
     return encoder.to(device_of(config))
@@ -75,7 +75,7 @@ def text_encoder(config: Settings) -> Any:
     """
     if is_trained_here(config):
         raise UserError("Expected a frozen encoder of texts, got vae: set encoder=sentence or encoder=clip.")
-    encoder = made(config.encoder).to(device_of(config))
+    encoder = build(config.encoder).to(device_of(config))
     if not isinstance(encoder, TextEncoder):
         raise UserError(f"Expected an encoder of texts, got {encoder.identity['name']}: set encoder=sentence or clip.")
     return encoder

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from training.build import device_of, made
+from training.build import build, device_of
 from training.callbacks import Watch
 from training.checkpoints import check_readable
 from training.run_folder import Run
@@ -52,12 +52,12 @@ def configured_logger(config: Settings, stage: str) -> list[Logger]:
     settings = config.get("logger")
     if not settings or "_target_" not in settings:
         return []
-    return [made({key: stage if value is None else value for key, value in settings.items()})]
+    return [build({key: stage if value is None else value for key, value in settings.items()})]
 
 
 def configured_callbacks(config: Settings) -> list[pl.Callback]:
     """The callbacks of `callbacks=`, one for each entry."""
-    return [made(settings) for settings in (config.get("callbacks") or {}).values()]
+    return [build(settings) for settings in (config.get("callbacks") or {}).values()]
 
 
 def fit(

@@ -26,7 +26,7 @@ from models.interfaces import ImageEncoder
 from models.precision import half_precision
 from models.spatial_guide import SpatialGuide
 from models.vae import VAE
-from training.build import device_of, made
+from training.build import build, device_of
 from training.callbacks import Pictures
 from training.checkpoints import finish, load_module, plain
 from training.factor_classifier import train_judge
@@ -48,23 +48,23 @@ def factor_lists(labels: FactorTable) -> list[list[Any]]:
     return [[f.name, f.kind, list(f.values)] for f in labels.factors]
 
 
-def made_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
+def build_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
     """The invertible network for latents of this shape, untrained."""
     diffusion = None
     if len(shape) == 3:
         stored = plain(dict(config.spatial_guide))
         diffusion = {name: value for name, value in stored.items() if not name.startswith("_")}
-    return made(
+    return build(
         OmegaConf.create({"iin": settings}).iin, features=math.prod(shape), factors=factor_lists(labels),
         shape=list(shape), diffusion=diffusion,
     )  # fmt: skip
 
 
-def made_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
+def build_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
     """The guide that latents of this shape need."""
     if len(shape) == 3:
-        return made(config.spatial_guide, features=math.prod(shape), factors=factor_lists(labels), shape=list(shape))
-    return made(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
+        return build(config.spatial_guide, features=math.prod(shape), factors=factor_lists(labels), shape=list(shape))
+    return build(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
 
 
 def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> None:
@@ -80,9 +80,9 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
                 f"iin.objective={settings['objective']} iin.head={settings['head']}: leave it null."
             )
         settings["block_sizes"] = None
-    made_iin(config, settings, labels, shape)
+    build_iin(config, settings, labels, shape)
     if faithful and factors:
-        made_guide(config, labels, shape)
+        build_guide(config, labels, shape)
 
 
 def check_latents(found: int, expected: int, file: Path) -> None:
@@ -140,7 +140,7 @@ def train_guide(
         read = reader.logits
     pl.seed_everything(config.seed + 1, verbose=False)
     parts = {part: stage_steps(config, config.guide[part]) for part in ("fit_steps", "align_steps")}
-    guide = made_guide(config, labels, encoder.latent_shape, **parts)
+    guide = build_guide(config, labels, encoder.latent_shape, **parts)
     with run.stage("guide") as stage:
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
         if isinstance(guide, SpatialGuide):
@@ -243,7 +243,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         print(f"Estimated block sizes: {dict(zip(names, settings['block_sizes'], strict=True))}")
     if not labels.factors:
         settings |= {"objective": "likelihood", "block_sizes": None}
-    iin = made_iin(config, settings, labels, encoder.latent_shape)
+    iin = build_iin(config, settings, labels, encoder.latent_shape)
     reading = isinstance(iin.flow, DiffusionFlow)  # all that there is to train
     length = config.trainer.reading if reading else config.trainer.spatial_iin if iin.spatial else config.trainer.iin
     steps, size = stage_steps(config, length.steps), length.batch_size

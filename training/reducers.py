@@ -20,7 +20,7 @@ from models.autoencoder import Autoencoder
 from models.matryoshka import Matryoshka
 from models.mds import NeuralMDS
 from models.reduction import CLOSED_FORM, METRICS, Metric, Reduction, fit_reduction
-from training.build import made
+from training.build import build
 from training.checkpoints import finish, load_module
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
@@ -172,11 +172,11 @@ class ReducerFits:
         """The module of a trained method, before its start."""
         features = self.x.shape[1]
         if method == "autoencoder":
-            return made(self.config.autoencoder, features=features, code=dim)
+            return build(self.config.autoencoder, features=features, code=dim)
         shape = {"features": features, "kinds": 1 if self.y is None else 2, "metric": self.metric}
         if method == "matryoshka":
-            return made(self.config.matryoshka, widths=list(self.dims), **shape)
-        return made(self.config.mds, objective=method, width=dim, **shape)
+            return build(self.config.matryoshka, widths=list(self.dims), **shape)
+        return build(self.config.mds, objective=method, width=dim, **shape)
 
     def check(self, methods: Sequence[str]) -> None:
         """Refuse settings that a method cannot be made with, before any time is spent on the others."""

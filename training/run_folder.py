@@ -24,7 +24,7 @@ from training.files import read_json, write_file, write_json
 from training.manifest import manifest
 from training.settings import shortened
 
-__all__ = ["Run", "Stage", "begun", "find_run", "finished"]
+__all__ = ["Run", "Stage", "open_run", "find_run", "finished"]
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Run:
 
 
 @contextmanager
-def begun(config: Any) -> Iterator[Run]:
+def open_run(config: Any) -> Iterator[Run]:
     """The run folder of a configuration, taken away again where a new run ends before it made anything."""
     path = Path(config.run_dir)
     new = not (path / "config.yaml").exists()

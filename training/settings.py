@@ -1,6 +1,6 @@
-"""The settings of a run: what the command line asks for, held against what its folder was begun with.
+"""Settings of a run: those of the command line, compared with those that its run folder was started with.
 
-A run folder is of one set of settings. The same command again goes on with it; other settings are another run. `ckpt=`
+A run folder has one set of settings. The same command again continues it; other settings are another run. `ckpt=`
 takes the folder's own settings and lets those change that nothing finished depends on.
 """
 
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from models import UserError, check_choice, near_names
 from models.composition import COMPOSITIONS
 
-__all__ = ["Settings", "asked", "differences", "shortened", "stored"]
+__all__ = ["Settings", "resolve_settings", "differences", "shortened", "stored"]
 
 Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
 # Where things lie changes no number; `groups` only says how the values were chosen.
@@ -67,7 +67,9 @@ LEAST = {  # whole numbers
 }  # fmt: skip
 
 
-def asked(config: Settings, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None) -> Settings:
+def resolve_settings(
+    config: Settings, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None
+) -> Settings:
     """The settings of the run that the command line asks for, a new one's or, with ckpt=, a stopped one's.
 
     `overrides` are the command line's, `choices` what Hydra's groups are set to, stored with the run as `groups`.
@@ -86,7 +88,7 @@ def asked(config: Settings, overrides: Sequence[str] = (), choices: Mapping[str,
         changed = differences(stored(file), settings) if file.is_file() else {}
         if changed:
             raise UserError(
-                f"Expected the settings that {file.parent} was begun with, got {told(changed)}: choose another "
+                f"Expected the settings that {file.parent} was begun with, got {listed(changed)}: choose another "
                 "run_dir= for a new run, or go on with that one by ckpt=."
             )
     check_added(settings, overrides)
@@ -156,7 +158,7 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     fixed = {key: values for key, values in changed.items() if not changeable(key, folder)}
     if fixed:
         raise UserError(
-            f"Expected the settings that {folder} was begun with, got {told(fixed)}, on which what is trained there "
+            f"Expected the settings that {folder} was begun with, got {listed(fixed)}, on which what is trained there "
             "depends: leave that out, or start another run without ckpt=."
         )
     return settings
@@ -237,7 +239,7 @@ def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
 
 
-def told(changed: Mapping[str, tuple[Any, Any]]) -> str:
+def listed(changed: Mapping[str, tuple[Any, Any]]) -> str:
     words = {key: ["null" if value is None else value for value in values] for key, values in changed.items()}
     return ", ".join(f"{key}={now} (there {before})" for key, (before, now) in words.items())
 

@@ -17,7 +17,7 @@ from datamodules.splits import TRAIN
 from models import UserError, final_decoder, gaussian, muon, networks
 from models.precision import fast_precision
 from models.vae import VAE
-from training.build import device_of, made
+from training.build import build, device_of
 from training.callbacks import Pictures
 from training.checkpoints import finish, load_module, plain
 from training.files import read_json, write_json
@@ -84,7 +84,7 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         if settings["flip"] is None:
             settings["flip"] = data.counterfactual is None  # drawn data needs no mirroring
         pl.seed_everything(config.seed, verbose=False)
-        vae: VAE = made(settings)
+        vae: VAE = build(settings)
         images = as_read(data.images, vae.size)
         bf16 = config.trainer.bf16
         bf16 = fast_precision(device_of(config)) == torch.bfloat16 if bf16 is None else bf16

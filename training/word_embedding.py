@@ -19,7 +19,7 @@ from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
 from datamodules.texts import TextData
 from models import UserError
 from models.word_embedding import UNKNOWN, WordClassifier, common_words, numbered
-from training.build import device_of, made
+from training.build import build, device_of
 from training.checkpoints import finish, load_module
 from training.data import load_data
 from training.files import write_file
@@ -106,7 +106,7 @@ def learn_embedding(config: Settings, data: ImageData | TextData | FeatureData, 
     file, settings = run.path / "checkpoints" / "last.ckpt", config.trainer.embedding
     if not file.is_file():
         pl.seed_everything(config.seed, verbose=False)
-        model = made(config.embedding, words=len(words), classes=int(labels[known].max()) + 1)
+        model = build(config.embedding, words=len(words), classes=int(labels[known].max()) + 1)
         size = min(settings.batch_size, len(parts[TRAIN]))
         epoch = -(-len(parts[TRAIN]) // size)
         valid = parts[VALIDATION].to(device)

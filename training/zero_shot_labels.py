@@ -21,7 +21,7 @@ from datamodules.features import extract
 from models import UserError
 from models.interfaces import FeatureEncoder, TextEncoder
 from models.labels import Factor
-from training.build import device_of, made
+from training.build import build, device_of
 from training.factor_classifier import reading_quality
 from training.run_folder import Run
 from training.settings import Settings
@@ -78,7 +78,7 @@ def prompt_encoder(settings: Settings) -> Any:
         UserError: it cannot be made, or does not read both images and texts.
     """
     try:
-        encoder = made(settings or {"_target_": "models.clip.CLIP"})
+        encoder = build(settings or {"_target_": "models.clip.CLIP"})
     except UserError as error:
         raise UserError(re.sub(r"\bencoder([.=])", r"prompt_encoder\1", str(error))) from error
     if not isinstance(encoder, FeatureEncoder) or not isinstance(encoder, TextEncoder):

@@ -23,7 +23,7 @@ from evaluation.concepts.figures import draw_concepts, draw_images
 from evaluation.embeddings.source import Source
 from models import UserError, check_choice
 from models.sae import SAE, Codes
-from training.build import device_of, made
+from training.build import build, device_of
 from training.checkpoints import finish, load_module
 from training.data import load_data
 from training.features import features_of
@@ -150,7 +150,7 @@ def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, r
     if not file.is_file():
         pl.seed_everything(config.seed, verbose=False)
         known = data.values[data.split != TEST].to(device)
-        sae = made(config.sae, features=known.shape[1])
+        sae = build(config.sae, features=known.shape[1])
         steps, size = stage_steps(config, config.trainer.sae.steps), min(config.trainer.sae.batch_size, len(known))
         with run.stage("sae") as stage:
             sae.start(known)

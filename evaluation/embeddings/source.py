@@ -31,7 +31,7 @@ from evaluation.embeddings.search import Index
 from evaluation.run import LoadedRun, described, load
 from models import UserError, near_names
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
-from training.build import device_of, is_trained_here, made
+from training.build import build, device_of, is_trained_here
 from training.files import read_image
 
 __all__ = ["Source", "asked_source", "source"]
@@ -62,7 +62,7 @@ class Source:
         """
         if not self.has_rows:
             raise UserError("Expected run=RUN or data= beside encoder=, got none: name the rows to look among.")
-        return self.run.data if self.run else made(self.config.data)
+        return self.run.data if self.run else build(self.config.data)
 
     @cached_property
     def encoder(self) -> Any:
@@ -73,7 +73,7 @@ class Source:
         """
         if self.run:
             return self.run.encoder
-        return made({key: value for key, value in self.config.encoder.items() if key != "name"}).to(self.device)
+        return build({key: value for key, value in self.config.encoder.items() if key != "name"}).to(self.device)
 
     @cached_property
     def vectors(self) -> FeatureData:

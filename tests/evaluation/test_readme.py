@@ -23,7 +23,7 @@ from evaluation.clustering.pipeline import cluster
 from evaluation.command import command as run_command
 from evaluation.editing.editor import ImageEditor
 from models.iin import IIN
-from training.build import made
+from training.build import build
 from training.run_folder import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -160,7 +160,7 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = [f"run_dir={folder / 'dec/first'}", f"cache_dir={folder / 'cache'}"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", ["model=dec", *SMALL, *places])
-    data, encoder, run = made(config.data), made(config.encoder), Run(config.run_dir, config)
+    data, encoder, run = build(config.data), build(config.encoder), Run(config.run_dir, config)
     run.manifest(data, encoder.identity, 0, "cpu")
     cluster(config, extract(data, encoder, config.cache_dir), run, torch.device("cpu"))
     run.save()

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from training import defaults
 from training.defaults import with_encoder
 from training.run_folder import Run
-from training.settings import asked
+from training.settings import resolve_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,20 +115,20 @@ def test_a_run_folder_keeps_the_encoder_that_it_was_begun_with(
     overrides = ["data=celeba", run_dir]
     monkeypatch.setattr(defaults, "missing_weights", lambda weights: "absent" if begun == "vae" else None)
     config, choices = decided(*overrides)
-    settings = asked(config, overrides, choices)
+    settings = resolve_settings(config, overrides, choices)
     Run(settings.run_dir, settings)
     monkeypatch.setattr(defaults, "missing_weights", lambda weights: None if begun == "vae" else "absent")
     again, choices = decided(*overrides)
-    assert choices["encoder"] == begun and asked(again, overrides, choices) == settings
+    assert choices["encoder"] == begun and resolve_settings(again, overrides, choices) == settings
 
 
 def test_ckpt_goes_on_with_the_stored_encoder(run_dir: str, tmp_path: Path, at_hand: None) -> None:
     config, choices = decided("data=celeba", run_dir)
-    settings = asked(config, ["data=celeba", run_dir], choices)
+    settings = resolve_settings(config, ["data=celeba", run_dir], choices)
     Run(settings.run_dir, settings)
     ckpt = tmp_path / "run/checkpoints/guide.partial.ckpt"
     ckpt.parent.mkdir()
     ckpt.touch()
     overrides = [f"ckpt={ckpt}", "data=celeba", "measured_images=7"]
-    resumed = asked(*decided(*overrides)[:1], overrides, {"data": "celeba", "encoder": "vae"})
+    resumed = resolve_settings(*decided(*overrides)[:1], overrides, {"data": "celeba", "encoder": "vae"})
     assert resumed.encoder.size == 128 and resumed.groups.encoder == "taesd" and resumed.measured_images == 7

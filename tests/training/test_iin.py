@@ -17,7 +17,7 @@ from evaluation.editing.pipeline import identity_model
 from evaluation.run import load
 from models import UserError
 from models.labels import Factor
-from training.build import made
+from training.build import build
 from training.features import features_of, latents_of
 from training.iin import check_iin, train_guide, train_iin
 from training.run_folder import Run
@@ -99,7 +99,7 @@ def test_digits_are_clustered_by_latents_of_the_vae_but_not_edited(tmp_path: Pat
         "trainer.vae.steps=1", f"cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}",
     )  # fmt: skip
     run = Run(tmp_path / "run", config)
-    data = made(config.data)
+    data = build(config.data)
     features = features_of(config, data, run)
     assert features.values.shape == (len(data.ids), 6) and features.values.std(0).min() > 0
     assert data.images.shape[1:] == (1, 8, 8) and features.images is data.images
@@ -115,7 +115,7 @@ def test_a_final_decoder_is_closer_to_the_images_at_the_same_latents(tmp_path: P
         "data.n=300", "data.size=16", "vae.latent=8", "vae.width=4", "vae.final_width=8", "trainer.vae.steps=150",
         "trainer.final_decoder.steps=150", f"cache_dir={tmp_path / 'cache'}", f"runs_dir={tmp_path / 'runs'}",
     )  # fmt: skip
-    run, data = Run(tmp_path / "run", config), made(config.data)
+    run, data = Run(tmp_path / "run", config), build(config.data)
     vae = train_vae(config, data, run)
     assert {"time/vae_s", "time/final_decoder_s"} <= run.metrics.keys()
     assert [file.name for file in (run.path / "checkpoints").glob("*.ckpt")] == ["vae.ckpt"]

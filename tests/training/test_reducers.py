@@ -41,10 +41,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """Of one kind of rows and of pairs, every method at two widths."""
     folders = {paired: tmp_path_factory.mktemp("run") for paired in (False, True)}
     for paired, folder in folders.items():
-        made = fits(folder, paired)
+        fitted = fits(folder, paired)
         for method in METHODS:
             for dim in (2, 4):
-                made(method, dim)
+                fitted(method, dim)
     return folders
 
 
@@ -74,9 +74,9 @@ def test_closed_forms_and_matryoshka_are_fitted_once_and_cut(runs: dict[bool, Pa
 
 def test_nothing_is_fitted_twice(runs: dict[bool, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs[True] / "checkpoints").glob("*.ckpt")}
-    made = fits(runs[True], True)
+    fitted = fits(runs[True], True)
     for method in METHODS:
-        made(method, 4)
+        fitted(method, 4)
     assert before == {path: path.stat().st_mtime_ns for path in (runs[True] / "checkpoints").glob("*.ckpt")}
 
 

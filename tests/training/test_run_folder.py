@@ -10,14 +10,14 @@ from omegaconf import OmegaConf
 from datamodules.factors import FactorTable, ImageData
 from evaluation.report.summary import print_summary
 from models import UserError
-from training.build import made
+from training.build import build
 from training.run_folder import Run
 
 IIN = {"_target_": "models.iin.IIN", "_convert_": "all", "blocks": 2, "width": 8}
 
 
 def test_what_is_named_is_made() -> None:
-    iin = made(OmegaConf.create({"iin": IIN}).iin, features=4, factors=[])
+    iin = build(OmegaConf.create({"iin": IIN}).iin, features=4, factors=[])
     assert iin.flow.features == 4
 
 
@@ -39,7 +39,7 @@ def test_what_is_named_is_made() -> None:
 )
 def test_what_cannot_work_is_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        made(OmegaConf.create({"iin": IIN | settings}).iin, features=4, factors=[])
+        build(OmegaConf.create({"iin": IIN | settings}).iin, features=4, factors=[])
 
 
 def some_data(fingerprint: str) -> ImageData:

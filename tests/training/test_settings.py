@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from models import UserError
 from training.run_folder import Run
-from training.settings import asked, stored
+from training.settings import resolve_settings, stored
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {
@@ -31,7 +31,7 @@ def composed(folder: Path, *overrides: str) -> DictConfig:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a run of seed 0 whose VAE is finished."""
-    settings = asked(composed(tmp_path), (), GROUPS)
+    settings = resolve_settings(composed(tmp_path), (), GROUPS)
     Run(settings.run_dir, settings)
     (tmp_path / "run/checkpoints").mkdir()
     for name in ("vae.ckpt", "guide.partial.ckpt"):
@@ -41,22 +41,22 @@ def folder(tmp_path: Path) -> Path:
 
 def resumed(folder: Path, *overrides: str) -> DictConfig:
     ckpt = f"ckpt={folder / 'run/checkpoints/vae.ckpt'}"
-    return asked(composed(folder, ckpt), [ckpt, *overrides], GROUPS)
+    return resolve_settings(composed(folder, ckpt), [ckpt, *overrides], GROUPS)
 
 
 def test_the_same_settings_go_on_wherever_the_caches_lie(folder: Path) -> None:
-    assert asked(composed(folder, "cache_dir=elsewhere", "runs_dir=x"), (), GROUPS).cache_dir == "elsewhere"
+    assert resolve_settings(composed(folder, "cache_dir=elsewhere", "runs_dir=x"), (), GROUPS).cache_dir == "elsewhere"
 
 
 def test_other_settings_are_another_run(folder: Path) -> None:
     with pytest.raises(UserError, match=r"iin.learning_rate=0.1 \(there null\), seed=1 \(there 0\): choose another"):
-        asked(composed(folder, "seed=1", "iin.learning_rate=0.1"), (), GROUPS)
+        resolve_settings(composed(folder, "seed=1", "iin.learning_rate=0.1"), (), GROUPS)
 
 
 def test_a_damaged_file_of_settings(folder: Path) -> None:
     (folder / "run/config.yaml").write_text("seed: [")
     with pytest.raises(UserError, match=r"settings in .*config.yaml, got a damaged file"):
-        asked(composed(folder), (), GROUPS)
+        resolve_settings(composed(folder), (), GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_may_not_change(folder: Path, override: str, message: str) -> None:
 def test_ckpt_outside_a_run(tmp_path: Path) -> None:
     (tmp_path / "vae.ckpt").touch()
     with pytest.raises(UserError, match="Expected ckpt= to be a file in the checkpoints folder of a run"):
-        asked(composed(tmp_path, f"ckpt={tmp_path / 'vae.ckpt'}"), (), GROUPS)
+        resolve_settings(composed(tmp_path, f"ckpt={tmp_path / 'vae.ckpt'}"), (), GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_ckpt_outside_a_run(tmp_path: Path) -> None:
 )
 def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
     with pytest.raises(UserError, match=f"Expected {override.split('=')[0]} to be .*, got "):
-        asked(composed(tmp_path, override), (), GROUPS)
+        resolve_settings(composed(tmp_path, override), (), GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
 )
 def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"Expected {message}"):
-        asked(composed(tmp_path, "model=dec", override))
+        resolve_settings(composed(tmp_path, "model=dec", override))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: st
 )
 def test_settings_of_embeddings_are_refused_at_once(tmp_path: Path, settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=f"Expected {message}"):
-        asked(composed(tmp_path, *settings))
+        resolve_settings(composed(tmp_path, *settings))
 
 
 @pytest.mark.parametrize(
@@ -172,19 +172,19 @@ def test_settings_of_embeddings_are_refused_at_once(tmp_path: Path, settings: li
 )
 def test_an_added_setting_that_nothing_reads(tmp_path: Path, argument: str, got: str) -> None:
     with pytest.raises(UserError, match=got):
-        asked(composed(tmp_path, argument), [argument], GROUPS)
+        resolve_settings(composed(tmp_path, argument), [argument], GROUPS)
 
 
 @pytest.mark.parametrize("argument", ["+image_size=32", "+prompts.glasses=[a,b]", "+vae.learning_rate=0.1", "seed=2"])
 def test_added_settings_that_are_read(tmp_path: Path, argument: str) -> None:
     plain = argument.removeprefix("+") if "learning_rate" in argument else argument
-    assert asked(composed(tmp_path, plain), [argument], GROUPS)
+    assert resolve_settings(composed(tmp_path, plain), [argument], GROUPS)
 
 
 @pytest.mark.parametrize("argument", ["trainer.devices=2", "trainer.num_nodes=2", "trainer.devices=auto"])
 def test_training_on_several_devices_is_refused(tmp_path: Path, argument: str) -> None:
     with pytest.raises(UserError, match=r"Expected trainer\.\w+=1, as a model is trained on one device, got"):
-        asked(composed(tmp_path, argument), [argument], GROUPS)
+        resolve_settings(composed(tmp_path, argument), [argument], GROUPS)
 
 
 def test_settings_of_an_older_run_are_followed_to_where_things_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from datamodules.vectors import vectors
 from evaluation.embeddings.source import source
 from models import UserError
 from models.word_embedding import WordClassifier
-from training.build import made
+from training.build import build
 from training.checkpoints import load_module
 from training.run_folder import Run
 from training.word_embedding import KeepBest, learn_embedding
@@ -46,7 +46,7 @@ def trained(folder: Path, file: Path, *more: str) -> Path:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", settings)
     run = Run(folder / "run", config)
-    learn_embedding(config, made(config.data), run, torch.device("cpu"))
+    learn_embedding(config, build(config.data), run, torch.device("cpu"))
     run.save()
     return folder / "run"
 

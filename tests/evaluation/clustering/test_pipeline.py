@@ -24,10 +24,10 @@ from models import UserError
 from models.labels import Factor
 from models.vae import VAE
 from train import train
-from training.build import made
+from training.build import build
 from training.clusterers import Fitted
 from training.manifest import describe
-from training.run_folder import Run, begun
+from training.run_folder import Run, open_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -265,7 +265,7 @@ def test_no_k_is_asked_for_that_is_more_than_the_rows_that_are_compared_can_have
 def begin(folder: Path, *overrides: str, model: str = "dec") -> Path:
     """A run as train.py makes it."""
     config = settings(folder / "run", f"cache_dir={folder / 'cache'}", *overrides, model=model)
-    with begun(config) as run:
+    with open_run(config) as run:
         train(config, run)
     return run.path
 
@@ -305,7 +305,7 @@ def test_a_run_of_vectors_is_not_asked_about_images(tmp_path: Path) -> None:
 
 def test_new_images_go_the_way_that_the_heads_input_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = settings(tmp_path / "run", "data.n=60", "head_input=codes", "methods=[turtle]", model="turtle")
-    data, encoder, run = made(config.data), made(config.encoder), Run(tmp_path / "run", config)
+    data, encoder, run = build(config.data), build(config.encoder), Run(tmp_path / "run", config)
     run.manifest(data, encoder.identity, 0, "cpu")
     cluster(config, extract(data, encoder, tmp_path / "cache"), run, torch.device("cpu"))
     capsys.readouterr()
@@ -324,7 +324,7 @@ def test_new_images_go_the_way_that_the_heads_input_went(tmp_path: Path, capsys:
 
 def test_new_grey_images_go_through_a_vae_as_the_data_went(tmp_path: Path) -> None:
     config = settings(tmp_path / "run", "data.n=20")
-    data, vae = made(config.data), VAE(size=16, latent=4, width=4).eval()
+    data, vae = build(config.data), VAE(size=16, latent=4, width=4).eval()
     run = LoadedRun(tmp_path, config, {"data": describe(data)}, torch.device("cpu"))
     vars(run)["encoder"] = vae
     pictures = [Image.fromarray(data.images[i, 0].numpy()) for i in range(20)]

@@ -23,7 +23,7 @@ from evaluation.concepts.decomposition import of_texts
 from evaluation.concepts.pipeline import learn_concepts
 from models import UserError
 from models.sae import Codes, combination
-from training.build import made
+from training.build import build
 from training.run_folder import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -70,7 +70,7 @@ def finished(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "trainer.accelerator=cpu"]  # fmt: skip
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose("train", settings)
-    data, run = made(config.data), Run(folder, config)
+    data, run = build(config.data), Run(folder, config)
     run.manifest(data, None, 0, "cpu")
     learn_concepts(config, data, run, torch.device("cpu"))
     run.save()
