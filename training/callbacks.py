@@ -1,4 +1,4 @@
-"""Lightning callbacks of every stage: stop at NaN, plain lines of progress, random state with checkpoints, pictures."""
+"""Lightning callbacks of every stage: stop at NaN, print progress, store the random state, log images."""
 
 import re
 import sys
@@ -15,16 +15,16 @@ from training.run_folder import Run
 
 __all__ = ["Pictures", "Watch"]
 
-# Stages that are not gone on with at another rate, without the number of their seed, and whose rate that is.
+# Stages that cannot resume with another learning rate (names without the seed) -> the section that sets their rate.
 STARTED_AGAIN = {"layer": "autoencoder", "final_decoder": "vae", "isometric": "mds", "isotonic": "mds"} | {
     stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
 }
 
 
 def complete_epoch(progress: dict[str, Any]) -> None:
-    """Say that the checkpoint is of an epoch's end, which Lightning 2.6 forgets where steps limit the training.
+    """Mark the checkpoint's epoch as complete, which Lightning 2.6 omits where `max_steps` limits the training.
 
-    It would go on with a single batch of the next epoch and skip the other 99.
+    Without this, the resumed training takes one batch of the next epoch and skips the other 99.
     """
     for part in progress["epoch_progress"].values():
         part["completed"] = part["processed"]
@@ -33,14 +33,14 @@ def complete_epoch(progress: dict[str, Any]) -> None:
 
 
 def epochs_of(trainer: pl.Trainer) -> int:
-    """Count the epochs of the training, of which the last may be shorter."""
+    """Count the epochs of the training; the last may be shorter."""
     return max(1, -(-trainer.max_steps // int(trainer.num_training_batches)))
 
 
 def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-    """After a checkpoint's optimizer and schedule are restored: their state stays, their rates are today's settings.
+    """Set the learning rates of a restored optimizer and schedule to the configured ones; their state stays.
 
-    Lightning restores the rates, too, so that a run could not go on with a lower one.
+    Lightning restores the rates with the state, so a run could not resume with a lower rate.
     """
     configured: Any = module.configure_optimizers()
     for group, wanted in zip(trainer.optimizers[0].param_groups, configured["optimizer"].param_groups, strict=True):
@@ -49,15 +49,15 @@ def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> No
     fresh = configured["lr_scheduler"]["scheduler"]
     steps = schedule.last_epoch
     schedule.load_state_dict({**fresh.state_dict(), "last_epoch": steps - 1, "_step_count": steps})
-    schedule.step()  # sets the rate of this very step
+    schedule.step()  # sets the rate of the current step
 
 
 class Watch(pl.Callback):
-    """Keeps the random state with the checkpoint, stops at NaN, prints plain lines, and times the waiting for data."""
+    """Store the random state in checkpoints, stop at NaN, print progress lines, and time the waiting for data."""
 
     def __init__(self, run: Run, stage: str) -> None:
         self.run, self.stage = run, stage
-        self.first = 0  # the step that this fit goes on from
+        self.first = 0  # the step at which this fit starts or resumes
         self.waited = self.worked = 0.0
         self.mark = time.perf_counter()
 
@@ -69,15 +69,15 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        # Asking a GPU for the value makes it wait, so ask it rarely; the weights are asked before every checkpoint.
+        # Reading the value synchronises the GPU, so only every tenth loss is read; checkpoints check the weights.
         if (index % 10 == 9 or not loss.is_cuda) and not bool(torch.isfinite(loss)):
             raise self.diverged(trainer, f"a finite loss, got {float(loss)}")
         now = time.perf_counter()
         self.worked, self.mark = self.worked + now - self.mark, now
 
     def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
-        """Advise a lower rate, from the last good checkpoint where a run may continue with another rate."""
-        model = re.sub(r"(_\d+)+$", "", self.stage)  # of any seed
+        """Return an error that advises a lower rate, from the last good checkpoint where the stage can resume."""
+        model = re.sub(r"(_\d+)+$", "", self.stage)  # without the number of the seed
         settings = "spatial_guide" if isinstance(trainer.lightning_module, SpatialGuide) else model
         folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, settings)}.learning_rate"
         kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
@@ -92,7 +92,7 @@ class Watch(pl.Callback):
             take_configured_rates(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Before the checkpoint is written. A loss comes before its step, so it says nothing of the last weights.
+        # Runs before the checkpoint is written. A loss precedes its step, so the last weights are checked themselves.
         if not bool(torch.stack([weight.isfinite().all() for weight in module.parameters()]).all()):
             raise self.diverged(trainer, "finite weights, got NaN or infinities")
         every = max(1, epochs_of(trainer) // 8)
@@ -116,7 +116,7 @@ class Watch(pl.Callback):
 
 
 class Pictures(pl.Callback):
-    """Shows in TensorBoard what the model makes of a few images: `draw(module)` gives (name, image grid) pairs."""
+    """Log images to TensorBoard `times` times during a training: `draw(module)` gives (name, image grid) pairs."""
 
     def __init__(self, draw: Any, times: int = 5) -> None:
         self.draw, self.times = draw, times

@@ -1,6 +1,6 @@
-"""Every clustering method on the same features: fitted on the same rows, applied to all of them.
+"""Fit every clustering method on the same rows of the same features, and assign all rows to clusters.
 
-No method sees a label. What is trained is kept in the run's checkpoints, so that a run goes on where it stopped.
+No method sees a label. Trained modules are stored as checkpoints of the run, so that it resumes where it stopped.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ KINDS: dict[str, type[pl.LightningModule]] = {"dec": DEC, "idec": DEC, "turtle":
 
 
 class Fitted(NamedTuple):
-    """The clusters of all rows by one method, and how its training ended."""
+    """One method's clusters of all rows, and numbers about the end of its training."""
 
     clusters: Int64[Tensor, " n"]
     certainty: Float[Tensor, " n"]  # 0 to 1
@@ -42,8 +42,14 @@ class Fitted(NamedTuple):
 
 
 def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> tuple[Tensor, Tensor]:
-    """The nearest centre, and 1 - d₁/d₂ of the distances to the two nearest: 0 half-way between them, 1 on a centre."""
-    middle = centers.mean(0)  # distances come from products, which lose them far from the origin
+    """Assign each row to its nearest centre, with the certainty 1 - d₁/d₂ of the distances to the two nearest centres.
+
+    The certainty is 0 half-way between the two and 1 on a centre.
+
+    >>> by_centers(torch.tensor([[0.0], [1.0], [4.0]]), torch.tensor([[0.0], [4.0]]))
+    (tensor([0, 0, 1]), tensor([1.0000, 0.6667, 1.0000]))
+    """
+    middle = centers.mean(0)  # cdist expands the square, which loses precision far from the origin
     around = [torch.cdist(part - middle, centers - middle) for part in vectors.split(CHUNK)]
     near = [part.topk(min(2, len(centers)), largest=False) for part in around]
     distances, clusters = (torch.cat(part).cpu() for part in zip(*near, strict=True))
@@ -53,7 +59,7 @@ def by_centers(vectors: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> 
 
 @dataclass
 class ClustererFits:
-    """The methods of one seed. `values` are the features of all rows on the device, `rows` those that are fitted on."""
+    """Fit the methods of one seed. `values` are the features of all rows, on the device; `rows` are for training."""
 
     config: Settings
     values: Float[Tensor, "n features"]
@@ -64,7 +70,7 @@ class ClustererFits:
     device: torch.device
 
     def __call__(self, method: str) -> Fitted:
-        """One method, fitted or read back."""
+        """Return the clusters of one method, which is fitted or loaded from its checkpoint."""
         if method == "kmeans":
             return self.kmeans(method, self.values)
         if method == "autoencoder":
@@ -74,23 +80,23 @@ class ClustererFits:
         return self.head(method)
 
     def name(self, stage: str) -> str:
-        """Name a stage and its checkpoint; that of the first seed has no number."""
+        """Name a stage and its checkpoint; the first seed's names have no number."""
         return stage if self.seed == self.config.seed else f"{stage}_{self.seed}"
 
     def file(self, stage: str) -> Path:
-        """The checkpoint that a stage ends with; that of the run's own model is its last."""
+        """Return the path of a stage's final checkpoint; that of the run's own model is `last.ckpt`."""
         name = self.name(stage)
         return self.run.path / "checkpoints" / f"{'last' if name == self.config.model.name else name}.ckpt"
 
     def known(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "rows d"]:
-        """The rows that are fitted on; no copy where these are all."""
+        """Return the training rows, without a copy where these are all rows."""
         return vectors if len(self.rows) == len(vectors) else vectors[self.rows.to(vectors.device)]
 
     def trained(self, stage: str, kind: type[pl.LightningModule], make: Callable[[], Any], vectors: Tensor,
                 steps: int, batch_size: int, interval: int | None = None) -> Any:  # fmt: skip
-        """The module of a stage, from its checkpoint or trained now.
+        """Return the module of a stage, loaded from its final checkpoint or trained now.
 
-        A checkpoint is written after every `interval` steps, by default some fifty times.
+        While it trains, a partial checkpoint is written every `interval` steps, by default about fifty times.
         """
         name, file = self.name(stage), self.file(stage)
         if file.is_file():
@@ -111,7 +117,7 @@ class ClustererFits:
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
-        """The auto-encoder that the methods on codes share."""
+        """The auto-encoder that all methods on codes share."""
         settings, known = self.config.trainer.autoencoder, self.known(self.values)
 
         def fresh() -> Autoencoder:
@@ -126,18 +132,18 @@ class ClustererFits:
             return module
 
         wanted = settings.layer_epochs and not self.file("autoencoder").is_file()
-        layers = self.layers(fresh(), known) if wanted else []  # stages of their own, before this one
+        layers = self.layers(fresh(), known) if wanted else []  # these are stages of their own, before this one
         steps = self.pretraining_steps(settings.epochs, len(known))
         return self.trained("autoencoder", Autoencoder, make, known, steps, settings.batch_size)
 
     def pretraining_steps(self, epochs: int, rows: int) -> int:
-        """Those of the epochs, `steps` at most."""
+        """Return the number of steps in these epochs, at most `trainer.autoencoder.steps`."""
         settings = self.config.trainer.autoencoder
         per_epoch = -(-rows // min(settings.batch_size, rows))
         return stage_steps(self.config, min(epochs * per_epoch, settings.steps))
 
     def layers(self, whole: Autoencoder, vectors: Float[Tensor, "rows features"]) -> list[Layer]:
-        """The greedy pretraining: each layer on what the one before makes of the rows."""
+        """Pretrain the layers greedily: each is trained on the outputs of the one before it."""
         settings, trained = self.config.trainer.autoencoder, []
         steps = self.pretraining_steps(settings.layer_epochs, len(vectors))
         for i in range(len(whole.widths) - 1):
@@ -169,7 +175,7 @@ class ClustererFits:
         return self.assigned(module, self.values)
 
     def head(self, method: str) -> Fitted:
-        """TURTLE or TEMI, on the features or on the auto-encoder's codes."""
+        """Fit TURTLE or TEMI on the features or on the auto-encoder's codes."""
         vectors = self.codes if self.config.head_input == "codes" else self.values
         known, settings = self.known(vectors), self.config.trainer[method]
 
@@ -184,6 +190,7 @@ class ClustererFits:
         return self.assigned(module, vectors)
 
     def assigned(self, module: Any, vectors: Float[Tensor, "n d"]) -> Fitted:
+        """Assign all rows to the cluster of the highest probability, which is the certainty."""
         with torch.inference_mode():
             certainty, clusters = module.assign(vectors).max(1)
         details = module.details() if hasattr(module, "details") else {}

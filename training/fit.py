@@ -1,7 +1,7 @@
-"""One stage's training with Lightning.
+"""Train one stage with Lightning.
 
 Every stage writes `checkpoints/<stage>.partial.ckpt` while it trains and `checkpoints/<stage>.ckpt` when it is done,
-so that a killed run goes on where it was.
+so that a killed run resumes where it stopped.
 """
 
 import logging
@@ -23,22 +23,23 @@ from training.settings import Settings
 __all__ = ["STEPS_PER_EPOCH", "fit", "stage_steps"]
 
 NOISY = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "tensorboard")
-STEPS_PER_EPOCH = 100  # how often a checkpoint is written and a line printed
+STEPS_PER_EPOCH = 100  # a checkpoint is written and a line printed after each of these epochs
 
 
 def stage_steps(config: Settings, steps: int) -> int:
+    """Scale a stage's steps by `trainer.scale`; at least 10 are taken."""
     return max(10, round(steps * config.trainer.scale))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says of every stage: which devices there are, tips, that no validation loader is given."""
+    """Silence what Lightning prints at every stage: the devices, tips, and that there is no validation loader."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # of several stages
-        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # Lightning's use of torch
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # stages share it
+        warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # raised within Lightning
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
         try:
             yield
@@ -48,7 +49,7 @@ def quiet() -> Iterator[None]:
 
 
 def configured_logger(config: Settings, stage: str) -> list[Logger]:
-    """The logger of `logger=` beside TensorBoard's, with the stage's name where its settings leave a name open."""
+    """Build the logger of `logger=`, which joins TensorBoard's; a setting that is null becomes the stage's name."""
     settings = config.get("logger")
     if not settings or "_target_" not in settings:
         return []
@@ -56,7 +57,7 @@ def configured_logger(config: Settings, stage: str) -> list[Logger]:
 
 
 def configured_callbacks(config: Settings) -> list[pl.Callback]:
-    """The callbacks of `callbacks=`, one for each entry."""
+    """Build the callbacks of `callbacks=`, one for each entry."""
     return [build(settings) for settings in (config.get("callbacks") or {}).values()]
 
 
@@ -71,7 +72,10 @@ def fit(
     callbacks: tuple[pl.Callback, ...] = (),
     clip: float | None = None,
 ) -> int:
-    """Train up to `steps` steps, going on from the stage's partial checkpoint where there is one; the steps done now.
+    """Train up to `steps` steps, resuming from the stage's partial checkpoint if there is one.
+
+    Returns:
+        The number of steps taken by this call.
 
     Raises:
         UserError: a loss or weights that are not finite; a damaged partial checkpoint.

@@ -1,7 +1,7 @@
-"""Fit reductions of features by name and dimension, keep them on disk, apply them to new rows.
+"""Fit reductions of features by name and dimension, store them in the run, and apply them to new rows.
 
-Closed-form reductions and the Matryoshka map are fitted once and cut; neural MDS and the auto-encoder are trained for
-every width. Of pairs, rows are texts (kind 0) and images (kind 1).
+Closed-form reductions and the Matryoshka map are fitted once and truncated to each width; neural MDS and the
+auto-encoder are trained for each width. Of paired data, texts are kind 0 and images kind 1.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ CHUNK = 8192
 
 @dataclass(frozen=True)
 class Reducer:
-    """One method at one width. `first` is what rows go through before an auto-encoder."""
+    """One fitted method at one width. `first` is the reduction applied before an auto-encoder."""
 
     module: Any
     width: int
@@ -47,10 +47,10 @@ class Reducer:
 
     @torch.inference_mode()
     def __call__(self, rows: Float[Tensor, "n d"], kind: int = 0) -> Float[Tensor, "n width"]:
-        """New rows, of pairs texts (0) or images (1).
+        """Reduce new rows; of a reduction of pairs, `kind` is 0 for texts and 1 for images.
 
         Raises:
-            UserError: rows of another width than those that it was fitted on; a kind that it does not have.
+            UserError: rows of another width than the training rows; a kind that the reduction was not fitted on.
         """
         mean = (self.first or self.module).mean
         if rows.shape[1] != mean.shape[1]:
@@ -65,7 +65,11 @@ class Reducer:
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Raises UserError for a method that there is not, or none at all."""
+    """Check the names of methods.
+
+    Raises:
+        UserError: an unknown method, or none at all.
+    """
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:
         near = near_names(unknown[0], METHODS) if unknown else ""
@@ -74,7 +78,10 @@ def check_methods(methods: Sequence[str]) -> None:
 
 
 def check_dims(dims: Any, features: int) -> list[int]:
-    """The widths to reduce to: those asked for, one or a list, or with None 2, 4, 8, ... and all.
+    """Return the widths to reduce to, sorted: the given one or list, or for None 2, 4, 8, ... and the full width.
+
+    >>> check_dims(None, 20)
+    [2, 4, 8, 16, 20]
 
     Raises:
         UserError: a width that the embeddings do not have.
@@ -90,7 +97,7 @@ def check_dims(dims: Any, features: int) -> list[int]:
 
 
 def metric_of(config: Settings, kinds: int) -> Metric:
-    """Choose the metric by which rows and codes are compared; by default pairs by their cosine.
+    """Return the metric that compares rows and codes; by default cosine for pairs, else euclidean.
 
     Raises:
         UserError: an unknown metric.
@@ -101,7 +108,11 @@ def metric_of(config: Settings, kinds: int) -> Metric:
 
 
 def name_of(method: str, dim: int) -> str:
-    """Name a checkpoint and its stage."""
+    """Name the checkpoint and the stage of a method; those fitted once for all widths have no number.
+
+    >>> name_of("isometric", 8)
+    'isometric_8'
+    """
     return method if method in (*CLOSED_FORM, "matryoshka") else f"{method}_{dim}"
 
 
@@ -130,10 +141,10 @@ def reducer(run: Path, method: str, dim: int) -> Reducer:
 
 @dataclass
 class ReducerFits:
-    """The methods on these rows: `x` of one kind or, with `y`, texts and the image that each is of, row by row.
+    """Fit the methods on these rows: `x` alone, or texts `x` with `y`, the image that each text describes, row by row.
 
-    `image` is the images' number, which several captions may share; `dims` are the widths that one Matryoshka map is
-    trained for.
+    `image` numbers the images, as several captions may describe the same one; `dims` are the widths that the
+    Matryoshka map is trained for.
     """
 
     config: Settings
@@ -145,10 +156,10 @@ class ReducerFits:
     device: torch.device
 
     def __call__(self, method: str, dim: int) -> Reducer:
-        """One method at one width, fitted or read back."""
+        """Return one method at one width, fitted now or loaded from its checkpoint."""
         name = name_of(method, dim)
         if method == "autoencoder":
-            self("centred_pca", dim)  # what its rows go through
+            self("centred_pca", dim)  # the auto-encoder reads centred rows
         if not (self.run.path / "checkpoints" / f"{name}.ckpt").is_file():
             pl.seed_everything(self.config.seed, verbose=False)
             with self.run.stage(name, len(self.x)) as stage:
@@ -169,7 +180,7 @@ class ReducerFits:
         return metric_of(self.config, 1 if self.y is None else 2)
 
     def untrained(self, method: str, dim: int) -> Any:
-        """The module of a trained method, before its start."""
+        """Build the module of a trained method, before its weights are initialised from the rows."""
         features = self.x.shape[1]
         if method == "autoencoder":
             return build(self.config.autoencoder, features=features, code=dim)
@@ -179,25 +190,25 @@ class ReducerFits:
         return build(self.config.mds, objective=method, width=dim, **shape)
 
     def check(self, methods: Sequence[str]) -> None:
-        """Refuse settings that a method cannot be made with, before any time is spent on the others."""
+        """Check the settings of all methods before any of them is trained."""
         for method in methods:
             if method not in CLOSED_FORM:
                 self.untrained(method, self.dims[0])
             if method == "matryoshka" and (self.run.path / "checkpoints" / "matryoshka.ckpt").is_file():
-                reducer(self.run.path, method, self.dims[-1])  # which may be wider than the one that was trained
+                reducer(self.run.path, method, self.dims[-1])  # the requested width may exceed the trained one
 
     def tensors(self, method: str) -> dict[str, Tensor]:
-        """Return the tensors that batches are drawn from; for the auto-encoder rows of both kinds, each centred."""
+        """Return the tensors that batches are drawn from; for the auto-encoder the rows of both kinds, each centred."""
         if method == "autoencoder":
             first = reducer(self.run.path, "centred_pca", self.x.shape[1])
             first.module.to(self.device)
             return {"features": torch.cat([first(rows, kind) for kind, rows in enumerate((self.x, self.y))
                                            if rows is not None])}  # fmt: skip
-        found = {"x": self.x, "y": self.y, "image": self.image}  # of one kind only the first
+        found = {"x": self.x, "y": self.y, "image": self.image}  # unpaired data have only x
         return {key: value for key, value in found.items() if value is not None}
 
     def train(self, method: str, name: str, module: Any) -> int:
-        """As many epochs as the settings say, `steps` at most; the rows that were drawn."""
+        """Train for the configured epochs, at most `steps` steps, and return the number of rows drawn."""
         settings, tensors = self.config.trainer["mds" if method in NEURAL else method], self.tensors(method)
         module.start(*([tensors["features"]] if method == "autoencoder" else [self.x, self.y]))
         rows = len(next(iter(tensors.values())))

@@ -1,7 +1,7 @@
-"""Settings of a run: those of the command line, compared with those that its run folder was started with.
+"""Resolve the settings of a run: those of the command line, checked against those stored in its folder.
 
-A run folder has one set of settings. The same command again continues it; other settings are another run. `ckpt=`
-takes the folder's own settings and lets those change that nothing finished depends on.
+A run folder has one set of settings. The same command resumes the run; other settings need another folder. `ckpt=`
+resumes with the settings stored in the folder, of which those may change that no finished stage depends on.
 """
 
 import inspect
@@ -22,11 +22,11 @@ from models.composition import COMPOSITIONS
 __all__ = ["Settings", "resolve_settings", "differences", "shortened", "stored"]
 
 Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
-# Where things lie changes no number; `groups` only says how the values were chosen.
+# Paths change no number; `groups` only records which configuration files the values came from.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
         "judge_model", "compose")  # fmt: skip
-# The settings that a stage may go on with changed, by the checkpoint that says that it is finished.
+# For each stage, by the name of its final checkpoint: the settings that may change until that checkpoint exists.
 STAGES = {
     "vae": ("vae.learning_rate", "trainer.vae", "trainer.final_decoder", "trainer.bf16", "trainer.scale"),
     "guide": (
@@ -38,7 +38,7 @@ STAGES = {
     ),
     "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
 }
-# Modules that runs of earlier versions name by where they were.
+# Modules that have moved: the name that runs of earlier versions store -> the name today.
 MOVED = {
     "models.encoders": "models.sd_vae",
     "models.lookup": "models.token_matrix",
@@ -46,11 +46,11 @@ MOVED = {
     "models.embedding": "models.word_embedding",
 }
 CONFIGS = Path(__file__).parents[1] / "configs"
-REFERRED = ("image_size",)  # read by other settings
-MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # names to values
-PAIRS = "datamodules.captions.pairs"  # whose rows have two sides
-OPEN = ("measured_images",)  # null: what the data are decides
-LEAST = {  # whole numbers
+REFERRED = ("image_size",)  # other settings interpolate it
+MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # their keys are free
+PAIRS = "datamodules.captions.pairs"  # pairs of an image and a text, which only model=mds reads
+OPEN = ("measured_images",)  # null is allowed: the default then depends on the data
+LEAST = {  # the smallest allowed value of each whole number
     "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
     "trainer.final_decoder.steps": 1, "trainer.final_decoder.batch_size": 1, "vae.final_width": 0,
     "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
@@ -70,12 +70,13 @@ LEAST = {  # whole numbers
 def resolve_settings(
     config: Settings, overrides: Sequence[str] = (), choices: Mapping[str, Any] | None = None
 ) -> Settings:
-    """The settings of the run that the command line asks for, a new one's or, with ckpt=, a stopped one's.
+    """Return the settings of the run that the command line describes: a new run, or with ckpt= a stopped one.
 
-    `overrides` are the command line's, `choices` what Hydra's groups are set to, stored with the run as `groups`.
+    `overrides` are the arguments of the command line; `choices` maps each of Hydra's groups to the chosen file and is
+    stored with the run as `groups`.
 
     Raises:
-        UserError: the run folder is of other settings; a setting that cannot change; a number out of range.
+        UserError: the run folder has other settings; a setting that cannot change; a number out of range.
     """
     groups = {group: choice for group, choice in (choices or {}).items() if "/" not in group}
     if config.get("ckpt") is not None:
@@ -88,7 +89,7 @@ def resolve_settings(
         changed = differences(stored(file), settings) if file.is_file() else {}
         if changed:
             raise UserError(
-                f"Expected the settings that {file.parent} was begun with, got {listed(changed)}: choose another "
+                f"Expected the settings that {file.parent} was started with, got {listed(changed)}: choose another "
                 "run_dir= for a new run, or go on with that one by ckpt=."
             )
     check_added(settings, overrides)
@@ -97,13 +98,13 @@ def resolve_settings(
 
 
 def check_added(settings: Settings, overrides: Sequence[str]) -> None:
-    """Refuse a setting added by `+key=` that nothing reads, which would be taken and ignored.
+    """Refuse a setting added by `+key=` that nothing reads: Hydra would accept it and it would have no effect.
 
-    Read are entries of `prompts`, `judge_model` and of other mappings from names to values, arguments of what a
-    `_target_` builds, and what other settings refer to.
+    Allowed are entries of `prompts`, `judge_model` and the other mappings with free keys, constructor arguments of a
+    `_target_`, and settings that other settings interpolate.
 
     Raises:
-        UserError: no setting has that name; near names are suggested.
+        UserError: no setting has that name; the message suggests similar names.
     """
     for argument in overrides:
         name = argument.split("=")[0].lstrip("+")
@@ -126,7 +127,7 @@ def check_added(settings: Settings, overrides: Sequence[str]) -> None:
 
 
 def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> Settings:
-    """The settings of the run that the checkpoint belongs to, with this command line's on top."""
+    """Return the settings of the run that the checkpoint belongs to, overridden by those of this command line."""
     folder = Path(ckpt).expanduser().resolve().parent.parent
     if not Path(ckpt).expanduser().is_file() or not (folder / "config.yaml").is_file():
         raise UserError(f"Expected ckpt= to be a file in the checkpoints folder of a run, got {ckpt}: check the path.")
@@ -141,7 +142,7 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
             if value != chosen:
                 chosen = "null" if chosen is None else chosen
                 raise UserError(
-                    f"Expected {name}={chosen}, as {folder} was begun with, got {argument}: leave it out, or start "
+                    f"Expected {name}={chosen}, as {folder} was started with, got {argument}: leave it out, or start "
                     "another run without ckpt=."
                 )
         elif name == "run_dir":
@@ -153,19 +154,19 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
             put(settings, name, value, argument)
     settings.run_dir = str(folder)
     if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
-        settings.data.cache_dir = settings.cache_dir  # stored resolved, so it does not follow by itself
+        settings.data.cache_dir = settings.cache_dir  # the stored value is resolved and no longer follows cache_dir
     changed = differences(before, settings)
     fixed = {key: values for key, values in changed.items() if not changeable(key, folder)}
     if fixed:
         raise UserError(
-            f"Expected the settings that {folder} was begun with, got {listed(fixed)}, on which what is trained there "
-            "depends: leave that out, or start another run without ckpt=."
+            f"Expected the settings that {folder} was started with, got {listed(fixed)}, on which what is trained "
+            "there depends: leave that out, or start another run without ckpt=."
         )
     return settings
 
 
 def parsed(argument: str) -> Any:
-    """One argument as Hydra reads it: its override has a name, a type and a value."""
+    """Parse one argument of the command line as Hydra does, into a name, a type and a value."""
     try:
         override = OverridesParser.create().parse_override(argument)
     except HydraException as error:
@@ -176,7 +177,7 @@ def parsed(argument: str) -> Any:
 
 
 def put(settings: Settings, name: str, value: Any, argument: str) -> None:
-    """Set what is there; nothing is added."""
+    """Change a setting that exists; an unknown name is an error."""
     known = flat(settings)
     try:
         OmegaConf.update(settings, name, value, merge=True)
@@ -187,7 +188,7 @@ def put(settings: Settings, name: str, value: Any, argument: str) -> None:
 
 
 def stored(file: Path) -> Settings:
-    """A run's settings, closed: no key can be added.
+    """Load the settings stored in a run folder, in OmegaConf's struct mode: no key can be added.
 
     Raises:
         UserError: the file is damaged.
@@ -206,7 +207,7 @@ def stored(file: Path) -> Settings:
 
 
 def follow_moves(settings: Any) -> None:
-    """Bring the settings of an older run to where things are now: targets that moved, and the model's pipeline."""
+    """Update the settings of an older run in place: classes that have moved, and the model's pipeline."""
     for key, value in settings.items_ex(resolve=False):
         if isinstance(value, DictConfig):
             follow_moves(value)
@@ -223,8 +224,8 @@ def follow_moves(settings: Any) -> None:
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted name; a list is one value."""
-    if not isinstance(settings, dict):  # as the run's file has them, resolved
+    """Map each dotted name to its value; a list is one value."""
+    if not isinstance(settings, dict):  # resolved and through YAML, as a run's file stores them
         settings = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(settings, resolve=True)))
     found: dict[str, Any] = {}
     for key, value in settings.items():
@@ -233,13 +234,14 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
-    """Name -> (before, now) of the settings that differ, where things lie aside."""
+    """Map the name of each setting that differs to its values (before, now); paths are left out."""
     a, b = flat(before), flat(now)
     keys = [key for key in {**a, **b} if key not in PLACES and not key.startswith("groups.")]
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
 
 
 def listed(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """List changed settings for an error message: `seed=1 (there 0)`."""
     words = {key: ["null" if value is None else value for value in values] for key, values in changed.items()}
     return ", ".join(f"{key}={now} (there {before})" for key, (before, now) in words.items())
 
@@ -265,9 +267,9 @@ def shortened(settings: Settings) -> str:
 
 
 def check_numbers(settings: Settings) -> None:
-    """Refuse at once what would stop a stage that comes late."""
+    """Check the numbers at the start of a run, before a late stage would fail on one of them."""
     for key, least in LEAST.items():
-        value = OmegaConf.select(settings, key, default=least)  # of a model that the run does not have there is none
+        value = OmegaConf.select(settings, key, default=least)  # a run has no settings of the models it does not train
         if value is None and key in OPEN:
             continue
         if type(value) is not int or value < least:
