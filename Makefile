@@ -7,7 +7,7 @@ ARGS ?=
 
 BASE ?= main
 
-.PHONY: train test check format bench planted same
+.PHONY: train test check format docs bench planted same
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
@@ -24,6 +24,9 @@ planted: .venv/.run
 same: .venv/.test
 	$(BIN)/python tests/same_numbers.py $(BASE)
 
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -33,7 +36,8 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The empty files .tools, .run, .test and .dev say what is installed; a change of the pins or of pyproject.toml renews it.
+# The empty files .tools, .run, .test, .docs and .dev say what is installed; a change of the pins or of pyproject.toml
+# renews it.
 # Some systems ship Python without ensurepip: there the system's pip puts one into the new environment.
 .venv/.tools: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -49,8 +53,12 @@ format: .venv/.dev
 
 .venv/.test: .venv/.tools pyproject.toml
 	$(INSTALL) -e '.[test]'
+	@touch $@ .venv/.run .venv/.docs
+
+.venv/.docs: .venv/.tools pyproject.toml
+	$(INSTALL) -e '.[docs]'
 	@touch $@ .venv/.run
 
 .venv/.dev: .venv/.tools pyproject.toml
 	$(INSTALL) -e '.[dev]'
-	@touch $@ .venv/.run .venv/.test
+	@touch $@ .venv/.run .venv/.test .venv/.docs

@@ -1,8 +1,10 @@
 """A `LightningDataModule` of any data set of Facet, for training with your own `Trainer`.
 
+```python
 from datamodules.faces import faces
 from datamodules.lightning import LightningData
 trainer.fit(VAE(size=64), datamodule=LightningData(faces(n=2000, size=64), batch_size=32))
+```
 """
 
 import pytorch_lightning as pl

@@ -1,5 +1,6 @@
 """A finished run, read back.
 
+```python
 from evaluation.run import load
 run = load("runs/faces/iin")  # the newest run below
 run.edit("face.png", glasses=1).save("with_glasses.png")  # the photograph at its own resolution
@@ -7,6 +8,7 @@ run.edit("group.jpg", glasses=1, face=2)  # the second largest face
 run.set_component("face.png", 2, -3)  # in standard deviations
 run.swap("face.png", "other.png", "sex")
 run.draw_strip(["face.png"], factor="glasses", values=[0, 1], out="strip.png")
+```
 """
 
 import math

@@ -1,10 +1,12 @@
 """Edit images with an encoder and an invertible network, without a run folder.
 
+```python
 from evaluation.editing.editor import ImageEditor
 editor = ImageEditor(encoder, iin, iin.factors)
 editor.edit("face.png", glasses=1).save("with_glasses.png")  # the photograph at its own resolution
 editor.set_component("face.png", 2, -3)  # in standard deviations
 editor.swap("face.png", "other.png", "sex")
+```
 """
 
 import math
