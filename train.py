@@ -9,16 +9,17 @@ from omegaconf import DictConfig
 
 from models import UserError
 from training import resolvers
+from training.renamed import with_new_names
 
 if TYPE_CHECKING:  # slow to load: after the configuration is known to be one
     from training.run_folder import Run
 
 __all__ = ["main", "resolvers", "train"]
-failed, composed = False, False  # an error before it is composed is the configuration's, which Hydra has printed
+failed, composed = False, False  # an error before composition is one of the settings, which Hydra has printed
 
 
 def train(config: DictConfig, run: "Run") -> None:
-    """One run, from data to report, by the pipeline that configs/model/<name>.yaml names."""
+    """Run the pipeline that configs/model/<name>.yaml names, and write the report."""
     from hydra.utils import get_method
 
     from evaluation.report.page import write_report
@@ -32,7 +33,7 @@ def train(config: DictConfig, run: "Run") -> None:
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
-    """Errors that a user can mend are one line; the other runs of a sweep go on, and the exit code is 2."""
+    """Compose the settings and train; a user's error is one line, the rest of a sweep goes on, the exit code is 2."""
     global composed, failed
     composed = True
     from training.defaults import with_encoder
@@ -51,6 +52,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = with_new_names(sys.argv[1:])
     try:
         main()
     except SystemExit as ended:

@@ -25,6 +25,7 @@ from evaluation.command import aside, command
 from models import UserError
 from training.build import device_of
 from training.distributed_features import WAIT, extract_distributed
+from training.renamed import with_new_names
 
 __all__ = ["main"]
 
@@ -34,7 +35,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 def main(arguments: Sequence[str]) -> None:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", ["+batch=256", "+json=false", *arguments])
+            config = compose("train", ["+batch=256", "+json=false", *with_new_names(arguments)])
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
     accelerator, wanted = device_of(config).type, config.trainer

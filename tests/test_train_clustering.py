@@ -155,13 +155,13 @@ def cifar(folder: Path, each: int = 60) -> None:
     (place / "batches.meta").write_bytes(pickle.dumps({"label_names": words}))
 
 
-def test_the_decks_table_with_a_small_random_clip(folder: Path) -> None:
+def test_cifar10_clip_clustering_with_a_small_random_clip(folder: Path) -> None:
     cifar(folder / "data")
     small = small_clip(folder, 32)
-    run = folder / "deck"
+    run = folder / "cifar10"
     train_here(
-        folder, "experiment=deck_clustering", f"encoder.weights={small}", f"data.root={folder / 'data'}", *SMALL,
-        "seeds=2", f"run_dir={run}",
+        folder, "experiment=cifar10_clip_clustering", f"encoder.weights={small}", f"data.root={folder / 'data'}",
+        *SMALL, "seeds=2", f"run_dir={run}",
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     for method in ("kmeans", "autoencoder", "dec"):

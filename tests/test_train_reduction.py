@@ -67,7 +67,7 @@ def test_brought_pairs(folder: Path) -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_the_decks_curve_with_a_small_random_clip(folder: Path) -> None:
+def test_coco_clip_reduction_with_a_small_random_clip(folder: Path) -> None:
     """COCO's files and CLIP's, both small: thirty images of two captions each, of which one is taken."""
     names = [f"{i:012d}.jpg" for i in range(30)]
     (folder / "val2017").mkdir()
@@ -80,9 +80,9 @@ def test_the_decks_curve_with_a_small_random_clip(folder: Path) -> None:
     }
     (folder / "captions.json").write_text(json.dumps(content))
     small = small_clip(folder, 16)
-    path = folder / "deck"
+    path = folder / "coco"
     train_here(
-        folder, "experiment=deck_reduction", f"encoder.weights={small}", f"data.path={folder / 'captions.json'}",
+        folder, "experiment=coco_clip_reduction", f"encoder.weights={small}", f"data.path={folder / 'captions.json'}",
         f"data.images={folder / 'val2017'}", "dims=[2,16]", *SMALL, f"run_dir={path}",
     )  # fmt: skip
     table = pd.read_csv(path / "retrieval.csv")

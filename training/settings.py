@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models import UserError, check_choice, near_names
 from models.composition import COMPOSITIONS
+from training.renamed import EXPERIMENTS
 
 __all__ = ["Settings", "resolve_settings", "differences", "shortened", "stored"]
 
@@ -207,13 +208,16 @@ def stored(file: Path) -> Settings:
 
 
 def follow_moves(settings: Any) -> None:
-    """Update the settings of an older run in place: classes that have moved, and the model's pipeline."""
+    """Update the settings of an older run in place: moved classes, a renamed experiment, the model's pipeline."""
     for key, value in settings.items_ex(resolve=False):
         if isinstance(value, DictConfig):
             follow_moves(value)
         elif key == "_target_" and isinstance(value, str):
             module, _, name = value.rpartition(".")
             settings[key] = f"{MOVED.get(module, module)}.{name}"
+    experiment = OmegaConf.select(settings, "groups.experiment")
+    if experiment in EXPERIMENTS:
+        settings.groups.experiment = EXPERIMENTS[experiment]
     model = OmegaConf.select(settings, "model.name")
     file = CONFIGS / "model" / f"{model}.yaml"
     if model is not None and "pipeline" not in settings.model and file.is_file():

@@ -33,6 +33,7 @@ from models import UserError, near_names
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
 from training.build import build, device_of, is_trained_here
 from training.files import read_image
+from training.renamed import with_new_names
 
 __all__ = ["Source", "asked_source", "source"]
 
@@ -218,7 +219,7 @@ def source(*settings: str) -> Source:
         raise UserError("Expected run=RUN, or data= and encoder= as train.py takes them, got neither.")
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", list(settings))
+            config = compose("train", with_new_names(settings))
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
     return Source(config, device_of(config), has_rows=has_rows)
