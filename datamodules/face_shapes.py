@@ -24,7 +24,12 @@ def ellipse(
 def segment(
     x: Tensor, y: Tensor, start: Point, end: Point, width: Tensor | float
 ) -> Float[Tensor, "batch 1 size size"]:
-    """Return the signed distance to a line between two points with round ends, `width` wide on each side."""
+    """Return the signed distance to a line between two points with round ends, `width` wide on each side.
+
+    >>> point = torch.zeros(1, 1, 1, 1)
+    >>> segment(point, point + 3.0, (-1.0, 0.0), (1.0, 0.0), 0.5).item()
+    2.5
+    """
     (ax, ay), (bx, by) = start, end
     dx, dy = torch.as_tensor(bx - ax), torch.as_tensor(by - ay)
     t = (((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy)).clamp(0, 1)

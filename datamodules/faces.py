@@ -64,6 +64,9 @@ def sample_parameters(n: int, seed: int, correlate: Mapping[str, Mapping[str, fl
 
     With `correlate={"glasses": {"hat": .9}}` the second factor equals the first in that share of the scenes, and is its
     opposite in the others (both factors are binary). All other factors and nuisance variables stay independent.
+
+    >>> sample_parameters(4, seed=0, correlate={"glasses": {"hat": 1.0}}).factors[:, [0, 3]].diff(dim=1).unique()
+    tensor([0.])
     """
     generator = torch.Generator().manual_seed(seed)
     factors = torch.rand(n, len(FACTORS), generator=generator)
@@ -237,6 +240,9 @@ def render(parameters: FaceParameters, size: int = 64) -> UInt8[Tensor, "batch 3
     """Draw the scenes, on the parameters' device.
 
     Shapes are signed distance fields, which are composited back to front with edges that are one pixel wide.
+
+    >>> render(sample_parameters(2, seed=0), size=16).shape
+    torch.Size([2, 3, 16, 16])
     """
     scene = scene_of(parameters, size)
     image = background(scene)

@@ -126,6 +126,9 @@ def infer_labels(column: pd.Series) -> Labels:
 
     Two different values, numbers or text, are binary, and the smaller one is 0. More numbers are continuous, and more
     texts are categorical, in alphabetical order.
+
+    >>> infer_labels(pd.Series(["no", "yes", None])).numbers
+    tensor([0., 1., nan])
     """
     known = plain(column)
     values = sorted(known.dropna().unique())
@@ -149,7 +152,11 @@ def named_columns(factors: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
 
 
 def probability_column(column: str, attributes: pd.DataFrame) -> str | None:
-    """Return the name of the column with the probabilities of an attribute's labels, or None if there is none."""
+    """Return the name of the column with the probabilities of an attribute's labels, or None if there is none.
+
+    >>> probability_column("race", pd.DataFrame({"race": ["a"], "race_probability": [0.9]}))
+    'race_probability'
+    """
     return column + PROBABILITY if column + PROBABILITY in attributes else None
 
 
@@ -177,7 +184,11 @@ def probabilities(column: str, attributes: pd.DataFrame) -> Float[Tensor, " n"] 
 
 
 def sure_labels(column: str, attributes: pd.DataFrame) -> pd.Series:
-    """Return an attribute without the labels whose probability is below `SURE` or unknown."""
+    """Return an attribute without the labels whose probability is below `SURE` or unknown.
+
+    >>> sure_labels("race", pd.DataFrame({"race": ["a", "b"], "race_probability": [0.9, 0.5]})).tolist()
+    ['a', nan]
+    """
     sure = probabilities(column, attributes)
     return attributes[column] if sure is None else attributes[column].where((sure >= SURE).numpy())
 
@@ -265,7 +276,11 @@ def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:
 
 
 def missing_notes(table: FactorTable) -> list[str]:
-    """Return a note for each factor of which images have no label."""
+    """Return a note for each factor of which images have no label.
+
+    >>> missing_notes(FactorTable((Factor("hat", "binary", ("no", "yes")),), torch.tensor([[1.0], [torch.nan]])))
+    ['hat: 1 of 2 images have no label.']
+    """
     missing = table.values.isnan().sum(dim=0).tolist()
     return [
         f"{factor.name}: {count} of {len(table.values)} images have no label."
@@ -299,7 +314,11 @@ SPLIT_WORDS = ("train", "validation", "test")
 
 
 def words(table: FactorTable) -> dict[str, np.ndarray]:
-    """Return the labels as names of values, or as numbers for continuous factors; unknown ones are missing."""
+    """Return the labels as names of values, or as numbers for continuous factors; unknown ones are missing.
+
+    >>> words(FactorTable((Factor("hat", "binary", ("no", "yes")),), torch.tensor([[1.0], [0.0]])))["hat"]
+    array(['yes', 'no'], dtype=object)
+    """
     columns: dict[str, np.ndarray] = {}
     for factor, column in zip(table.factors, table.values.unbind(1), strict=True):
         values = column.numpy()

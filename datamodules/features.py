@@ -92,7 +92,11 @@ def check_images(data: ImageData, size: int) -> None:
 
 
 def as_read(images: UInt8[Tensor, "n channels height width"], size: int) -> UInt8[Tensor, "n 3 size size"]:
-    """Convert images for an encoder with a decoder: resize them to its size, and expand grey to RGB."""
+    """Convert images for an encoder with a decoder: resize them to its size, and expand grey to RGB.
+
+    >>> as_read(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), 32).shape
+    torch.Size([2, 3, 32, 32])
+    """
     if images.shape[-1] != size:
         images = torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True)
     return images.expand(-1, 3, -1, -1)

@@ -21,7 +21,13 @@ __all__ = ["EditBatches", "PairBatches", "PairSampler", "decorrelating_weights",
 
 
 def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]:
-    """Discretise labels: class indices stay, continuous values are binned by quantiles, unknown labels are −1."""
+    """Discretise labels: class indices stay, continuous values are binned by quantiles, unknown labels are −1.
+
+    >>> from models.labels import Factor
+    >>> table = FactorTable((Factor("hat", "binary", ("no", "yes")),), torch.tensor([[1.0], [0.0], [torch.nan]]))
+    >>> discretise(table).flatten()
+    tensor([ 1,  0, -1])
+    """
     columns = []
     for factor, values in zip(table.factors, table.values.unbind(1), strict=True):
         known = ~values.isnan()

@@ -30,7 +30,11 @@ def number_of(name: str) -> int:
 
 
 def people_numbers(column: pd.Series, ids: Sequence[str]) -> Int64[Tensor, " n"]:
-    """Return a number for the person in each image; an image without a person gets a negative number of its own."""
+    """Return a number for the person in each image; an image without a person gets a negative number of its own.
+
+    >>> people_numbers(pd.Series([7, 7, 8]), ["a.png", "b.png", "c.png"])
+    tensor([7, 7, 8])
+    """
     numbers = pd.to_numeric(column, errors="coerce")
     whole = numbers.notna() & (numbers == numbers.round())
     named = [
@@ -41,7 +45,11 @@ def people_numbers(column: pd.Series, ids: Sequence[str]) -> Int64[Tensor, " n"]
 
 
 def split_names(people: Int64[Tensor, " n"] | None, ids: Sequence[str]) -> list[str]:
-    """Return the names that a split by hash uses: the person, or the image's id if the person is unknown."""
+    """Return the names that a split by hash uses: the person, or the image's id if the person is unknown.
+
+    >>> split_names(torch.tensor([7, -1]), ["a.png", "b.png"])
+    ['7', 'b.png']
+    """
     if people is None:
         return list(ids)
     return [str(person) if person >= 0 else name for person, name in zip(people.tolist(), ids, strict=True)]
@@ -78,6 +86,10 @@ def disjoint_halves(
 
     Raises:
         UserError: all rows have the same name.
+
+    >>> first, second = disjoint_halves(torch.tensor([1, 1, 2, 2]), torch.arange(4))
+    >>> sorted([first.tolist(), second.tolist()])
+    [[0, 1], [2, 3]]
     """
     every = names.tolist() if isinstance(names, Tensor) else names
     chosen = np.array([str(every[row]) for row in rows.tolist()], dtype=object)

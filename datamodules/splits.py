@@ -34,6 +34,9 @@ def complete_split(split: UInt8[Tensor, " n"], ids: Sequence[str]) -> tuple[UInt
     """Fill empty parts of a split from the training rows, and return notes about it.
 
     Parts are empty in a data set that is cut down to its first images, for example.
+
+    >>> complete_split(torch.tensor([0, 1, 2], dtype=torch.uint8), ["a", "b", "c"])
+    (tensor([0, 1, 2], dtype=torch.uint8), [])
     """
     drawn, split, notes = hash_split(ids), split.clone(), []
     if not (split == TRAIN).any():

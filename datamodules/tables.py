@@ -93,10 +93,13 @@ def by_image(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def parse_table(name: str, content: bytes) -> pd.DataFrame:
-    """Parse a table of labels from the bytes of a parquet, csv, tsv or whitespace-separated file; index it by image id.
+    r"""Parse a table of labels from the bytes of a parquet, csv, tsv or whitespace-separated file; index it by image id.
 
     Raises:
         UserError: it cannot be read, is empty, or has an id twice.
+
+    >>> parse_table("race.csv", b"image_id,race\n1.png,a\n2.png,b\n")["race"].tolist()
+    ['a', 'b']
     """
     try:
         if name.lower().endswith(".parquet"):

@@ -29,6 +29,9 @@ def fully_connected(widths: Sequence[int]) -> nn.Sequential:
     """Build linear layers with ReLU between them and a linear output.
 
     Weights are drawn from U(±1/√inputs), biases are 0: DEC-keras' VarianceScaling(1/3, fan_in, uniform).
+
+    >>> fully_connected([3, 5, 2])(torch.zeros(4, 3)).shape
+    torch.Size([4, 2])
     """
     layers: list[nn.Module] = []
     for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):

@@ -38,6 +38,9 @@ def labelled_batch(batch: Any, factors: int) -> Mapping[str, Tensor]:
 
     Raises:
         ValueError: neither a dictionary nor such a pair.
+
+    >>> sorted(labelled_batch((torch.zeros(2, 3), torch.tensor([0, 1])), factors=1))
+    ['factor', 'labels', 'logvar', 'mean']
     """
     if isinstance(batch, Mapping):
         return batch

@@ -36,7 +36,11 @@ def check_calibrated(quantiles: Float[Tensor, "quantiles codes"]) -> None:
 
 
 def component_quantiles(codes: Float[Tensor, "n codes"]) -> Float[Tensor, "quantiles codes"]:
-    """Return each component's quantiles at `QUANTILES` even steps, from its smallest to its largest code."""
+    """Return each component's quantiles at `QUANTILES` even steps, from its smallest to its largest code.
+
+    >>> component_quantiles(torch.arange(5.0)[:, None])[[0, 128, 256]].flatten()
+    tensor([0., 2., 4.])
+    """
     steps = torch.linspace(0, 1, QUANTILES, dtype=codes.dtype, device=codes.device)
     return torch.quantile(codes[:100_000], steps, dim=0)
 
@@ -60,6 +64,9 @@ def fitted_normal(
     """Fit the prior N(m, L Lᵀ) to residual codes; return m and the Cholesky factor L, in float64.
 
     With a small weight of the likelihood these codes are correlated and narrower than the standard normal.
+
+    >>> fitted_normal(torch.tensor([[0.0], [2.0]]))[0]
+    tensor([1.], dtype=torch.float64)
     """
     residual = residual.double()
     centred = residual - residual.mean(0)
@@ -99,6 +106,11 @@ def design(
 
     A row is the label's embedding and 1; for a continuous factor it holds the weights of linear interpolation between
     the two knots around the value.
+
+    >>> binary = LabelEmbedding([("hat", "binary", ["without", "with"])])
+    >>> design(binary, 0, torch.tensor([0.0, 1.0]), torch.empty(0))
+    tensor([[-1.,  1.],
+            [ 1.,  1.]])
     """
     if labels.factors[factor].kind != "continuous":
         embedded = labels.embed(factor, value)

@@ -1,4 +1,4 @@
-"""Deep embedded clustering, and improved deep embedded clustering, which goes on reconstructing.
+"""Deep embedded clustering (DEC), and improved DEC, which keeps the reconstruction loss while it clusters.
 
 DEC: Xie, Girshick, Farhadi (2016), https://arxiv.org/abs/1511.06335, and the authors' https://github.com/piiswrong/dec.
 IDEC: Guo, Gao, Liu, Yin (IJCAI 2017), https://github.com/XifengGuo/IDEC. Symbols: z_i a code, μ_j a cluster's centre,
@@ -25,12 +25,15 @@ __all__ = ["DEC", "clustering_loss", "kmeans", "soft_assignment", "target_distri
 def soft_assignment(
     features: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], alpha: float = 1.0
 ) -> Float[Tensor, "n k"]:
-    """q_ij ∝ (1 + ‖z_i − μ_j‖² / α)^(−(α + 1) / 2), rows sum to 1: Student's t (the paper's equation 1).
+    """Return q_ij ∝ (1 + ‖z_i − μ_j‖² / α)^(−(α + 1) / 2), whose rows sum to 1: Student's t (equation 1).
 
-    In the precision of the features, of half precision in float32.
+    Features of half precision are converted to float32.
+
+    >>> soft_assignment(torch.tensor([[0.0]]), torch.tensor([[0.0], [1.0]]))
+    tensor([[0.6667, 0.3333]])
     """
     precision = torch.promote_types(features.dtype, torch.float32)
-    # Not ‖z‖² + ‖μ‖² − 2zμ, whose rounding error grows with the distance from the origin.
+    # The expansion ‖z‖² + ‖μ‖² − 2zμ would have a rounding error that grows with the distance from the origin.
     mode = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(features.to(precision), centers.to(precision), compute_mode=mode)
     return torch.softmax(-(alpha + 1) / 2 * torch.log1p(distances.square() / alpha), 1)
@@ -39,9 +42,13 @@ def soft_assignment(
 def target_distribution(
     assignment: Float[Tensor, "n k"], frequencies: Float[Tensor, " k"] | None = None
 ) -> Float[Tensor, "n k"]:
-    """p_ij ∝ q_ij² / f_j, rows sum to 1 (equation 3). What no row is in, stays at 0.
+    """Return p_ij ∝ q_ij² / f_j, whose rows sum to 1 (equation 3); empty clusters stay at 0.
 
-    f_j is the sum over the rows given, or `frequencies` where these are only some of the rows.
+    f_j is the sum over the given rows, or `frequencies` if these are only a part of all rows.
+
+    >>> target_distribution(torch.tensor([[0.8, 0.2], [0.4, 0.6]]))
+    tensor([[0.9143, 0.0857],
+            [0.2286, 0.7714]])
     """
     frequency = assignment.sum(0) if frequencies is None else frequencies
     weight = assignment * (assignment / frequency.clamp_min(torch.finfo(assignment.dtype).tiny))
@@ -49,16 +56,24 @@ def target_distribution(
 
 
 def clustering_loss(target: Float[Tensor, "n k"], assignment: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """KL(P ‖ Q) = Σ_j p_ij log(p_ij / q_ij), mean over rows, in nats (equation 2)."""
+    """Return KL(P ‖ Q) = Σ_j p_ij log(p_ij / q_ij), averaged over rows, in nats (equation 2).
+
+    >>> clustering_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]]))
+    tensor(0.6931)
+    """
     log_assignment = assignment.clamp_min(torch.finfo(assignment.dtype).tiny).log()
     return nn.functional.kl_div(log_assignment, target, reduction="batchmean")
 
 
 def kmeans(codes: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tensor, "clusters d"]:
-    """Centres of k-means, the best of 20 starts: of a single one it ends in a poor local minimum too often.
+    """Return the centres of k-means, the best of 20 starts, because a single one often ends in a poor local minimum.
 
     Raises:
-        UserError: more clusters than rows, or than different rows.
+        UserError: there are more clusters than rows, or than different rows.
+
+    >>> kmeans(torch.tensor([[0.0], [0.0], [4.0]]), 2, seed=0).sort(0).values
+    tensor([[0.],
+            [4.]])
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -66,7 +81,7 @@ def kmeans(codes: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tenso
 
     if clusters > len(codes):
         raise UserError(f"Expected at most as many clusters as the {len(codes)} rows, got {clusters}: set a lower k.")
-    # Threads add up their sums in whichever order they end; one thread gives the same centres every time.
+    # Several threads add their sums in a random order; a single thread gives the same centres every time.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(clusters, n_init=20, random_state=seed).fit(codes.cpu().numpy())
@@ -78,23 +93,23 @@ def kmeans(codes: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tenso
 
 
 class DEC(pl.LightningModule):
-    """Encoder and centres that are drawn to a target, sharper than what they say themselves of all rows.
+    """An encoder and cluster centres, trained towards a target P that sharpens their own assignment Q.
 
-    An epoch is an update interval: before it, P is computed from Q of all rows, and stays as it is while the epoch
-    trains. Training stops where fewer than `tolerance` of the rows have changed their cluster since the last update.
-    Before training call `start`.
+    An epoch is an update interval: P is computed from Q of all rows before the epoch and is fixed during it. Training
+    stops when fewer than `tolerance` of the rows have changed their cluster since the last update. Call `start` before
+    training.
 
     Arguments:
-        features, hidden, code: of the auto-encoder.
-        clusters: how many.
+        features, hidden, code: widths of the auto-encoder.
+        clusters: number of clusters.
         alpha: degrees of freedom of Student's t.
         reconstruction_weight: 0 for DEC, whose decoder is kept but not trained, 1 for IDEC.
         clustering_weight: 1 for DEC, .1 for IDEC.
-        tolerance: a share of the rows.
-        learning_rate, momentum: of SGD.
+        tolerance: share of the rows.
+        learning_rate, momentum: options of SGD.
 
     Raises:
-        UserError: fewer than two clusters.
+        UserError: there are fewer than two clusters.
     """
 
     stopped: Tensor
@@ -125,23 +140,23 @@ class DEC(pl.LightningModule):
         self.centers = nn.Parameter(torch.zeros(clusters, code))
         self.register_buffer("stopped", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
-        self.register_buffer("changed", torch.tensor(1.0))  # share of the rows, at the last update
+        self.register_buffer("changed", torch.tensor(1.0))  # share of the rows that changed at the last update
         self.rows: Tensor | None = None
-        self.labels: Tensor | None = None  # of the rows, at the last update
+        self.labels: Tensor | None = None  # clusters of the rows at the last update
         self.target: Tensor | None = None
-        self.frequencies: Tensor | None = None  # Σ_i q_ij of all rows, at the last update
-        self.spread: float | None = None  # of the codes that were assigned last
+        self.frequencies: Tensor | None = None  # Σ_i q_ij of all rows at the last update
+        self.spread: float | None = None  # RMS distance of the last assigned codes from their mean
 
     @property
     def stop_reason(self) -> str:
-        """`tolerance`, or `steps` where these ran out (or training goes on)."""
+        """`tolerance`, or `steps` if the steps ran out or training has not ended."""
         return "tolerance" if self.stopped else "steps"
 
     def details(self) -> dict[str, float]:
-        """How the training ended; `stop_reason` is 1 for the tolerance, 0 for the steps.
+        """Return numbers about the end of the training; `stop_reason` is 1 for the tolerance, 0 for the steps.
 
-        Once rows have been assigned also `center_separation`, the smallest distance of two centres over the codes'
-        root mean square distance from their mean: near 0 where centres have merged or the codes have left them.
+        After rows have been assigned there is also `center_separation`, the smallest distance between two centres
+        divided by the codes' root mean square distance from their mean: near 0 if centres have merged.
         """
         smallest = float(torch.pdist(self.centers.detach()).min())
         details = {
@@ -154,10 +169,10 @@ class DEC(pl.LightningModule):
 
     @torch.no_grad()
     def start(self, autoencoder: Autoencoder, features: Float[Tensor, "n features"], seed: int) -> None:
-        """Copy the auto-encoder, put the centres where k-means finds them in the codes of all rows, attach these.
+        """Copy the auto-encoder, initialise the centres by k-means on the codes of all rows, and attach the rows.
 
         Raises:
-            UserError: an auto-encoder of other widths; more clusters than (different) rows.
+            UserError: the auto-encoder has other widths, or there are more clusters than (different) rows.
         """
         if autoencoder.widths != self.autoencoder.widths:
             raise UserError(f"Expected an auto-encoder of widths {self.autoencoder.widths}, got "
@@ -170,7 +185,7 @@ class DEC(pl.LightningModule):
         self.attach(features)
 
     def attach(self, features: Float[Tensor, "n features"]) -> None:
-        """Keep, outside the state, the rows that are clustered: what `row` in a batch counts."""
+        """Attach the rows that are clustered, which `row` in a batch indexes; checkpoints do not hold them."""
         self.rows = features
 
     def encode(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch code"]:
@@ -178,7 +193,7 @@ class DEC(pl.LightningModule):
 
     @torch.no_grad()
     def assign(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n clusters"]:
-        """Soft assignment of any number of rows, wherever they lie, on the module's device."""
+        """Return the soft assignment of any number of rows on any device; it is on the module's device."""
         codes = torch.cat([self.encode(part.to(self.device)) for part in features.split(CHUNK)])
         self.spread = float((codes - codes.mean(0)).square().sum(1).mean().sqrt())
         return torch.cat([soft_assignment(part, self.centers, self.alpha) for part in codes.split(CHUNK)])
@@ -186,7 +201,7 @@ class DEC(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         if self.rows is None:
             raise RuntimeError("Call start or attach before training.")
-        with self.trainer.precision_plugin.forward_context():  # as the steps see the rows, and as fast
+        with self.trainer.precision_plugin.forward_context():  # the same precision as in the steps
             assignment = self.assign(self.rows)
         before, self.labels = self.labels, assignment.argmax(1)
         if before is not None:
@@ -194,16 +209,16 @@ class DEC(pl.LightningModule):
         self.log("dec/changed", self.changed)
         if before is not None and self.changed < self.tolerance:
             self.stopped.fill_(True)
-            self.trainer.should_stop = True  # before its first batch: the epoch trains nothing
+            self.trainer.should_stop = True  # before the epoch's first batch, so it trains nothing
         else:
             self.target, self.frequencies = target_distribution(assignment), assignment.sum(0)
             self.updates += 1
 
     def terms(self, batch: Any) -> dict[str, Float[Tensor, ""]]:
-        """The weighed parts of the loss.
+        """Return the weighted terms of the loss.
 
-        A batch that has `row` numbers gets the targets of the last update. Of one that has none, as a user's own
-        loader gives it, the target is that of its assignment now, with the frequencies of all rows.
+        A batch with `row` indices gets the targets of the last update. For a batch without them, as a user's own
+        loader yields it, the target is computed from its current assignment and the frequencies of all rows.
         """
         features = inputs_of(batch, "features")
         codes = self.encode(features)

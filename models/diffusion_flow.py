@@ -51,6 +51,11 @@ def posterior_mean(
 
     A factor with classes has a logit per class; its part is the mean of the classes' embeddings under the softmax. A
     continuous factor's output is its part.
+
+    >>> hat = LabelEmbedding([("hat", "binary", ["without", "with"])])
+    >>> posterior_mean(torch.tensor([[0.0, 0.0], [0.0, 9.0]]), hat).round(decimals=2)
+    tensor([[0.],
+            [1.]])
     """
     parts, start = [], 0
     for i, factor in enumerate(labels.factors):

@@ -38,7 +38,11 @@ def moved(
     flip: bool = True,
     amount: float = 1.0,
 ) -> Float[Tensor, "n 3 size size"]:
-    """Rotate, shift and scale each image at random, mirror half of them, and resample them once, to `size`."""
+    """Rotate, shift and scale each image at random, mirror half of them, and resample them once, to `size`.
+
+    >>> moved(torch.rand(2, 3, 20, 16), 8, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 8, 8])
+    """
     angle = amount * uniform(generator, images, -TURN, TURN).flatten() * math.pi / 180
     scale = 1 + amount * uniform(generator, images, -SCALE, SCALE).flatten()
     mirror = 1 - 2 * (uniform(generator, images, 0.0, 1.0).flatten() < 0.5).float() * flip
@@ -50,7 +54,11 @@ def moved(
 
 
 def lit(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
-    """Change contrast, brightness, saturation and tint of each image at random."""
+    """Change contrast, brightness, saturation and tint of each image at random.
+
+    >>> lit(torch.rand(2, 3, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 8, 8])
+    """
     saturation = 1 + uniform(generator, images, -2 * LIGHT, LIGHT)
     contrast = 1 + uniform(generator, images, -LIGHT, LIGHT)
     tint = uniform(generator, images, -LIGHT / 4, LIGHT / 4, 3).reshape(-1, 3, 1, 1)
@@ -61,7 +69,11 @@ def lit(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> F
 
 
 def smoothed(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
-    """Blur each image by a random amount: taps (a, 3 − 2a, a) / 3 along both axes, a in [0, 1], twice."""
+    """Blur each image by a random amount: taps (a, 3 − 2a, a) / 3 along both axes, a in [0, 1], twice.
+
+    >>> bool(smoothed(torch.ones(1, 3, 4, 4), torch.Generator()).allclose(torch.ones(1)))
+    True
+    """
     for _ in range(2):
         amount = uniform(generator, images, 0.0, 1.0)
         padded = functional.pad(images, (1,) * 4, mode="replicate")
@@ -73,7 +85,11 @@ def smoothed(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator)
 
 
 def noisy(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -> Float[Tensor, "n 3 high wide"]:
-    """Add normal noise of a random strength to each image."""
+    """Add normal noise of a random strength to each image.
+
+    >>> noisy(torch.zeros(1, 3, 4, 4), torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 3, 4, 4])
+    """
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     return images + noise * uniform(generator, images, 0.0, LOUDEST)
 
@@ -97,6 +113,9 @@ def compressed(
     """Quantise each channel's 8 × 8 blocks as JPEG does; `coarseness` 1 is quality 50, 5 is quality 10.
 
     Rows and columns beyond the last whole block stay unchanged.
+
+    >>> compressed(torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 1, 1, 1)).unique().round(decimals=2)
+    tensor([0.5000])
     """
     n, _, high, wide = images.shape
     high, wide = high // 8 * 8, wide // 8 * 8
@@ -115,6 +134,9 @@ def erased(images: Float[Tensor, "n 3 high wide"], generator: torch.Generator) -
     """Put a grey box, up to .4 of the side, at a random position of half of the images.
 
     So a network cannot rely on a single position.
+
+    >>> erased(torch.zeros(1, 3, 4, 4), torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 3, 4, 4])
     """
     high, wide = images.shape[-2:]
     top, left, tall, broad = uniform(generator, images, 0.0, 1.0, 4).reshape(4, -1, 1, 1, 1)
@@ -136,6 +158,9 @@ def distorted(
 
     `amount` scales the moves: a network that reads fixed positions needs thousands more photographs to learn from
     moved ones.
+
+    >>> distorted(torch.rand(2, 3, 20, 20), 16, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 16, 16])
     """
     images = lit(moved(images, size, generator, flip, amount), generator)
     images = smoothed(images, generator)

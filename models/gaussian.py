@@ -8,7 +8,11 @@ __all__ = ["draw", "kl_divergence"]
 
 
 def draw(mean: Float[Tensor, "batch latent"], logvar: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-    """Draw one sample per row from N(mean, exp(logvar)), by reparametrisation."""
+    """Draw one sample per row from N(mean, exp(logvar)), by reparametrisation.
+
+    >>> draw(torch.tensor([[1.0, 2.0]]), torch.full((1, 2), -torch.inf))
+    tensor([[1., 2.]])
+    """
     return mean + torch.randn_like(mean) * (logvar / 2).exp()
 
 

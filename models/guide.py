@@ -47,6 +47,10 @@ def within_class_whitening(
 
     z − mean = y E₀ + residual by least squares; W = Cov(residual)^(−1/2), E = E₀ W. Each row of E is the direction in
     which a label changes whitened latents while the other labels stay fixed.
+
+    >>> latents, labels = torch.tensor([[0.0], [2.0], [3.0], [5.0]]), torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    >>> within_class_whitening(latents, labels)
+    (tensor([[1.]]), tensor([[3.]]))
     """
     centred, y = (latents - latents.mean(0)).double(), (labels - labels.mean(0)).double()
     effects = torch.linalg.lstsq(y, centred).solution
@@ -111,6 +115,10 @@ def reading_loss(
     reader's prediction for the original. Predictions are the logits (batch, 1) of a binary factor and (batch, classes)
     of a categorical one, for which `targets` holds probabilities, or the standardised value (batch, 1) of a continuous
     one, whose term is half the squared error.
+
+    >>> certain, wanted = [torch.tensor([[20.0]])], [torch.tensor([[1.0]])]
+    >>> reading_loss(certain, [torch.zeros(1, 1)], wanted, torch.tensor([0]), ["binary"]).round(decimals=4)
+    tensor([0.])
     """
     total = torch.zeros_like(edited[0][:, 0])
     for i, (reading, before, target) in enumerate(zip(edited, original, targets, strict=True)):

@@ -5,10 +5,10 @@ Esser, Rombach, Ommer, "A Disentangling Invertible Interpretation Network for Ex
 used where the two differ. Symbols: z a latent, T(z) its codes, F the factor that a pair shares, ρ the correlation.
 
 Objectives:
-    faithful: T starts at the linear solution, its components are the labels, and an edit, z' = T⁻¹(T(z) with the
-        factor's component set), is drawn to where the guide (`models/guide.py`) says that this edit should end; a
-        light likelihood keeps the residual close to a standard normal, so that codes can be sampled.
-    likelihood: what was published, from pairs (`head="pairs"`), or from one label per component as PluGeN does
+    faithful: T is initialised with the linear solution and its components predict the labels. An edit, z' = T⁻¹(T(z)
+        with the factor's component set), is trained towards the edited latents of the guide (`models/guide.py`); a
+        small weight of the likelihood keeps the residual close to a standard normal, so that codes can be sampled.
+    likelihood: the published objective, for pairs (`head="pairs"`), or for one label per component as in PluGeN
         (Wołczyk et al. 2022, https://arxiv.org/abs/2109.09011; `head="label"`). Without factors: plain likelihood.
 """
 
@@ -36,36 +36,36 @@ __all__ = ["IIN"]
 
 
 class IIN(pl.LightningModule):
-    """T, its training, and the edits it makes.
+    """The network T, its training, and edits with it.
 
     Arguments:
         features: number of latents.
-        factors: (name, kind, values) of each factor (plain lists, so that a checkpoint holds nothing else).
-        objective, head: see the file's head.
-        block_sizes: code dimensions of each factor; by default what its labels need: 1 for a binary or continuous
-            factor, classes − 1 for a categorical one. `faithful` and `head="label"` take only the default.
-        correlation: ρ of the pair loss, one for all or one per factor.
-        shape: (channels, height, width) of latents with places.
-        blocks, width, depth: of the couplings; by default 6 blocks of 192 units and 2 layers, for latents with places 4
-            blocks of 128 channels and 3 layers.
-        coupling: FrEIA's `glow` (the default) or `rnvp`; for latents with places under `faithful` the default is
+        factors: (name, kind, values) of each factor, as plain lists, so that checkpoints hold only plain types.
+        objective, head: see the top of this file.
+        block_sizes: code dimensions of each factor; by default those of its labels: 1 for a binary or continuous
+            factor, classes − 1 for a categorical one. `faithful` and `head="label"` accept only the default.
+        correlation: ρ of the pair loss, one number for all factors or one per factor.
+        shape: (channels, height, width) of spatial latents; empty for flat ones.
+        blocks, width, depth: size of the couplings; by default 6 blocks of 192 units and 2 layers, for spatial latents
+            4 blocks of 128 channels and 3 layers.
+        coupling: FrEIA's `glow` (the default) or `rnvp`; for spatial latents under `faithful` the default is
             `diffusion`, see `models/diffusion_flow.py`.
-        diffusion: settings of the diffusion model that `diffusion` needs, as `models.spatial_guide.SpatialGuide` takes
-            them.
-        linear_start: start T at within-class whitening with the factors' directions first (None: for `faithful`).
-            For latents with places: at the factors' directions over all of them.
+        diffusion: arguments of the diffusion model of coupling=diffusion, `models.spatial_guide.SpatialGuide`.
+        linear_start: initialise T with within-class whitening, the factors' directions first (None: for `faithful`);
+            for spatial latents with the factors' directions over all positions.
         label_deviation: σ of a component around its label.
-        likelihood_weight: of the residual's likelihood under `faithful`.
-        reach: under `faithful` an edit sets a component to `reach` times the label's value. A guide with a reader goes
-            further than the labels' own distance, and T, one to one, needs room for that beyond where the data are.
-        optimizer: `muon` (see `models/muon.py`; the default of `faithful`) or the authors' `adam` (of `likelihood`,
-            whose steps are too short to carry another half of their time for the optimiser).
-        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly to nothing, Muon's from the start,
-            Adam's over the second half. What `diffusion` reads is trained by AdamW, at 3e-3.
-        betas: of Adam.
+        likelihood_weight: weight of the residual's likelihood under `faithful`.
+        reach: under `faithful` an edit sets a component to `reach` times the label's value. A guide with a reader
+            changes latents by more than the classes differ, and T, which is injective, needs codes outside of the
+            data's for that.
+        optimizer: `muon` (see `models/muon.py`; the default for `faithful`) or the authors' `adam` (for `likelihood`,
+            whose steps are so fast that Muon would take half as long again).
+        learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly to 0, with Muon from the start,
+            with Adam over the second half. The reading network of `diffusion` is trained by AdamW at 3e-3.
+        betas: betas of Adam.
 
     Raises:
-        ValueError: more factor dimensions than latents leave a residual for, or sizes that do not fit the factors.
+        ValueError: the factors' dimensions leave no residual, or the block sizes do not fit the factors.
     """
 
     shared: Tensor
@@ -121,11 +121,11 @@ class IIN(pl.LightningModule):
         rates = {"muon": READING_RATE if isinstance(self.flow, DiffusionFlow) else 1e-2, "adam": 1e-3}
         self.learning_rate = rates[self.optimizer] if learning_rate is None else learning_rate
         self.register_statistics(features, rho)
-        # For `faithful`: (latents, labels before, labels after) -> where the edit should end.
+        # For `faithful`: maps (latents, labels before, labels after) to the edited latents.
         self.transport: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def register_statistics(self, features: int, rho: Float[Tensor, " factors"]) -> None:
-        """The buffers of what is taken from training data, and which codes belong to which factor."""
+        """Register the statistics of training data, and the masks of the factors' codes, as buffers."""
         count, codes = len(self.factors), self.flow.codes if isinstance(self.flow, DiffusionFlow) else features
         self.register_buffer("shared", block_masks(self.blocks, codes))
         self.register_buffer("rho", rho)
@@ -142,17 +142,17 @@ class IIN(pl.LightningModule):
 
     @property
     def residual(self) -> int:
-        """The first code dimension that belongs to no factor."""
+        """Index of the first code dimension that belongs to no factor."""
         return self.blocks[-1].stop if self.blocks else 0
 
     @torch.no_grad()
     def start(
         self, mean: Float[Tensor, "n d"], logvar: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
     ) -> None:
-        """Set from training data what T starts from: units of the latents, label statistics, the linear start."""
+        """Compute the latents' units and the label statistics from training data, and initialise T."""
         self.labels.fit(labels)
         self.deviation.copy_(posterior_deviation(logvar))
-        if not isinstance(self.flow, DiffusionFlow):  # whose weights come from its guide
+        if not isinstance(self.flow, DiffusionFlow):  # its weights come from the guide
             fits = self.factors and (not self.spatial or self.residual == self.labels.dim)
             start_flow(self.flow, mean, self.labels(labels) if self.linear_start and fits else None)
 
@@ -160,14 +160,14 @@ class IIN(pl.LightningModule):
         return encoded(self.flow, latents) if isinstance(self.flow, DiffusionFlow) else self.flow(latents)[0]
 
     def components(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch components"]:
-        """The codes of the factors, or more; of a diffusion flow without the way to the rest of them."""
+        """Return codes that start with the factors'; a diffusion flow computes only these, without integrating."""
         return self.flow.read(latents) if isinstance(self.flow, DiffusionFlow) else self.encode(latents)
 
     def inverse(self, codes: Float[Tensor, "batch codes"]) -> Float[Tensor, "batch d"]:
         return self.flow.inverse(codes)
 
     def training_step(self, batch: Any, _: int) -> Tensor:
-        """The loss of a batch: a dictionary as `datamodules.pairs` draws it, or a pair of latents and labels."""
+        """Return the loss of a batch: a dictionary as from `datamodules.pairs`, or a pair of latents and labels."""
         batch = labelled_batch(batch, len(self.factors))
         if isinstance(self.flow, DiffusionFlow):
             terms = {"label": self.reading_term(self.flow.read(batch["mean"]), batch["labels"], batch.get("sure"))}
@@ -185,8 +185,8 @@ class IIN(pl.LightningModule):
             nll = pair_loss(a, b, log_det_a, log_det_b, self.shared[batch["factor"]], self.rho[batch["factor"]])
             terms = {"nll": nll.mean()}
         loss = torch.stack(list(terms.values())).sum()
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # which Lightning sets by setattr
-        if (self.global_step + 1) % every == 0:  # a call costs a twentieth of a small step
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it by setattr
+        if (self.global_step + 1) % every == 0:  # logging costs a twentieth of a small step
             self.log_dict({"iin/loss": loss, **{f"iin/{name}": term for name, term in terms.items()}})
         return loss
 
@@ -203,7 +203,7 @@ class IIN(pl.LightningModule):
         latents = draw(batch["mean"], batch["logvar"])
         codes, log_det = self.flow(latents)
         before = batch["labels"]
-        if "target" in batch:  # what the guide said of the mean is far from what a draw of it changes
+        if "target" in batch:  # the guide's edit of the mean; the sample's offset is added
             after, target = batch["after"], batch["target"] + latents - batch["mean"]
         else:
             if self.transport is None:
@@ -224,8 +224,8 @@ class IIN(pl.LightningModule):
         values: Float[Tensor, "batch factors"],
         sure: Float[Tensor, "batch factors"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The mean label loss, each label's times how sure it is. A rare value read as the common one cannot be edited
-        away: of photographs every value weighs the same.
+        """Return the mean label loss, weighted by the confidence of each label. For photographs classes are balanced,
+        because a rare value that is read as the common one would not be edited.
         """
         known = self.labels.balanced(values) if self.spatial else self.labels.known(values)
         if sure is not None:
@@ -238,7 +238,7 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def calibrate(self, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]) -> None:
-        """Learn from training data what a value of a factor, and a value of a component, is in codes."""
+        """Estimate the codes of factor values and the quantiles of components from training data."""
         diffusion = isinstance(self.flow, DiffusionFlow)
         some = latents[:: max(1, len(latents) // calibration.MOST_ENCODED)] if diffusion else latents
         codes = torch.cat([self.encode(part) for part in some.split(4096)])
@@ -256,28 +256,28 @@ class IIN(pl.LightningModule):
             self.targets[i, : design.shape[1], block] = calibration.fitted_targets(design, codes[known][:, block])
 
     def target(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
-        """The codes that a factor's block has in data of a value."""
+        """Return the mean codes of a factor's block in training data with a value."""
         calibration.check_calibrated(self.quantiles)
         design = calibration.design(self.labels, factor, value, self.knots[factor])
         return design @ self.targets[factor, : design.shape[1], self.blocks[factor]]
 
     def destination(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
-        """The codes that an edit to a value sets: those that it was trained for, at and beyond those of data."""
+        """Return the codes that an edit to a value sets: `reach` times those of data with the value."""
         reach = self.reach if self.objective == "faithful" else 1.0
         return (UNREAD_REACH if isinstance(self.flow, DiffusionFlow) else reach) * self.centre(factor, value)
 
     def centre(self, factor: int, value: Float[Tensor, " batch"]) -> Float[Tensor, "batch block"]:
-        """Where the codes of data of a value are: at its label where T learnt that."""
+        """Return the codes of data with a value: the label's embedding under `faithful`, else the estimated ones."""
         return self.labels.embed(factor, value) if self.objective == "faithful" else self.target(factor, value)
 
     @torch.no_grad()
     def edit(self, latents: Float[Tensor, "batch d"], factor: int, value: Float[Tensor, " batch"],
              strength: float = 1.0) -> Float[Tensor, "batch d"]:  # fmt: skip
-        """The latents with a factor moved to a value; strength 1 is the full way, 0 none of it.
+        """Edit a factor of latents to a value; strength 1 is the full edit, 0 none.
 
-        Of a factor with classes, latents that clearly show the value already stay as they are: their code is less than
-        half as far from it as from any other. Under a diffusion flow those that are surely read as the value stay, and
-        an edit goes as far as it takes until the edited latents are read as it (`DiffusionFlow.reach`).
+        For a factor with classes, latents that clearly show the value already stay unchanged: their code is less than
+        half as far from it as from any other. With a diffusion flow, latents that are read as the value with confidence
+        stay unchanged, and others are edited with the smallest guidance that suffices (`DiffusionFlow.reach`).
         """
         if isinstance(self.flow, DiffusionFlow):
             return moved(self.flow, latents, factor, self.centre(factor, value), strength)
@@ -294,7 +294,7 @@ class IIN(pl.LightningModule):
     def distances(
         self, codes: Float[Tensor, "batch d"], factor: int
     ) -> tuple[Float[Tensor, " values"], Float[Tensor, "batch values"]]:
-        """A factor's values, of a continuous one 257 between its ends, and how far codes are from those of each."""
+        """Return a factor's values (257 even steps if continuous), and the distance of codes to those of each value."""
         if self.factors[factor].kind == "continuous":
             values = torch.linspace(float(self.labels.low[factor]), float(self.labels.high[factor]), 257).to(codes)
         else:
@@ -303,7 +303,7 @@ class IIN(pl.LightningModule):
 
     @torch.no_grad()
     def read(self, latents: Float[Tensor, "batch d"]) -> Float[Tensor, "batch factors"]:
-        """The value of each factor, in its own unit, whose codes are nearest; NaN if a diffusion flow is not sure."""
+        """Predict each factor's value, in its own unit, by the nearest codes; NaN if a diffusion flow is not sure."""
         codes, columns = self.components(latents), []
         for i, (factor, block) in enumerate(zip(self.factors, self.blocks, strict=True)):
             values, distance = self.distances(codes, i)
@@ -317,9 +317,9 @@ class IIN(pl.LightningModule):
     def set_component(
         self, latents: Float[Tensor, "batch d"], component: int, value: float
     ) -> Float[Tensor, "batch d"]:
-        """The latents with one component at the quantile Φ(value) of its own distribution over training data.
+        """Set one component of latents to the quantile Φ(value) of its distribution over training data.
 
-        A factor's component under a diffusion flow is set to `UNREAD_REACH` times that, as far as an edit has to go.
+        With a diffusion flow, a factor's component is set to `UNREAD_REACH` times that, the guidance of such an edit.
         """
         calibration.check_calibrated(self.quantiles)
         codes = self.encode(latents)
@@ -331,7 +331,7 @@ class IIN(pl.LightningModule):
     def swap(
         self, latents: Float[Tensor, "batch d"], donors: Float[Tensor, "batch d"], factor: int
     ) -> Float[Tensor, "batch d"]:
-        """The latents with a factor's block taken from the donors."""
+        """Replace a factor's block of codes by that of the donors."""
         if isinstance(self.flow, DiffusionFlow):
             return moved(self.flow, latents, factor, self.flow.read(donors)[:, self.blocks[factor]], 1.0)
         codes = self.encode(latents)
@@ -342,7 +342,7 @@ class IIN(pl.LightningModule):
     def sample(
         self, n: int, values: dict[int, float], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n d"]:
-        """Latents drawn from the prior; a factor with a chosen value is where an edit sets it, others as in data."""
+        """Sample latents from the prior; a factor with a given value gets an edit's codes, others those of data."""
         calibration.check_calibrated(self.quantiles)
         codes = calibration.drawn_codes(n, self.quantiles, self.prior_mean, self.prior_factor, generator)
         for factor, value in values.items():

@@ -17,6 +17,10 @@ def block_sizes_from_pairs(
     s_F = Σ_i Cov(a_i, b_i | F) / Σ_i Var(z_i) over pairs that share F, and s = 1 for the residual. Each factor gets its
     softmax share of the d dimensions, rounded down but at least 1; the residual gets the rest. As |s| ≤ 1, shares
     differ by a factor of at most e².
+
+    >>> rows = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    >>> block_sizes_from_pairs(rows, rows, torch.tensor([0, 0, 0, 0]), count=1)
+    [1]
     """
     total = torch.cat([a, b]).var(0).sum()
     scores = []

@@ -22,6 +22,9 @@ def orthogonalised(matrices: Float[Tensor, "n rows columns"], rounds: int = 5) -
     """Return U Vᵀ of every matrix U S Vᵀ approximately, with singular values between about 0.7 and 1.2.
 
     It is a Newton–Schulz iteration in bfloat16, as in the authors' code.
+
+    >>> orthogonalised(torch.eye(2)[None] * 5).diagonal(dim1=1, dim2=2).round()
+    tensor([[1., 1.]])
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16()

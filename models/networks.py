@@ -1,4 +1,4 @@
-"""Small convolutional and dense networks, the parts that the algorithms share."""
+"""Small convolutional and dense networks that several algorithms share."""
 
 import math
 from typing import cast
@@ -35,7 +35,11 @@ def to_signed(images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "bat
 
 
 def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:
-    """`depth` hidden layers of `width` units with SiLU between."""
+    """Build an MLP with `depth` hidden layers of `width` units, each followed by SiLU.
+
+    >>> mlp(3, 2)(torch.zeros(4, 3)).shape
+    torch.Size([4, 2])
+    """
     sizes = [inputs] + [width] * depth
     layers: list[nn.Module] = []
     for a, b in zip(sizes[:-1], sizes[1:], strict=True):
@@ -45,7 +49,11 @@ def mlp(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Seque
 
 @torch.no_grad()
 def damp(network: nn.Sequential, factor: float) -> nn.Sequential:
-    """The network with its last layer scaled and that layer's offset at zero: it starts close to nothing, or at it."""
+    """Scale the last layer's weights and set its bias to zero, so that the initial output is small, or 0.
+
+    >>> damp(mlp(3, 2), 0.0)(torch.ones(1, 3)).detach()
+    tensor([[0., 0.]])
+    """
     last = cast(nn.Linear, network[-1])
     last.weight *= factor
     last.bias.zero_()
@@ -53,14 +61,18 @@ def damp(network: nn.Sequential, factor: float) -> nn.Sequential:
 
 
 def widths(size: int, width: int) -> list[int]:
-    """Channels of the stages that halve `size` down to 4: width, 2 width, ... at most 8 width."""
+    """Return the channels of the stages that halve `size` down to 4: width, 2 width, ... up to 8 width.
+
+    >>> widths(64, 24)
+    [24, 48, 96, 192]
+    """
     if size < 16 or size & (size - 1):
         raise ValueError(f"The image size must be a power of two and at least 16, got {size}.")
     return [width * min(2**i, 8) for i in range(int(math.log2(size)) - 2)]
 
 
 class Encoder(nn.Module):
-    """Images (batch, 3, size, size) in [-1, 1] to vectors (batch, outputs)."""
+    """Maps images (batch, 3, size, size) in [-1, 1] to vectors (batch, outputs)."""
 
     def __init__(self, size: int, outputs: int, width: int = 32) -> None:
         super().__init__()
@@ -77,7 +89,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Vectors (batch, inputs) to images (batch, 3, size, size) in [-1, 1], the encoder mirrored."""
+    """Maps vectors (batch, inputs) to images (batch, 3, size, size) in [-1, 1]; the encoder's layers in reverse."""
 
     def __init__(self, size: int, inputs: int, width: int = 32) -> None:
         super().__init__()
@@ -92,9 +104,13 @@ class Decoder(nn.Module):
         return self.layers(codes)
 
 
-SIDE = 8  # places along each axis after a squeeze, where the latents have more
+SIDE = 8  # smallest number of positions along each axis after a squeeze
 
 
 def squeeze_of(height: int, width: int) -> int:
-    """By how much places are folded into channels, evenly: to about 8 × 8 places, which few layers see across."""
+    """Return the factor by which positions are folded into channels; at least 8 × 8 remain where there are as many.
+
+    >>> squeeze_of(16, 16)
+    2
+    """
     return next(f for f in (8, 4, 2, 1) if f == 1 or min(height, width) // f >= SIDE and not (height % f or width % f))

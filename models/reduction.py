@@ -53,13 +53,22 @@ def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric)
 
 
 def mean_of(rows: Float[Tensor, "n d"]) -> Float64[Tensor, " d"]:
-    """Return the mean row, in float64."""
+    """Return the mean row, in float64.
+
+    >>> mean_of(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    tensor([1., 2.], dtype=torch.float64)
+    """
     return torch.stack([part.double().sum(0) for part in rows.split(CHUNK)]).sum(0) / len(rows)
 
 
 def moment(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], mean_x: Float64[Tensor, " d"],
            mean_y: Float64[Tensor, " e"]) -> Float64[Tensor, "d e"]:  # fmt: skip
-    """Return (X − mean_x)ᵀ (Y − mean_y), in float64."""
+    """Return (X − mean_x)ᵀ (Y − mean_y), in float64.
+
+    >>> x, mean = torch.tensor([[0.0], [2.0]]), torch.ones(1, dtype=torch.float64)
+    >>> moment(x, x, mean, mean)
+    tensor([[2.]], dtype=torch.float64)
+    """
     total = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for a, b in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         total += (a.double() - mean_x).T @ (b.double() - mean_y)
@@ -168,6 +177,9 @@ def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] 
 
     Raises:
         UserError: the name is unknown, rows are not finite, or the two kinds differ in shape.
+
+    >>> fit_reduction("coordinates", torch.eye(3))(torch.eye(3)).sum(1)
+    tensor([1., 1., 1.])
     """
     check_choice("method", method, tuple(CLOSED_FORM))
     if y is not None and x.shape != y.shape:
@@ -183,5 +195,9 @@ def fit_reduction(method: str, x: Float[Tensor, "n d"], y: Float[Tensor, "m e"] 
 
 
 def pca(x: Float[Tensor, "n d"]) -> Reduction:
-    """Fit the principal components of one kind of rows around their mean."""
+    """Fit the principal components of one kind of rows around their mean.
+
+    >>> pca(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))(torch.tensor([[1.0, 1.0]]))[:, :1]
+    tensor([[0.7071]])
+    """
     return fit_reduction("pca", x)

@@ -82,6 +82,9 @@ def auxiliary_loss(error: Float[Tensor, "n d"], activations: Float[Tensor, "n wi
     """Return MSE(e, ê) / MSE(e, 0), with ê the reconstruction of the error e from its k largest dead units.
 
     It is 1 if these units explain nothing of the error.
+
+    >>> auxiliary_loss(torch.ones(1, 2), torch.tensor([[1.0, 0.0]]), torch.eye(2), torch.tensor([True, True]), k=1)
+    tensor(0.5000)
     """
     codes = top_units(activations.masked_fill(~dead, 0), min(k, len(dead)))
     return (error - combination(codes, directions)).square().mean() / error.square().mean().clamp_min(1e-12)

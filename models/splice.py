@@ -132,6 +132,9 @@ def penalty_at(rows: Float[Tensor, "n d"], directions: Float[Tensor, "m d"], act
 
     Raises:
         UserError: `active` is not above 0.
+
+    >>> bool(0.5 < penalty_at(torch.tensor([[1.0, 0.5]]), torch.eye(2), active=1))
+    True
     """
     if not active > 0:
         raise UserError(f"Expected active= above 0, the texts that a row is to have, got {active}.")

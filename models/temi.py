@@ -49,6 +49,10 @@ def agreement(
 
     β < 1 avoids empty clusters. It is computed from log-probabilities, because a probability that underflows would have
     no useful gradient for β < 1.
+
+    >>> same = torch.tensor([[[1.0], [0.0]]]).log()
+    >>> agreement(same, same, torch.full((1, 2), 0.5), beta=1.0)
+    tensor([[0.6931]])
     """
     prior = shares.clamp(min=1e-12).log()[:, :, None]
     return (beta * (log_student + log_teacher) - prior).logsumexp(1)
@@ -74,6 +78,10 @@ def pair_loss(
     """Return the mean of −w(x, x′) (`agreement` of x, x′ + `agreement` of x′, x) / 2 over pairs.
 
     The first half of the rows are x, the second half their partners x′.
+
+    >>> rows = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).clamp(min=1e-30).log()
+    >>> pair_loss(rows, rows, torch.full((1, 2), 0.5), beta=1.0)
+    tensor([-0.6931])
     """
     student, student_of_partner = log_student.chunk(2, 2)
     teacher, teacher_of_partner = log_teacher.chunk(2, 2)

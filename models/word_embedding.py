@@ -93,7 +93,7 @@ class WordClassifier(pl.LightningModule):
 
     @property
     def matrix(self) -> Float[Tensor, "known width"]:
-        """The embeddings without padding: that of unknown words, then one per known word."""
+        """Embeddings without the row of padding: first that of unknown words, then one per known word."""
         return self.embedding.weight.detach()[1:]
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
