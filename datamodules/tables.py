@@ -93,7 +93,7 @@ def by_image(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def parse_table(name: str, content: bytes) -> pd.DataFrame:
-    r"""Parse a table of labels from the bytes of a parquet, csv, tsv or whitespace-separated file; index it by image id.
+    r"""Parse a table of labels from the bytes of a parquet, csv, tsv or whitespace-separated file, indexed by image id.
 
     Raises:
         UserError: it cannot be read, is empty, or has an id twice.

@@ -19,7 +19,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 def device_of(config: Any) -> torch.device:
-    """Where everything is computed.
+    """Return the device of all computations.
 
     Raises:
         UserError: an accelerator of another name, or a GPU where torch sees none.
@@ -40,7 +40,7 @@ def is_trained_here(config: Any) -> bool:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Tell whether a setting is of an annotated type, as far as a configuration can get it wrong."""
+    """Tell whether a setting has an annotated type; only types that a configuration can hold are checked."""
     kind = get_origin(annotation)
     if kind in (Union, UnionType):
         return any(fits(value, option) for option in get_args(annotation))
@@ -68,7 +68,7 @@ def build(settings: Mapping[str, Any], **arguments: Any) -> Any:
     """Build the object that the configuration names, with these arguments.
 
     Raises:
-        UserError: a value that is missing, of another kind than its constructor takes, or one that it refuses.
+        UserError: a value is missing, has the wrong type, or is refused by the constructor.
     """
     target = str(settings["_target_"])
     if isinstance(settings, DictConfig) and (missing := OmegaConf.missing_keys(settings)):
@@ -79,11 +79,11 @@ def build(settings: Mapping[str, Any], **arguments: Any) -> Any:
             raise UserError(f"Expected {place} to be {kinds(parameter.annotation)}, got {settings[name]!r}.")
     try:
         return instantiate(settings, **arguments)
-    except InstantiationException as error:  # Hydra's, around every other
+    except InstantiationException as error:  # Hydra's wrapper of all errors
         cause = error.__cause__
         if isinstance(cause, ValueError):
             raise UserError(str(cause)) from error
-        if isinstance(cause, TypeError | KeyError):  # what no kind tells: a list of texts, a word that is not known
+        if isinstance(cause, TypeError | KeyError):  # `fits` cannot foresee these: a list of texts, an unknown word
             raise UserError(
                 f"Expected settings that {target} can be made with, got {type(cause).__name__}: {cause}; compare them "
                 "with those in configs/."

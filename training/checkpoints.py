@@ -15,6 +15,11 @@ __all__ = ["check_readable", "finish", "load_module", "plain"]
 
 
 def check_readable(partial: Path) -> None:
+    """Check that a partial checkpoint, if there is one, can be loaded.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if not partial.exists():
         return
     try:
@@ -28,7 +33,11 @@ def check_readable(partial: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Lists, dicts and scalars only, so that a checkpoint loads without running code."""
+    """Convert containers to plain lists and dicts, so that a checkpoint loads without running code.
+
+    >>> plain({"widths": (2, 3)})
+    {'widths': [2, 3]}
+    """
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
@@ -47,10 +56,10 @@ def finish(module: pl.LightningModule, run: Run, stage: str, name: str | None = 
 
 
 def load_module(kind: Any, file: Path) -> Any:
-    """A module from its checkpoint, frozen; `kind` is a LightningModule's class.
+    """Load a module from its checkpoint, frozen; `kind` is its class, a LightningModule.
 
     Raises:
-        UserError: no such file; a file that is no such checkpoint.
+        UserError: there is no such file, or it is no checkpoint of this class.
     """
     if not file.is_file():
         raise UserError(f"Expected the checkpoint {file}, got no such file: this run has no {kind.__name__}.")

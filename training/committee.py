@@ -1,8 +1,8 @@
-"""A committee of unlike judges of photographs: an edit succeeds as far as its members see it, one by one.
+"""A committee of judges of photographs, which are different kinds of classifiers; an edit's success is their mean.
 
-Whatever is optimised against a reader finds that reader's blind spots first. The members differ in kind and have seen
-other people than the reader that a guide is trained with, so a change that fools one of them leaves the others as they
-are, and their mean says so.
+Optimisation against a single classifier exploits its errors first. The members differ in kind and were trained on other
+people than the guide's reader, so a change that deceives one of them does not deceive the others, and their mean shows
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,16 @@ from training.factor_classifier import MOST_VALIDATION, reading_quality, train_j
 
 __all__ = ["ABLE_FROM", "Committee", "train_committee", "vote"]
 
-ABLE_FROM = 0.6  # balanced accuracy on validation images under which a member has no say about a factor
+ABLE_FROM = 0.6  # balanced accuracy on validation images below which a member does not vote on a factor
 
 
 def vote(read: Float[Tensor, "members n factors"], factors: Sequence[Factor]) -> Float[Tensor, "n factors"]:
-    """What most members see, of equally many the first one's value; of a continuous factor their mean.
+    """Return the majority vote of the members, or their mean for a continuous factor.
 
-    A member that has no say about a factor has NaN there.
+    In a tie the value for which an earlier member voted wins. NaN is no vote.
+
+    >>> vote(torch.tensor([[[0.0]], [[1.0]], [[1.0]]]), [Factor("hat", "binary", ("without", "with"))])
+    tensor([[1.]])
     """
     columns = []
     for i, factor in enumerate(factors):
@@ -37,7 +40,7 @@ def vote(read: Float[Tensor, "members n factors"], factors: Sequence[Factor]) ->
             columns.append(values.nanmean(0))
             continue
         known = values.nan_to_num(0).long()
-        # A tie goes to whom the first member votes with: its bonus is more than those of all others together.
+        # Breaks ties: the first member's bonus exceeds those of all others together.
         weights = 1 + 2.0 ** -torch.arange(1, len(values) + 1, device=values.device)
         weights = torch.where(values.isnan(), 0.0, weights[:, None])
         counts = torch.zeros(int(known.max()) + 1 if known.numel() else 1, values.shape[1], device=values.device)
@@ -49,10 +52,10 @@ class Committee:
     """Several judges that read the same factors; see `vote`.
 
     Arguments:
-        members: by name; each reads (n, factors) in the table's units, NaN of a factor that it does not know.
-        factors: what they read.
-        median: of the training labels.
-        able: which member has a say about which factor; by default each about all.
+        members: judges by name; each predicts (n, factors) in the table's units, NaN for factors that it does not know.
+        factors: the factors that they predict.
+        median: medians of the training labels.
+        able: whether a member votes on a factor; by default all vote on all.
     """
 
     def __init__(
@@ -70,35 +73,35 @@ class Committee:
         return tuple(self.members)
 
     def read_all(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "members n factors"]:
-        """Read every factor by every member, also those about which it has no vote."""
+        """Predict every factor by every member, also those on which it does not vote."""
         return torch.stack([member.read(images) for member in self.members.values()])
 
     def heard(self, read: Float[Tensor, "members n factors"]) -> Float[Tensor, "members n factors"]:
-        """The same with NaN where a member has no say."""
+        """Replace the predictions of members that do not vote on a factor by NaN."""
         return read.masked_fill(~self.able.to(read.device)[:, None], torch.nan)
 
     def read_members(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "members n factors"]:
-        """Read images by each member, in the factor table's units; NaN for a factor about which it has no vote."""
+        """Predict by each member, in the factor table's units; NaN for a factor on which it does not vote."""
         return self.heard(self.read_all(images))
 
     def read(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
-        """Read images, uint8 or float in [0, 1], by the vote of the committee."""
+        """Predict the factors of images, uint8 or float in [0, 1], by the vote of the committee."""
         return self.vote(self.read_members(images))
 
     def vote(self, members: Float[Tensor, "members n factors"]) -> Float[Tensor, "n factors"]:
-        """Vote on what the members have read already."""
+        """Return the vote of predictions that the members have made already."""
         return vote(members, self.factors)
 
     def qualities(
         self, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
     ) -> dict[str, dict[str, dict[str, float]]]:
-        """Member -> factor -> accuracy and more, see `metrics.reading_quality`; also where it has no say."""
+        """Map member -> factor -> scores (see `reading_quality`), also for factors on which it does not vote."""
         return self.qualities_of(self.read_all(images), labels)
 
     def qualities_of(
         self, read: Float[Tensor, "members n factors"], labels: FactorTable
     ) -> dict[str, dict[str, dict[str, float]]]:
-        """The same of what `read_all` gave."""
+        """Compute `qualities` from the predictions of `read_all`."""
         found = {}
         for name, values in zip(self.names, read.cpu(), strict=True):
             quality = reading_quality(values, labels, self.median.cpu())
@@ -107,9 +110,9 @@ class Committee:
         return found
 
     def choose(self, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable) -> list[str]:
-        """Leaves a member out of each factor that it cannot tell on these images; a line for each.
+        """Exclude each member from the vote on factors that it cannot predict on these images; return a note for each.
 
-        Where none can tell a factor all keep their say: `judge.unfit` then flags it.
+        If no member can predict a factor, all of them vote on it, and `factor_classifier.unfit` flags the factor.
         """
         notes = []
         read = self.read_all(images).cpu()
@@ -136,13 +139,13 @@ def train_committee(
     outside: ImageJudge | None = None,
     scale: float = 1.0,
 ) -> Committee:
-    """The judges of this data, trained on the training split, or on these `rows` of it, or taken from the cache.
+    """Train the judges of a data set on the training split or on these `rows` of it, or load them from the cache.
 
-    Drawn images, in which an exact counterfactual is known, have the one convolutional judge. `outside` is a member
-    that others trained; see `models/outside_judge.py`.
+    Drawn images, whose exact counterfactuals are known, have a single convolutional judge. `outside` is a member from
+    the user's own file, see `models/outside_judge.py`.
 
     Raises:
-        UserError: a cache folder that cannot be written.
+        UserError: the cache folder cannot be written.
     """
     options: dict[str, Any] = {
         "flip": flip, "device": device, "cache_dir": cache_dir, "rows": rows, "scale": scale

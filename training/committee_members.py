@@ -1,8 +1,8 @@
-"""The members of a committee that judges photographs: readers unlike each other, and unlike the guide's reader.
+"""The members of a committee that judges photographs: three kinds of classifiers, other ones than the guide's reader.
 
-A change of an image that satisfies one kind of reader without being what a person would see does not satisfy the
-others: a convolutional net that learnt from distorted images, a transformer of patches (Dosovitskiy et al. 2021,
-https://arxiv.org/abs/2010.11929), a linear model of gradient histograms and blurred colours.
+A change of an image that deceives one kind of classifier, but no person, does not deceive the others. They are a
+convolutional network trained on augmented images, a transformer of patches (Dosovitskiy et al. 2021,
+https://arxiv.org/abs/2010.11929), and a linear model of gradient histograms and blurred colours.
 """
 
 import warnings
@@ -23,18 +23,18 @@ from training.factor_classifier import standardised
 
 __all__ = ["Convolution", "Gradients", "Transformer", "fit_linear"]
 
-SIDE = 64  # at which the networks read: glasses are seen there, and reading costs a quarter of 128 pixels
+SIDE = 64  # input size of the networks: glasses are visible at it, and it takes a quarter of the time of 128 pixels
 PATCH = 8
-GRID = 4  # of places that a head reads: faces are aligned, so where a thing is says what it is
-COLOURS = 16  # side of the blurred image whose colours stand beside the histograms
-CELLS = 8  # along a side
-MOST_ROWS = 20_000  # that a linear model is fitted to: more change nothing and fill the memory
-PENALTY = 10.0  # of the squared coefficients, the best of 1, 10 and 100 on validation photographs
+GRID = 4  # side of the pooled map that a head reads: faces are aligned, so positions are informative
+COLOURS = 16  # side of the blurred image whose colours are features beside the histograms
+CELLS = 8  # number of histogram cells along a side
+MOST_ROWS = 20_000  # rows that a linear model is fitted to; more would not change it and need more memory
+PENALTY = 10.0  # weight of the squared coefficients, the best of 1, 10 and 100 on validation photographs
 NEVER = -30.0  # logit of a class without a training image
 
 
 def scaled(images: Shaped[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 size size"]:
-    """uint8, or float in [0, 1], to float in [0, 1]."""
+    """Convert images, uint8 or float in [0, 1], to float in [0, 1]."""
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
@@ -45,10 +45,10 @@ def resized(images: Float[Tensor, "batch 3 high wide"], side: int) -> Float[Tens
 
 
 class Convolution(Judge):
-    """The judge's net at 64 pixels, on distorted images."""
+    """The convolutional judge at 64 pixels, trained on augmented images."""
 
     views = 40_000
-    moves = 1.0  # how far training images are moved
+    moves = 1.0  # strength of the moves, see `distorted`
 
     def build(self, size: int, width: int) -> int:
         self.side = min(size, SIDE)
@@ -64,7 +64,7 @@ class Convolution(Judge):
 
 
 class Block(nn.Module):
-    """Self-attention and a two-layer network, each on normalised tokens and added to them."""
+    """A transformer block: self-attention and a two-layer network, each a residual on normalised tokens."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -82,10 +82,10 @@ class Block(nn.Module):
 
 
 def flat_spectrum() -> Float[Tensor, "coefficients 3 patch patch"]:
-    """Filters that turn a patch into its cosine coefficients, each of about the same size in photographs.
+    """Return filters that compute the cosine coefficients of a patch, scaled to about equal size in photographs.
 
     Amplitudes fall like the inverse of the frequency, and colours vary a quarter as much as brightness. With equal
-    sizes a few thousand photographs suffice to learn from patches.
+    sizes a few thousand photographs suffice to train a transformer of patches.
     """
     cosines, waves = cosine_transform(torch.device("cpu")), torch.arange(float(PATCH))
     planes = torch.einsum("ur,vs->uvrs", cosines, cosines) * (1 + waves[:, None] + waves)[..., None, None]
@@ -94,7 +94,7 @@ def flat_spectrum() -> Float[Tensor, "coefficients 3 patch patch"]:
 
 
 class Patches(nn.Module):
-    """Patches as tokens, each with its place; blocks; the tokens' means over a 4 × 4 grid."""
+    """Embeds patches with their positions, applies the blocks, and averages the tokens over a 4 × 4 grid."""
 
     filters: Tensor
 
@@ -109,14 +109,14 @@ class Patches(nn.Module):
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         patches = functional.conv2d(images, self.filters, stride=PATCH)
         coefficients = patches.flatten(2).mT
-        # Of a fine line the size says that it is there, the sign only where in the patch it is.
+        # The magnitude of a coefficient indicates a fine line, its sign only the line's position within the patch.
         tokens = self.tokens(torch.cat([coefficients, coefficients.abs()], dim=2)) + self.places
         tokens = self.norm(self.blocks(tokens)).mT.unflatten(2, patches.shape[2:])
         return functional.adaptive_avg_pool2d(tokens, GRID).flatten(1)
 
 
 class Transformer(Convolution):
-    """A small transformer of 8 × 8 patches at 64 pixels, on distorted images."""
+    """A small transformer of 8 × 8 patches at 64 pixels, trained on augmented images."""
 
     views = 30_000
     moves = 0.4
@@ -128,7 +128,7 @@ class Transformer(Convolution):
 
 
 class Histograms(nn.Module):
-    """Gradient histograms of 8 × 8 cells over the whole image, and its colours at 16 × 16."""
+    """Computes gradient histograms of 8 × 8 cells over the whole image, and its colours at 16 × 16."""
 
     def forward(self, images: Float[Tensor, "batch 3 side side"]) -> Float[Tensor, "batch features"]:
         grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)
@@ -137,7 +137,7 @@ class Histograms(nn.Module):
 
 
 class Gradients(Judge):
-    """A linear model of fixed features, fitted in closed form or to convergence: nothing in it is a learnt filter."""
+    """A linear model of fixed features, fitted in closed form or to convergence; it has no learnt filters."""
 
     def build(self, size: int, width: int) -> int:
         self.layers = nn.Sequential(Histograms())
@@ -159,7 +159,7 @@ def fit_linear(
     learning_rate: float,
     flip: bool,
 ) -> None:
-    """The head by logistic regression, or ridge of a continuous factor, from the images as they are and distorted."""
+    """Fit the head by logistic regression, or ridge for a continuous factor, on the original and augmented images."""
     rows = rows[torch.randperm(len(rows), generator=generator)[:MOST_ROWS]]
     device, features = judge.mean.device, []
     with torch.no_grad():
@@ -190,7 +190,7 @@ def linear_head(
     factor: Factor,
     sure: Float[Tensor, " n"] | None = None,
 ) -> list[Float[Tensor, " coefficients"]]:
-    """Coefficients and, last, the offset of each of a factor's outputs; a label weighs as much as it is sure."""
+    """Return the coefficients and, last, the bias of each output of a factor; labels are weighted by confidence."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
     known = ~labels.isnan()
@@ -201,13 +201,13 @@ def linear_head(
         if len(y):
             ridge = Ridge(PENALTY).fit(x, y, weights)
             found[0] = [*ridge.coef_, ridge.intercept_]
-    elif len(classes := np.unique(y)) < 2:  # nothing to tell apart: that class, always
+    elif len(classes := np.unique(y)) < 2:  # a single class is always predicted
         found[:, -1] = NEVER
         if len(classes) and (factor.kind == "categorical" or classes[0] == 1):
             found[int(classes[0]) if factor.kind == "categorical" else 0, -1] = -NEVER
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of steps that run out close to the end
+            warnings.simplefilter("ignore")  # that the steps ran out close to convergence
             model = LogisticRegression(C=1 / PENALTY, class_weight="balanced", max_iter=300).fit(x, y, weights)
         lines = np.concatenate([model.coef_, model.intercept_[:, None]], axis=1)
         if factor.kind == "binary":

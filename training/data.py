@@ -1,4 +1,4 @@
-"""Read the data that a run's configuration names."""
+"""Load the data that a run's configuration names."""
 
 from typing import Any
 
@@ -11,12 +11,13 @@ __all__ = ["load_data"]
 
 
 def load_data(config: Settings, run: Run) -> Any:
-    """Read the data of a run, with the factors that `prompts=` defines, and print its notes and what was skipped.
+    """Load the data of a run, with the factors that `prompts=` defines; print its notes and the skipped files.
 
-    They are `ImageData`, `TextData`, `FeatureData`, or of `data=pairs` `PairData`, which only `model=mds` is let have.
+    Returns:
+        `ImageData`, `TextData` or `FeatureData`; for `data=pairs`, which only `model=mds` accepts, `PairData`.
 
     Raises:
-        UserError: data that cannot be read as meant.
+        UserError: the data cannot be loaded.
     """
     with run.stage("data") as stage:
         data = labelled(config, build(config.data), run)

@@ -1,7 +1,7 @@
-"""The encoder of photographs where the command line names none: a pretrained one where its weights can be had.
+"""Choose the encoder of photographs if the command line names none: a pretrained one if its weights are available.
 
-A VAE that is trained from scratch on a few thousand faces loses what is to be edited. Nothing is left undecided: the
-run's config.yaml names the encoder, and ckpt= and the commands on finished runs read it there.
+A VAE that is trained from scratch on a few thousand faces loses the details that are to be edited. The run's
+config.yaml stores the choice, so ckpt= and the commands on finished runs use the same encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ __all__ = ["with_encoder"]
 
 DATA = ("celeba", "folder")
 PREFERRED, FALLBACK = "taesd", "vae"
-SIDE = 128  # pixels, at which the preferred one keeps a face; at 64 its 256 latents do not
+SIDE = 128  # pixels at which the preferred encoder preserves a face; its 256 latents at 64 pixels do not
 DIVISOR = 8
-OF_THE_VAE = ("encoder.", "vae.", "vae=", "trainer.vae")  # settings that choose it without naming it
+OF_THE_VAE = ("encoder.", "vae.", "vae=", "trainer.vae")  # settings that imply encoder=vae
 
 
 def with_encoder(
     config: Settings, overrides: Sequence[str], choices: Mapping[str, Any]
 ) -> tuple[Settings, Mapping[str, Any]]:
-    """The configuration and the choices of its groups, with the pretrained encoder where nothing speaks against it.
+    """Return the configuration and the choices of its groups, with the pretrained encoder if it can be used.
 
-    A line says which encoder it is, and of the VAE what is lost.
+    The choice is printed; for the VAE the line says what it loses and why it is used.
     """
     if not undecided(config, overrides, choices):
         return config, choices
@@ -35,7 +35,7 @@ def with_encoder(
     before = stored(begun).get("groups", {}).get("encoder") if begun.is_file() else None
     if before is not None and before != PREFERRED:
         return config, choices
-    # Of the VAE there is no image_size; of the other there is, and what is there is not added.
+    # The VAE's configuration has no image_size, so users add it with +; the other one has it, so + would be an error.
     given = [o.removeprefix("+") if o.startswith("+image_size=") else o for o in overrides]
     other = compose("train", [*given, f"encoder={PREFERRED}"])
     small = other.data.size < SIDE or other.data.size % DIVISOR
@@ -48,7 +48,7 @@ def with_encoder(
 
 
 def undecided(config: Settings, overrides: Sequence[str], choices: Mapping[str, Any]) -> bool:
-    """Tell whether photographs are to be edited and no encoder is chosen."""
+    """Tell whether the run edits photographs and the command line chooses no encoder."""
     names = [override.lstrip("+~") for override in overrides]
     named = any(name.startswith(("encoder=", "encoder@", *OF_THE_VAE)) for name in names)
     return (
@@ -62,6 +62,7 @@ def undecided(config: Settings, overrides: Sequence[str], choices: Mapping[str, 
 
 
 def lost(data: str, size: int, reason: str) -> str:
+    """Return the line that explains why a VAE is trained and what it loses."""
     return (
         f"data={data}: a VAE is trained from scratch at {size} px, which loses glasses and the person, as {reason}; "
         f"encoder={PREFERRED}, from the hub or from a folder named by {PREFERRED.upper()}_WEIGHTS, keeps them."

@@ -15,14 +15,14 @@ from training.settings import Settings
 
 __all__ = ["WAIT", "extract_distributed"]
 
-WAIT = timedelta(days=7)  # for the first process to decode, and for the slowest to end
+WAIT = timedelta(days=7)  # timeout: the first process decodes all images, and all wait for the slowest
 
 
 def ingredients(config: Settings, device: torch.device) -> tuple[ImageData, FeatureEncoder, Shards]:
-    """Data, encoder and cache of a configuration; every process makes its own.
+    """Build the data, the encoder and the cache of a configuration; every process does so.
 
     Raises:
-        UserError: data without images, or an encoder that is trained first.
+        UserError: the data have no images, or the encoder has to be trained first.
     """
     if is_trained_here(config):
         raise UserError("Expected a frozen encoder, got encoder=vae, which is trained first: use train.py model=vae.")
@@ -36,12 +36,12 @@ def ingredients(config: Settings, device: torch.device) -> tuple[ImageData, Feat
 
 
 def extract_distributed(config: Settings, fabric: Fabric) -> Shards:
-    """The whole cache, each process its part.
+    """Fill the cache, with every process computing its own part, and return it.
 
     Raises:
-        UserError: as `ingredients`; other processes than the settings say; one that did not do its part.
+        UserError: see `ingredients`; the number of processes differs from the settings, or a process failed.
     """
-    # The first process goes ahead: it says what is wrong, once, and makes what the others then find.
+    # The first process runs alone at first: errors are printed once, and the others find its decoded images.
     parts = ingredients(config, fabric.device) if fabric.is_global_zero else None
     try:
         fabric.launch()
@@ -53,7 +53,7 @@ def extract_distributed(config: Settings, fabric: Fabric) -> Shards:
     try:
         fill(data.images, encoder.embed, shards, missing, fabric.device, config.batch, fabric.is_global_zero)
     finally:
-        fabric.barrier()  # also where this one failed: the others do not wait for it
+        fabric.barrier()  # also after an error, so that the others do not wait for this process
     if fabric.is_global_zero and (left := shards.missing()):
         raise UserError(f"Expected every part in {shards.folder}, got {len(left)} missing: run the command again.")
     return shards

@@ -1,6 +1,6 @@
-"""Train the judge of edits, or take it from the cache, and say how well it reads.
+"""Train the judge of edits or load it from the cache, and score its predictions.
 
-It is a classifier of the factors that reads images, never codes, and so can say what an edit did.
+The judge is a classifier of the factors. It reads images and never codes, so it is independent of the edited model.
 """
 
 import math
@@ -35,9 +35,9 @@ __all__ = [
     "unfit",
 ]
 
-UNFIT_BELOW = 0.75  # balanced accuracy under which a factor is flagged
-MOST_EPOCHS = 60  # however few the images are
-MOST_VALIDATION = 2_000  # images that say which epoch was the best
+UNFIT_BELOW = 0.75  # balanced accuracy below which a factor is flagged
+MOST_EPOCHS = 60  # upper bound for small data sets
+MOST_VALIDATION = 2_000  # images on which the best epoch is chosen
 
 
 def reading_quality(
@@ -46,8 +46,8 @@ def reading_quality(
     """Compare judged values with the known labels, per factor.
 
     `accuracy` and `balanced_accuracy` (mean recall of the classes that occur); a continuous factor has two classes,
-    the sides of its training median, and also `r2`, 1 − Σ(judged − label)² / Σ(label − mean)². A factor without
-    known labels is left out.
+    the sides of its training median, and also `r2`, 1 − Σ(judged − label)² / Σ(label − mean)². Factors without known
+    labels are omitted.
     """
     table: dict[str, dict[str, float]] = {}
     for i, factor in enumerate(labels.factors):
@@ -70,17 +70,21 @@ def reading_quality(
 def judge_quality(
     judge: FactorReader, images: Shaped[Tensor, "n 3 size size"], labels: FactorTable
 ) -> dict[str, dict[str, float]]:
-    """Accuracy, balanced accuracy and, of continuous factors, r2 on these images; see `reading_quality`."""
+    """Score a judge on images: accuracy, balanced accuracy and, for continuous factors, r2; see `reading_quality`."""
     return reading_quality(judge.read(images).cpu(), labels, judge.median.cpu())
 
 
 def unfit(quality: dict[str, dict[str, float]]) -> list[str]:
-    """The factors whose judge is too weak to measure edits with: balanced accuracy below .75."""
+    """Return the factors that the judge predicts too poorly to measure edits: balanced accuracy below .75.
+
+    >>> unfit({"hat": {"balanced_accuracy": 0.7}, "smile": {"balanced_accuracy": 0.9}})
+    ['hat']
+    """
     return [name for name, row in quality.items() if not row["balanced_accuracy"] >= UNFIT_BELOW]
 
 
 def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tensor, "n factors"]:
-    """Labels as the heads' targets: continuous ones in deviations from the training mean."""
+    """Convert labels to the targets of the heads: continuous ones are standardised by the training labels."""
     columns = []
     for i, factor in enumerate(judge.factors):
         scaled = (values[:, i] - judge.mean[i]) / judge.deviation[i].clamp(min=1e-12)
@@ -89,7 +93,7 @@ def standardised(values: Float[Tensor, "n factors"], judge: Judge) -> Float[Tens
 
 
 def validation_score(judge: Judge, data: ImageData, rows: Tensor) -> float:
-    """Mean balanced accuracy over the factors; 0 where there is nothing to validate on."""
+    """Return the balanced accuracy averaged over the factors, or 0 without validation images."""
     quality = judge_quality(judge, data.images[rows], data.factors[rows])
     return sum(row["balanced_accuracy"] for row in quality.values()) / max(len(quality), 1)
 
@@ -104,7 +108,7 @@ def fit(
     learning_rate: float,
     flip: bool,
 ) -> None:
-    """Train in place; the weights kept are those of the epoch that validates best, the later one of equals."""
+    """Train a judge in place, and keep the weights of the epoch with the highest validation score (the latest such)."""
     device, precision = judge.mean.device, fast_precision(judge.mean.device)
     validation = data.rows(VALIDATION)
     validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
@@ -143,7 +147,7 @@ def fit(
 
 
 def restore(judge: Judge, path: Path) -> bool:
-    """Load cached weights; False where there are none or they are damaged."""
+    """Load cached weights; return False if there are none or they are damaged."""
     try:
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -179,15 +183,15 @@ def train_judge(
     kind: type[Judge] = Judge,
     learn: Callable[..., None] | None = None,
 ) -> Judge:
-    """Train a judge on images of the training split (all, or these `rows`), or take it from the cache.
+    """Train a judge on images of the training split (all, or these `rows`), or load it from the cache.
 
-    Global random state is left alone, and on a CPU a seed repeats bit for bit. `epochs` is by default what shows
-    its kind's `views` of photographs, or a quarter of that of drawn images; `scale` below 1 shortens that, to one epoch
-    at least. `flip=False` for factors that mirroring changes. `learn` trains in the place of `fit`. A damaged cached
-    file is written anew.
+    Global random state does not change, and on a CPU a seed gives the same judge bit for bit. By default there are as
+    many `epochs` as show the `views` of its kind, a quarter as many for drawn images; `scale` below 1 shortens this, to
+    at least one epoch. Set `flip=False` for factors that mirroring changes. `learn` replaces `fit`. A damaged file in
+    the cache is replaced.
 
     Raises:
-        UserError: a cache folder that cannot be written.
+        UserError: the cache folder cannot be written.
     """
     device, part = torch.device(device), [] if rows is None else [rows]
     rows = data.rows(TRAIN) if rows is None else rows

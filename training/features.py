@@ -1,4 +1,4 @@
-"""Frozen encoders of a run by its configuration, and the latents or features that they compute once."""
+"""Build the frozen encoder of a run, and compute its latents or features once."""
 
 from typing import Any
 
@@ -17,10 +17,10 @@ __all__ = ["features_of", "frozen_encoder", "latents_of", "text_encoder"]
 
 
 def frozen_encoder(config: Settings) -> ImageEncoder | FeatureEncoder | None:
-    """The pretrained encoder of a model that edits images, before their data are read; None where it is trained here.
+    """Build the pretrained encoder of model=iin before the data are loaded; None for other models or a trained VAE.
 
     Raises:
-        UserError: weights that are missing or another network's; a size that it does not take.
+        UserError: the weights are missing or do not fit, or the encoder does not accept the size.
     """
     edits = config.model.name == "iin" and not is_trained_here(config)
     return build(config.encoder) if edits else None
@@ -29,10 +29,10 @@ def frozen_encoder(config: Settings) -> ImageEncoder | FeatureEncoder | None:
 def image_encoder(
     config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
 ) -> ImageEncoder | FeatureEncoder:
-    """The frozen encoder that the configuration names, trained first where it is Facet's own VAE.
+    """Return the frozen encoder that the configuration names; Facet's own VAE is trained first.
 
     Raises:
-        UserError: latents that no network of these settings can be made for, before any time is spent.
+        UserError: the settings of the IIN do not fit the latents; this is checked before any training.
     """
     if is_trained_here(config):
         if not config.encoder.checkpoint:
@@ -48,13 +48,13 @@ def image_encoder(
 def latents_of(
     config: Settings, data: ImageData, run: Run, frozen: ImageEncoder | FeatureEncoder | None = None
 ) -> tuple[ImageEncoder, Latents]:
-    """The encoder of a model that edits images, `frozen` or trained here, and its latents of all of them.
+    """Return the encoder of a model that edits images, `frozen` or trained here, and the latents of all images.
 
     Raises:
-        UserError: images that are not the encoder's; an encoder without a decoder.
+        UserError: the images do not suit the encoder, or it has no decoder.
     """
     if is_trained_here(config) and not config.encoder.checkpoint:
-        check_images(data, config.vae.size)  # before it is trained
+        check_images(data, config.vae.size)  # checked before the VAE is trained
     encoder = image_encoder(config, data, run, frozen)
     if not isinstance(encoder, ImageEncoder):
         raise UserError(
@@ -68,10 +68,10 @@ def latents_of(
 
 
 def text_encoder(config: Settings) -> Any:
-    """The frozen encoder of texts that the configuration names.
+    """Build the frozen encoder of texts that the configuration names.
 
     Raises:
-        UserError: it reads none, or would be trained first.
+        UserError: the encoder does not embed texts, or has to be trained first.
     """
     if is_trained_here(config):
         raise UserError("Expected a frozen encoder of texts, got vae: set encoder=sentence or encoder=clip.")
@@ -85,7 +85,7 @@ def features_of(config: Settings, data: ImageData | TextData | FeatureData, run:
     """Return the features to cluster or reduce: those of a frozen encoder, or the vectors themselves.
 
     Raises:
-        UserError: an encoder that does not read this data.
+        UserError: the encoder does not accept this data.
     """
     device = device_of(config)
     if isinstance(data, FeatureData):

@@ -1,4 +1,4 @@
-"""Files in and out: written whole or not at all, JSON, pictures."""
+"""Write files atomically, read and write JSON, and convert pictures."""
 
 import io
 import json
@@ -23,7 +23,7 @@ ImageSource: TypeAlias = str | Path | Image.Image
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Written whole or not at all, see `write_whole`.
+    """Write a file atomically, see `write_whole`.
 
     Raises:
         UserError: the folder cannot be written.
@@ -38,7 +38,11 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """Convert a value to what JSON can hold: tensors and arrays to lists, NaN and infinities to null."""
+    """Convert a value for JSON: tensors and arrays to lists, NaN and infinities to null.
+
+    >>> jsonable({"loss": float("nan"), "shape": (2, 3)})
+    {'loss': None, 'shape': [2, 3]}
+    """
     if isinstance(value, Tensor | np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -53,7 +57,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A run's JSON file, empty where it has none.
+    """Read a JSON file of a run, or return an empty dictionary if there is none.
 
     Raises:
         UserError: the file is damaged.
@@ -65,10 +69,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_image(image: ImageSource, size: int, crop: float = 1.0) -> UInt8[Tensor, "3 size size"]:
-    """An image cropped and resized as the images of a data set were.
+    """Read an image, cropped and resized like the images of a data set.
 
     Raises:
-        UserError: no such file, or not an image.
+        UserError: there is no such file, or it is not an image.
     """
     try:
         if isinstance(image, Image.Image):
@@ -82,6 +86,6 @@ def read_image(image: ImageSource, size: int, crop: float = 1.0) -> UInt8[Tensor
 
 
 def to_pillow(images: Float[Tensor, "n 3 size size"]) -> list[Image.Image]:
-    """Images in [0, 1] as pictures to save or show."""
+    """Convert images in [0, 1] to Pillow images, to save or show them."""
     pixels = images.detach().cpu().clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(pixel) for pixel in pixels]

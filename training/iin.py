@@ -1,4 +1,4 @@
-"""Train the guide and the invertible network of a run, or load them where an earlier start has trained them."""
+"""Train the guide and the invertible network of a run, or load them if the run has trained them already."""
 
 import math
 from pathlib import Path
@@ -38,10 +38,10 @@ from training.vae import grid
 
 __all__ = ["check_iin", "train_guide", "train_iin", "train_interpretation"]
 
-READER = 1_000_003  # from the seed of the judge to that of the reader
-READER_WIDTH = 16  # the judge has 24
+READER = 1_000_003  # offset of the reader's seed from the judge's
+READER_WIDTH = 16  # the judge's is 24
 EDITED = 256  # rows that the guide edits at a time
-EDITS = "edits.partial.safetensors"  # its edits, until the flow has learnt them
+EDITS = "edits.partial.safetensors"  # the guide's edits, kept until the flow is trained
 
 
 def factor_lists(labels: FactorTable) -> list[list[Any]]:
@@ -49,7 +49,7 @@ def factor_lists(labels: FactorTable) -> list[list[Any]]:
 
 
 def build_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, shape: tuple[int, ...]) -> IIN:
-    """The invertible network for latents of this shape, untrained."""
+    """Build the invertible network for latents of this shape, untrained."""
     diffusion = None
     if len(shape) == 3:
         stored = plain(dict(config.spatial_guide))
@@ -61,14 +61,14 @@ def build_iin(config: Settings, settings: dict[str, Any], labels: FactorTable, s
 
 
 def build_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], **steps: int) -> Guide | SpatialGuide:
-    """The guide that latents of this shape need."""
+    """Build the guide for latents of this shape: `Guide` for flat ones, `SpatialGuide` for spatial ones."""
     if len(shape) == 3:
         return build(config.spatial_guide, features=math.prod(shape), factors=factor_lists(labels), shape=list(shape))
     return build(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
 
 
 def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> None:
-    """Refuse settings that no flow or guide can be made with for such latents, before any time is spent on them."""
+    """Check, before any training, that a flow and a guide can be built for such latents."""
     if config.model.name != "iin":
         return
     settings, factors = dict(config.iin), factor_lists(labels)
@@ -86,7 +86,11 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
 
 
 def check_latents(found: int, expected: int, file: Path) -> None:
-    """Refuse a stage's checkpoint that is of other latents than the encoder's."""
+    """Check that a stage's checkpoint has as many latents as the encoder.
+
+    Raises:
+        UserError: the numbers differ.
+    """
     if found != expected:
         raise UserError(
             f"Expected a checkpoint for {expected} latents, the encoder's, got one for {found} at {file}: remove it to "
@@ -99,7 +103,7 @@ def pair_sampler(config: Settings, labels: FactorTable) -> PairSampler | None:
 
 
 def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: int, seed: int) -> Batches:
-    """Batches of these rows of latents, their labels and how sure these are."""
+    """Return batches of these rows: latents, labels, and the confidence of the labels."""
     sure = torch.ones_like(labels.values) if labels.confidence is None else labels.confidence.nan_to_num(1.0)
     device = latents.mean.device
     tensors = {"mean": latents.mean, "labels": labels.values.to(device), "sure": sure.to(device)}
@@ -107,7 +111,7 @@ def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: 
 
 
 def decoder(encoder: ImageEncoder) -> Any:
-    """The frozen decoder, the fast one of two, under bfloat16 where that is faster; gradients flow through it."""
+    """Return the frozen decoder, the faster one of a VAE's two, in bfloat16 if that is faster; it is differentiable."""
     fast = encoder.draft if isinstance(encoder, VAE) else encoder.decode
 
     def decode(latents: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ def decoder(encoder: ImageEncoder) -> Any:
 def train_guide(
     config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run
 ) -> Guide | SpatialGuide:
-    """The guide of this run, see `models/guide.py`, and for latents with places `models/spatial_guide.py`."""
+    """Train or load the guide of a run: `models/guide.py`, for spatial latents `models/spatial_guide.py`."""
     labels = data.factors[data.rows(TRAIN)]
     done = run.path / "checkpoints" / "guide.ckpt"
     spatial = len(encoder.latent_shape) == 3
@@ -132,7 +136,7 @@ def train_guide(
     if config.guide.reading_weight and not spatial:
         rows, _ = training_halves(data)
         with run.stage("reader", len(rows)):
-            # Of other people, seed and width than the judges, which measure and must not have been trained for.
+            # The reader differs from the judges in people, seed and width: edits are trained on it and scored by them.
             reader = train_judge(
                 data, config.seed + READER, width=READER_WIDTH, device=device_of(config), cache_dir=config.cache_dir,
                 scale=config.trainer.scale, rows=rows,
@@ -161,21 +165,21 @@ def train_guide(
 
 
 def rows_to_edit(labels: FactorTable, most: int, seed: int) -> Tensor:
-    """Different rows at random, in which rare values are more frequent than in the data: they are to be edited, too."""
+    """Draw rows without replacement, rare values more often than in the data, because they have to be edited, too."""
     weights = torch.zeros(len(labels.values), dtype=torch.float64)
     for column in discretise(labels).unbind(1):
         known = column >= 0
         counts = torch.bincount(column[known]).clamp(min=1)
         weights[known] += 1 / counts[column[known]]
-    weights += 1e-3 * weights.mean()  # a row without any label can be drawn
+    weights += 1e-3 * weights.mean()  # so that rows without any label can be drawn
     return torch.multinomial(weights, min(most, len(weights)), generator=torch.Generator().manual_seed(seed))
 
 
 def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
-    """Where the guide's edits of training rows end, every factor of each once to another value: computed once.
+    """Compute the guide's edits of training rows, each factor of each row once to another value, as batches.
 
-    An edit takes some twenty passes of the guide's network, so no step of the flow's training waits for one. A run that
-    goes on finds them in its folder.
+    An edit takes about twenty passes of the guide's network, so all are computed before the flow is trained. They are
+    stored in the run folder for a resumed run.
     """
     device, count = latents.mean.device, len(labels.factors)
     rows = rows_to_edit(labels, config.spatial_guide_edits, config.seed + 2)
@@ -202,8 +206,8 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
 def edit_grids(
     iin: IIN, shown: Tensor, latents: Latents, labels: FactorTable, encoder: ImageEncoder
 ) -> list[tuple[str, Tensor]]:
-    """Per factor: a few training images above their edits to the first and the last value."""
-    if not isinstance(iin.flow, DiffusionFlow):  # whose edits need no such thing, and which would take a minute
+    """Draw, per factor, a few training images above their edits to the first and the last value."""
+    if not isinstance(iin.flow, DiffusionFlow):  # a diffusion flow edits without it, and it would take a minute
         iin.calibrate(latents.mean[:4096], labels.values[:4096].to(latents.mean.device))
     grids = []
     for i, factor in enumerate(iin.factors):
@@ -218,15 +222,16 @@ def edit_grids(
 
 
 def reader_rows(data: ImageData) -> Tensor:
-    """Which of the training rows, by number, a reader learns from; see `training_halves`."""
+    """Return the positions among the training rows of those that a reader is trained on; see `training_halves`."""
     return torch.isin(data.rows(TRAIN), training_halves(data)[0]).nonzero().flatten()
 
 
 def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | SpatialGuide | None, run: Run,
               encoder: ImageEncoder, reader: Tensor | None = None) -> IIN:  # fmt: skip
-    """The invertible network of this run, trained on latents and labels of the training split.
+    """Train the invertible network of a run on latents and labels of the training split, or load it.
 
-    What a diffusion flow reads is learnt from the rows `reader` of these alone: the judges see other people.
+    The reading network of a diffusion flow is trained only on the rows `reader` of these, because the judges are
+    trained on the other people.
     """
     done = run.path / "checkpoints" / "last.ckpt"
     if done.exists():
@@ -244,7 +249,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
     if not labels.factors:
         settings |= {"objective": "likelihood", "block_sizes": None}
     iin = build_iin(config, settings, labels, encoder.latent_shape)
-    reading = isinstance(iin.flow, DiffusionFlow)  # all that there is to train
+    reading = isinstance(iin.flow, DiffusionFlow)  # only its reading network is trained
     length = config.trainer.reading if reading else config.trainer.spatial_iin if iin.spatial else config.trainer.iin
     steps, size = stage_steps(config, length.steps), length.batch_size
     edits: Any = None
@@ -274,7 +279,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
 
 
 def train_interpretation(config: Settings, data: ImageData, latents: Latents, encoder: ImageEncoder, run: Run) -> IIN:
-    """Train guide and invertible network on the latents and labels of the training split."""
+    """Train the guide and the invertible network on the latents and labels of the training split."""
     rows = data.rows(TRAIN)
     known, labels = latents.rows(rows.to(device_of(config))), data.factors[rows]
     faithful = config.iin.objective == "faithful" and labels.factors

@@ -24,8 +24,8 @@ from models.labels import factor_statistics
 __all__ = ["describe", "manifest"]
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("test", "dev")  # extras that no run loads
-BENEATH = ("timm", "tokenizers", "torchmetrics")  # loaded by a dependency, and able to change a number
+TOOLS = ("test", "dev")  # extras that no run imports
+BENEATH = ("timm", "tokenizers", "torchmetrics")  # dependencies of dependencies that may change a number
 
 
 def manifest(
@@ -34,7 +34,7 @@ def manifest(
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """The content of `manifest.json`; `encoder` is the encoder's `identity`."""
+    """Return the content of `manifest.json`; `encoder` is the encoder's `identity`."""
     return {
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": shlex.join(sys.argv),
@@ -49,7 +49,7 @@ def manifest(
 
 
 def packages() -> list[str]:
-    """The names of all dependencies and extras in pyproject.toml that a run may load."""
+    """List the dependencies and extras in pyproject.toml that a run may import."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [needed for extra, needed in project["optional-dependencies"].items() if extra not in TOOLS]
     needed = [*project["dependencies"], *(line for lines in extras for line in lines), *BENEATH]
@@ -57,12 +57,12 @@ def packages() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """The installed version of every package that a run may load."""
+    """Return the installed version of every package that a run may import."""
     found = {}
     for name in packages():
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # of an extra
+        except importlib.metadata.PackageNotFoundError:  # an extra that is not installed
             continue
     return found
 
@@ -73,17 +73,17 @@ def git(*arguments: str) -> str:
 
 
 def git_state() -> dict[str, str | bool] | None:
-    """The sources' commit and whether they differ from it; None where they are no git checkout."""
+    """Return the commit of the sources and whether they differ from it; None outside of a git checkout."""
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
-            return None  # unpacked inside somebody else's repository
+            return None  # the sources lie inside of another repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def describe(data: ImageData | TextData | FeatureData) -> dict[str, Any]:
-    """The data set. Each factor comes with the ends of its labels and their .15 and .85 training quantiles."""
+    """Describe a data set; each factor has its lowest and highest label and their .15 and .85 training quantiles."""
     values = data.factors.values
     statistics = factor_statistics(values[data.rows(TRAIN)])
     factors: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Train the oracle, a regression from code to code, on true counterfactual pairs: the room an edit has.
+"""Train the oracle, a regression between latents, on true counterfactual pairs: an upper bound for edits.
 
-Only drawn data has such pairs. It sees training scenes with one factor changed; what it scores on test scenes is how
-well any map on these latents may be expected to edit.
+Only drawn data have such pairs. The oracle is trained on training scenes with one factor changed; its score on test
+scenes is what an editor of these latents can be expected to reach.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def counterfactual_latents(
     device: torch.device,
     batch: int = 256,
 ) -> Float[Tensor, "n features"]:
-    """E(x'): the posterior means of the same scenes drawn with that factor at these values."""
+    """Return E(x'), the posterior means of the same scenes drawn with that factor at these values."""
     if data.counterfactual is None:
         raise ValueError(f"The scenes of {data.name} are not known, so they have no counterfactuals.")
     with torch.no_grad():
@@ -44,7 +44,11 @@ def counterfactual_latents(
 def other_class(
     values: Float[Tensor, " n"], classes: Float[Tensor, " classes"], generator: torch.Generator
 ) -> Float[Tensor, " n"]:
-    """For each value another one of the classes (sorted, two or more), evenly drawn; of two the opposite."""
+    """Draw for each value another one of the classes (sorted, two or more), uniformly.
+
+    >>> other_class(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]), torch.Generator())
+    tensor([1., 0.])
+    """
     step = torch.randint(1, len(classes), values.shape, generator=generator)
     return classes[(torch.searchsorted(classes, values.contiguous()) + step) % len(classes)]
 
@@ -52,9 +56,9 @@ def other_class(
 def draw_targets(
     values: Float[Tensor, "n factors"], factors: Sequence[Factor], generator: torch.Generator
 ) -> tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]:
-    """For each row one factor among those it has a label of, and another value for it; -1 where it has none.
+    """Draw for each row one of its labelled factors (-1 if there is none) and another value of that factor.
 
-    Continuous values are those of other rows.
+    Values of continuous factors are permuted between rows.
     """
     known = ~values.isnan()
     lots = torch.rand(values.shape, generator=generator).masked_fill(~known, -1.0)
@@ -78,7 +82,7 @@ def regress(
     batch: int,
     learning_rate: float,
 ) -> None:
-    """Train in place on (latents, edited latents, factor, value)."""
+    """Train an oracle in place on (latents, edited latents, factor, value)."""
     device = oracle.mean.device
     before, after = ((latents - oracle.mean) / oracle.deviation for latents in pairs[:2])
     which, value = (part.to(device) for part in pairs[2:])
@@ -110,10 +114,10 @@ def train_oracle(
     learning_rate: float = 2e-3,
     width: int = 512,
 ) -> Oracle:
-    """Fit the oracle on `size` of the training scenes, each redrawn with one factor changed, both ways round.
+    """Train the oracle on `size` training scenes, each redrawn with one factor changed, in both directions.
 
-    `latents` are the posterior means of the data's rows `rows`. Smooth L1 in standardised latents, Adam with a
-    cosine schedule. Global random state is left alone.
+    `latents` are the posterior means of the data's rows `rows`. The loss is smooth L1 in standardised latents, the
+    optimiser Adam with a cosine schedule. Global random state does not change.
     """
     generator = torch.Generator().manual_seed(seed)
     statistics = factor_statistics(data.factors.values[rows])

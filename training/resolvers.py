@@ -1,4 +1,4 @@
-"""Functions that the configuration calls, `${data_name:…}` and `${user_cache:}`: to import them makes them known."""
+"""Resolvers of the configuration, `${data_name:…}` and `${user_cache:}`; importing this module registers them."""
 
 import os
 import sys
@@ -10,9 +10,9 @@ __all__ = ["user_cache"]
 
 
 def user_cache() -> str:
-    """Return the folder of what is computed once: `FACET_CACHE`, or `facet` in the user's own cache folder.
+    """Return the folder of caches: `FACET_CACHE`, or `facet` in the user's own cache folder.
 
-    It does not depend on the working directory, so that another checkout draws and encodes nothing again.
+    It does not depend on the working directory, so all checkouts share it.
     """
     if chosen := os.environ.get("FACET_CACHE"):
         return str(Path(chosen).expanduser().absolute())

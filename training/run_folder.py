@@ -1,4 +1,4 @@
-"""The run folder while a run goes on: its configuration at once, its numbers after every stage."""
+"""Write the folder of a run: its configuration at the start, its numbers after every stage."""
 
 import math
 import resource
@@ -29,15 +29,15 @@ __all__ = ["Run", "Stage", "open_run", "find_run", "finished"]
 
 @dataclass
 class Stage:
-    """A stage under way; `items` may also be set while it runs."""
+    """A running stage; `items`, the number of processed items, may also be set while it runs."""
 
     items: int | None = None
 
 
 class Run:
-    """A run folder being written: `config.yaml` at once, the numbers whenever `save` is called.
+    """Writes a run folder: `config.yaml` at the start, the numbers whenever `save` is called.
 
-    `metrics` is flat, path -> number; `measurements` holds what is not flat, which the report's charts are drawn from.
+    `metrics` maps paths to numbers; `measurements` holds nested data, from which the report draws its charts.
 
     Raises:
         UserError: the folder cannot be written.
@@ -45,7 +45,7 @@ class Run:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path, self.started, self.shortened = Path(path), time.perf_counter(), shortened(config)
-        # A resumed run keeps what the stages measured that it need not repeat.
+        # A resumed run keeps the numbers of stages that it does not repeat.
         earlier = self.path / "metrics.json"
         self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
         self.earlier_s = self.metrics.get("time/total_s", 0.0)
@@ -56,9 +56,9 @@ class Run:
 
     @contextmanager
     def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
-        """Times what runs inside as `time/<name>_s` and, where the items are known, `throughput/<name>_per_s`.
+        """Time a stage as `time/<name>_s` and, if the number of items is known, `throughput/<name>_per_s`.
 
-        Saved at once, so that a run killed later still knows.
+        The numbers are saved at the end of the stage, so that a run that is killed later keeps them.
         """
         stage, started = Stage(items), time.perf_counter()
         self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
@@ -73,7 +73,7 @@ class Run:
         self.save()
 
     def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
-        """Add metrics; None and NaN say that there is no such number, and stay out of the file."""
+        """Add metrics; None and NaN stand for missing numbers and are not written to the file."""
         self.metrics.update({key: float(value) for key, value in metrics.items() if value is not None})
 
     def save(self) -> None:
@@ -98,7 +98,7 @@ class Run:
         """Write `manifest.json`, see `training.manifest`.
 
         Raises:
-            UserError: the folder was begun with other images or another encoder, whatever the settings say.
+            UserError: the run was started with other data or another encoder, even if the settings are equal.
         """
         file = self.path / "manifest.json"
         earlier, now = read_json(file), manifest(data, encoder, seed, device)
@@ -106,7 +106,7 @@ class Run:
             before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
             if before is not None and before != found:
                 raise UserError(
-                    f"Expected the {part} that {self.path} was begun with ({key} {str(before)[:12]}), got another "
+                    f"Expected the {part} that {self.path} was started with ({key} {str(before)[:12]}), got another "
                     f"({str(found)[:12]}): choose another run_dir= for a new run."
                 )
         write_json(file, now)
@@ -114,7 +114,7 @@ class Run:
 
 @contextmanager
 def open_run(config: Any) -> Iterator[Run]:
-    """The run folder of a configuration, taken away again where a new run ends before it made anything."""
+    """Open the run folder of a configuration; it is removed if a new run fails before it has trained anything."""
     path = Path(config.run_dir)
     new = not (path / "config.yaml").exists()
     try:
@@ -126,10 +126,10 @@ def open_run(config: Any) -> Iterator[Run]:
 
 
 def find_run(path: str | Path) -> Path:
-    """The run folder at a path, or the newest run below it, a finished one if there is one.
+    """Return the run folder at a path, or the newest run below it, preferably a finished one.
 
     Raises:
-        UserError: no such folder, or no run in it.
+        UserError: there is no such folder, or no run in it.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -147,5 +147,5 @@ def find_run(path: str | Path) -> Path:
 
 
 def finished(folder: Path) -> bool:
-    """Tell whether there is a checkpoint, or clusters of a method that has none (k-means)."""
+    """Tell whether a run has a final or partial checkpoint, or the clusters of k-means, which has none."""
     return any((folder / "checkpoints").glob("*.ckpt")) or (folder / "assignments.parquet").is_file()

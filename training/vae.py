@@ -1,4 +1,4 @@
-"""Train the VAE of a run and its final decoder, once per data set and settings: other runs take them from there."""
+"""Train the VAE of a run and its final decoder; other runs with the same data and settings load them."""
 
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ def grid(images: Tensor, columns: int) -> Tensor:
 
 
 def reconstruction_grid(vae: VAE, images: Tensor) -> Tensor:
-    """Images above their reconstructions by the decoder in training, (3, height, width) in [0, 1]."""
+    """Draw images above their reconstructions by the first decoder, (3, height, width) in [0, 1]."""
     images = images.to(vae.device)
     shown = torch.cat([images.float() / 255, vae.draft(vae.encode(images)[0])])
     return grid(shown, len(images))
 
 
 def key_of(checkpoint: Path) -> str | None:
-    """Return the key of the data and settings that a VAE was trained with, None where it is not known."""
+    """Return the key of the data and settings that a VAE was trained with, or None if it is unknown."""
     try:
         return read_json(checkpoint.with_suffix(".json")).get("key")
     except UserError:
@@ -50,7 +50,7 @@ def key_of(checkpoint: Path) -> str | None:
 
 
 def elsewhere(config: Settings, key: str) -> Path | None:
-    """The checkpoint that encoder.checkpoint= names, or the newest finished VAE of the same data and settings."""
+    """Find the checkpoint of encoder.checkpoint=, or the newest finished VAE with the same data and settings."""
     if config.encoder.checkpoint:
         source = Path(config.encoder.checkpoint).expanduser()
         if not source.is_file():
@@ -62,7 +62,7 @@ def elsewhere(config: Settings, key: str) -> Path | None:
 
 
 def train_final_decoder(config: Settings, vae: VAE, images: Tensor, data: ImageData, run: Run, precision: str) -> None:
-    """The VAE's sharper decoder, at the posterior means of the training images."""
+    """Train the VAE's final decoder on the posterior means of the training images."""
     assert vae.final is not None
     steps, size = stage_steps(config, config.trainer.final_decoder.steps), config.trainer.final_decoder.batch_size
     rows, device = data.rows(TRAIN), device_of(config)
@@ -99,9 +99,9 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
 
 
 def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
-    """The VAE of this data: this run's, the newest matching one of other runs, or one trained now.
+    """Return the VAE of a run: its own, the newest matching one of other runs, or one that is trained now.
 
-    `vae.json` beside the checkpoint has the key of the data and settings that the whole of it was trained with.
+    `vae.json` beside the checkpoint has the key of the data and settings with which it was trained from start to end.
     """
     own = run.path / "checkpoints" / "vae.ckpt"
     note, partial = own.with_suffix(".json"), own.with_name("vae.partial.ckpt")
@@ -121,7 +121,7 @@ def train_vae(config: Settings, data: ImageData, run: Run) -> VAE:
     else:
         if not partial.exists():
             write_json(note, {"key": key})
-        elif key_of(own) != key:  # begun with other settings: the key of neither
+        elif key_of(own) != key:  # resumed with other settings, so it has neither key
             note.unlink(missing_ok=True)
         vae = trained_vae(config, settings, data, run)
     finish(vae, run, "vae")

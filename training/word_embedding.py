@@ -1,6 +1,6 @@
-"""The stages of model=embedding: an embedding layer trained on labelled texts, its matrix and its vocabulary.
+"""Run model=embedding: train an embedding layer on labelled texts, and write its matrix and vocabulary.
 
-`matrix.safetensors` and `vocabulary.txt` of the run folder are what data=tokens data.path=RUN reads.
+data=tokens data.path=RUN loads `matrix.safetensors` and `vocabulary.txt` of the run folder.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ __all__ = ["KeepBest", "learn_embedding", "run_embedding"]
 
 
 class KeepBest(pl.Callback):
-    """After each epoch asks for the loss on validation rows; keeps the best weights, and stops when patience ends."""
+    """Computes the validation loss after each epoch, keeps the best weights, and stops when patience ends."""
 
     def __init__(self, loss: Callable[[Any], Float[Tensor, ""]], patience: int) -> None:
         self.loss, self.patience = loss, patience
@@ -77,7 +77,7 @@ def labels_of(config: Settings, data: TextData) -> Float[Tensor, " n"]:
 
 
 def validation_rows(data: TextData, known: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """The split, a tenth of the training texts being for validation where no other ones are."""
+    """Return the split; without validation texts, a tenth of the training texts is used for validation."""
     split = data.split.long().clone()
     if not (split[known] == VALIDATION).any():
         drawn = hash_split(data.texts) == VALIDATION

@@ -1,8 +1,8 @@
-"""Factors that two texts define: what CLIP reads from images by them, as labels to train on.
+"""Label images zero-shot: a factor is defined by two texts, and CLIP's predictions are the labels.
 
-An image x shows the first of two texts a, b with probability σ(s (cos(x, a) − cos(x, b))), s being the scale that the
-model learnt: CLIP's own zero-shot classification (Radford et al. 2021, https://arxiv.org/abs/2103.00020). At .5 lies
-the midpoint of the two.
+An image x matches the first of two texts a, b with probability σ(s (cos(x, a) − cos(x, b))), with the learnt scale s of
+the model: CLIP's zero-shot classification (Radford et al. 2021, https://arxiv.org/abs/2103.00020). It is .5 for an
+image that is equally similar to both.
 """
 
 import re
@@ -28,8 +28,8 @@ from training.settings import Settings
 
 __all__ = ["Reading", "VALUES", "agreement", "checked", "labelled", "prompt_encoder", "read", "with_factors"]
 
-SCALE = 100.0  # of cosines, where a model has none of its own; CLIP's are trained up to it
-VALUES = ("no", "yes")  # the second text, the first
+SCALE = 100.0  # s for models without a learnt one; CLIP's training bounds s by it
+VALUES = ("no", "yes")  # yes is the first text
 
 
 class Reading(NamedTuple):
@@ -44,16 +44,16 @@ class Reading(NamedTuple):
         return self.cosines[:, 0] - self.cosines[:, 1]
 
     def labels(self, confidence: float = 0.5) -> Float[Tensor, " n"]:
-        """1 for the first text, 0 for the second, NaN where neither has that probability."""
+        """Return 1 for the first text, 0 for the second, NaN if neither has that probability."""
         sure = torch.maximum(self.probability, 1 - self.probability) >= confidence
         return torch.where(sure, (self.score > 0).float(), torch.nan)
 
 
 def checked(prompts: Any, confidence: float = 0.5) -> dict[str, tuple[str, str]]:
-    """A pair of texts for each name.
+    """Check the prompts and return the pair of texts of each factor.
 
     Raises:
-        UserError: no pair of two different texts; a confidence that is no probability of the likelier text.
+        UserError: a factor does not have two different texts, or the confidence is not in [.5, 1).
     """
     example = 'prompts={glasses:["a face with glasses","a face without glasses"]}'
     if not isinstance(prompts, Mapping) or not prompts:
@@ -72,10 +72,10 @@ def checked(prompts: Any, confidence: float = 0.5) -> dict[str, tuple[str, str]]
 
 
 def prompt_encoder(settings: Settings) -> Any:
-    """The model that `prompt_encoder=` names, CLIP's published ViT-B/32 where nothing is said.
+    """Build the model that `prompt_encoder=` names, by default CLIP's published ViT-B/32.
 
     Raises:
-        UserError: it cannot be made, or does not read both images and texts.
+        UserError: it cannot be built, or does not embed both images and texts.
     """
     try:
         encoder = build(settings or {"_target_": "models.clip.CLIP"})
@@ -96,10 +96,10 @@ def scale_of(encoder: Any) -> float:
 
 @torch.inference_mode()
 def read(encoder: Any, features: Float[Tensor, "n d"], prompts: Mapping[str, tuple[str, str]]) -> dict[str, Reading]:
-    """Compare the encoder's embeddings with the texts.
+    """Compute the cosines and probabilities of image embeddings for the two texts of each factor.
 
     Raises:
-        UserError: texts in another space than the embeddings.
+        UserError: texts and images are embedded in different spaces.
     """
     found, scale = {}, scale_of(encoder)
     for name, texts in prompts.items():
@@ -109,7 +109,7 @@ def read(encoder: Any, features: Float[Tensor, "n d"], prompts: Mapping[str, tup
                 f"Expected images and texts in one space, got {features.shape[1]} and {directions.shape[1]} features: "
                 "leave the encoder's layer at null."
             )
-        # In parts, as the rows may lie on disk.
+        # In parts, because the rows may be a memory map.
         parts = [functional.normalize(part.float(), dim=1) for part in features.split(100_000)]
         cosines = torch.cat([part @ functional.normalize(directions, dim=1).T for part in parts])
         found[name] = Reading(texts, cosines, torch.sigmoid(scale * (cosines[:, 0] - cosines[:, 1])))
@@ -117,7 +117,7 @@ def read(encoder: Any, features: Float[Tensor, "n d"], prompts: Mapping[str, tup
 
 
 def two_sided(table: FactorTable, name: str) -> Float[Tensor, " n"] | None:
-    """Labels at hand as 0 and 1, a continuous factor's above its median; None where there are none of two sides."""
+    """Return existing labels as 0 and 1, for a continuous factor by its median; None if there are no such labels."""
     if name not in [factor.name for factor in table.factors]:
         return None
     column = table.index(name)
@@ -129,11 +129,11 @@ def two_sided(table: FactorTable, name: str) -> Float[Tensor, " n"] | None:
 
 
 def agreement(reading: Reading, table: FactorTable, name: str, confidence: float = 0.5) -> dict[str, float]:
-    """Compare zero-shot labels with the known ones; empty where there are none to compare with.
+    """Compare zero-shot labels with existing ones; the result is empty if there are none.
 
-    `accuracy` and `balanced_accuracy` of the rows that have both; `auc`, of all rows with a label at hand, says how
-    well the texts order the rows, wherever the boundary between them would have to be. A continuous factor's labels
-    are compared by the side of their median. `labelled`: share of rows that got a label.
+    `accuracy` and `balanced_accuracy` are of the rows with both labels. `auc`, of all rows with an existing label, is
+    independent of the decision boundary. A continuous factor is compared by the side of its median. `labelled` is the
+    share of rows with a zero-shot label.
     """
     known, labels = two_sided(table, name), reading.labels(confidence)
     if known is None or not len(known):
@@ -152,14 +152,14 @@ def agreement(reading: Reading, table: FactorTable, name: str, confidence: float
 
 
 def with_factors(data: ImageData, readings: Mapping[str, Reading], confidence: float, source: str) -> ImageData:
-    """The data with each reading as a binary factor, in the place of one of the same name, or behind the others."""
+    """Add each reading to the data as a binary factor; it replaces a factor with the same name."""
     factors, columns = list(data.factors.factors), list(data.factors.values.unbind(1))
     known = data.factors.confidence
     sure = list((torch.ones_like(data.factors.values) if known is None else known).unbind(1))
     own = {factor.name: factor.kind for factor in factors}
     for name, reading in readings.items():
-        told = f'zero-shot: "{reading.texts[0]}" against "{reading.texts[1]}", {source}'
-        factor, labels = Factor(name, "binary", VALUES, told), reading.labels(confidence)
+        described = f'zero-shot: "{reading.texts[0]}" against "{reading.texts[1]}", {source}'
+        factor, labels = Factor(name, "binary", VALUES, described), reading.labels(confidence)
         if name in own:
             place = data.factors.index(name)
             factors[place], columns[place], sure[place] = factor, labels, torch.ones_like(labels)
@@ -167,14 +167,14 @@ def with_factors(data: ImageData, readings: Mapping[str, Reading], confidence: f
             factors.append(factor)
             columns.append(labels)
             sure.append(torch.ones_like(labels))
-    drawn = all(own.get(name) == "binary" for name in readings)  # what can be drawn at 0 and at 1
+    drawn = all(own.get(name) == "binary" for name in readings)  # scenes can be drawn with 0 and with 1
     table = FactorTable(
         tuple(factors), torch.stack(columns, dim=1), None if known is None else torch.stack(sure, dim=1)
     )
     return replace(data, factors=table, counterfactual=data.counterfactual if drawn else None)
 
 
-def told_of(name: str, reading: Reading, confidence: float, quality: Mapping[str, float], source: str) -> str:
+def note_of(name: str, reading: Reading, confidence: float, quality: Mapping[str, float], source: str) -> str:
     labels = reading.labels(confidence)
     share, first, second = (labels == 1).float().mean().item(), *reading.texts
     unknown = int(labels.isnan().sum())
@@ -189,16 +189,17 @@ def source_of(encoder: Any) -> str:
     known = encoder.identity
     words = [known.get("name"), known.get("architecture"), known.get("weights"), known.get("sha256")]
     shown = [str(word) for word in dict.fromkeys(words) if word]
-    return " ".join(word[:12] if len(word) == 64 else word for word in shown)  # a SHA-256 by its beginning
+    return " ".join(word[:12] if len(word) == 64 else word for word in shown)  # a SHA-256 is shortened
 
 
 def labelled(config: Settings, data: Any, run: Run) -> Any:
-    """The data as it is, or with the factors that `prompts=` defines, labelled by `prompt_encoder=`.
+    """Add the factors that `prompts=` defines, labelled by `prompt_encoder=`; without prompts the data stay unchanged.
 
-    With labels at hand, `prompts/<factor>/{accuracy,balanced_accuracy,auc,labelled}` go into the run's metrics.
+    If there are labels of the same name, `prompts/<factor>/{accuracy,balanced_accuracy,auc,labelled}` are added to the
+    run's metrics.
 
     Raises:
-        UserError: data or a model that texts cannot define factors for; texts that put every image on one side.
+        UserError: the data are no images, the model is not iin, or all images get the same label.
     """
     if not config.get("prompts"):
         return data
@@ -213,7 +214,7 @@ def labelled(config: Settings, data: Any, run: Run) -> Any:
     for name, reading in readings.items():
         quality = agreement(reading, data.factors, name, confidence)
         run.update({f"prompts/{name}/{key}": value for key, value in quality.items()})
-        notes.append(told_of(name, reading, confidence, quality, source))
+        notes.append(note_of(name, reading, confidence, quality, source))
     found = with_factors(data, readings, confidence, source)
     try:
         check_training(found.factors, found.split)
