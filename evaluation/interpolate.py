@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         if asked.map is not None:
             places, one = map_ways(source, found, asked.map, asked.metric, asked.rows, asked.perplexity,
                                    asked.neighbours, asked.seed)  # fmt: skip
-            files.extend(draw_map(source.folder, "between", one, places, "t"))
+            files.extend(draw_map(source.folder, "between", one, places, "t", f"Path from {first} to {second}"))
         if source.can_decode:
             files.append(source.folder / "images.png")
             draw_images(files[-1], *decoded(source, found))

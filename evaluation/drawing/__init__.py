@@ -1,1 +1,1 @@
-"""Drawing that several tasks share: strips and grids of images, figures, heatmaps."""
+"""Figures that several tasks share: strips and grids of images, charts, heatmaps."""

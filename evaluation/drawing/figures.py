@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files. Images stand pixel for pixel, enlarged by whole factors, never smoothed."""
+"""Draw the image strips of a run as PNG files. Images are enlarged by whole factors, without smoothing."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,10 +38,10 @@ __all__ = [
     "write_figure",
 ]
 
-CELL, GAP, APART = 128, 4, 16  # pixels: an image's side (at least), between images, between groups of columns
+CELL, GAP, APART = 128, 4, 16  # pixels: minimum side of an image, gap between images, gap between column groups
 DPI = 100
-MOST_BYTES = 1_000_000
-COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # of a strip that names none, in standard deviations
+MOST_BYTES = 1_000_000  # of a strip of images in full colour
+COMPONENT_VALUES = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # default values of a component, in standard deviations
 INK, MUTED, FAINT = "#1f2430", "#6b7280", "#e5e7eb"
 COLOURS = {"flow": "#2563eb", "mean difference": "#d97706", "linear SVM": "#0d9488", "oracle": "#9ca3af"}
 STYLE: Any = {
@@ -69,7 +69,7 @@ STYLE: Any = {
 
 
 class Column(NamedTuple):
-    """One image per row. `apart`: a wider gap keeps it from the column before."""
+    """A column of a strip, one image per row; `apart` sets a wider gap to its left."""
 
     title: str
     images: Shaped[Tensor, "rows 3 size size"]  # uint8, or float in [0, 1]
@@ -78,9 +78,10 @@ class Column(NamedTuple):
 
 @contextmanager
 def figure(path: Path | None, width: float, height: float) -> Iterator["Figure"]:
-    """A matplotlib figure of that many inches in the house style, saved at the end if there is a path to save it to; no
-    global state is touched.
-    """  # fmt: skip
+    """Open a matplotlib figure of the given size in inches, in the house style, and save it as a PNG if `path` is set.
+
+    No global state of matplotlib changes.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -92,21 +93,29 @@ def figure(path: Path | None, width: float, height: float) -> Iterator["Figure"]
 
 
 def write_figure(path: Path, drawing: "Figure") -> None:
-    """As a PNG, in the house style.
+    """Write a figure as a PNG in full colour, in the house style.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    write_file(path, png_of(drawing))
+
+
+def png_of(drawing: "Figure") -> bytes:
+    """Return a figure as a PNG in full colour, in the house style."""
     from matplotlib import rc_context
 
+    file = io.BytesIO()
     with rc_context(STYLE):
-        file = io.BytesIO()
         drawing.savefig(file, format="png", dpi=DPI)
-    write_file(path, small(file.getvalue()))
+    return file.getvalue()
 
 
 def small(png: bytes) -> bytes:
-    """The PNG itself, or, where photographs make it heavy, the same in 256 colours."""
+    """Reduce a PNG above `MOST_BYTES` to 256 colours.
+
+    For strips of photographs only: in a chart, a palette merges the colours of classes that have few pixels.
+    """
     if len(png) <= MOST_BYTES:
         return png
     file = io.BytesIO()
@@ -116,16 +125,18 @@ def small(png: bytes) -> bytes:
 
 
 def to_uint8(images: Shaped[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n 3 size size"]:
+    """Convert floats in [0, 1] to bytes on the CPU; bytes pass through."""
     images = images.detach().cpu()
     return images if images.dtype == torch.uint8 else images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def enlargement(size: int) -> int:
-    return max(1, -(-CELL // size))  # the smallest whole factor that makes a cell of 128 pixels
+    """Return the smallest whole factor that enlarges an image to at least `CELL` pixels."""
+    return max(1, -(-CELL // size))
 
 
 def lefts(columns: Sequence[Column], side: int) -> list[int]:
-    """Where each column begins, in pixels."""
+    """Return the left edge of each column, in pixels."""
     starts = [0]
     for column in columns[1:]:
         starts.append(starts[-1] + side + (APART if column.apart else GAP))
@@ -133,7 +144,7 @@ def lefts(columns: Sequence[Column], side: int) -> list[int]:
 
 
 def tile(columns: Sequence[Column]) -> UInt8[np.ndarray, "height width 3"]:
-    """All images of the columns on white, without any text."""
+    """Arrange the images of all columns on a white canvas, without text."""
     size = columns[0].images.shape[-1]
     scale = enlargement(size)
     side, rows = size * scale, len(columns[0].images)
@@ -147,14 +158,14 @@ def tile(columns: Sequence[Column]) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def strip(path: Path, columns: Sequence[Column], labels: Sequence[str] = (), title: str = "") -> None:
-    """Rows of images, a title above each column, a label at the left of each row."""
+    """Draw rows of images with a title above each column and a label to the left of each row."""
     canvas = tile(columns)
     side = columns[0].images.shape[-1] * enlargement(columns[0].images.shape[-1])
     margin = 12 + (max(len(label) for label in labels) * 7 + 8 if labels else 0)
     lines = max(column.title.count("\n") + 1 if column.title else 0 for column in columns)
     head = 10 + 15 * lines + (26 if title else 0)
     height, width = head + canvas.shape[0] + 12, margin + canvas.shape[1] + 12
-    with figure(path, width / DPI, height / DPI) as drawing:
+    with figure(None, width / DPI, height / DPI) as drawing:
         drawing.figimage(canvas, margin, height - head - canvas.shape[0], origin="upper")
         if title:
             drawing.text(margin / width, 1 - 12 / height, title, va="top", size=11, weight="bold")
@@ -164,6 +175,7 @@ def strip(path: Path, columns: Sequence[Column], labels: Sequence[str] = (), tit
         for row, label in enumerate(labels):
             y = 1 - (head + row * (side + GAP) + side / 2) / height
             drawing.text((margin - 8) / width, y, label, ha="right", va="center", size=9, color=MUTED)
+    write_file(path, small(png_of(drawing)))
 
 
 def edit_strips(
@@ -175,20 +187,26 @@ def edit_strips(
     edits: Mapping[str, Shaped[Tensor, "rows 3 size size"]],
     truth: Shaped[Tensor, "rows 3 size size"] | None = None,
 ) -> None:
-    """One factor edited by several editors: the picture that a user gets first, the original beside it.
+    """Draw the edits of one factor by several editors, a row per image.
 
-    The truth comes next where it is known, then the other editors, and last the reconstruction that edits start from.
+    From left to right: the edit by the first editor, the original, the ground-truth counterfactual where it is known,
+    the other editors, and the reconstruction that all edits start from.
     """
     (flow, edited), *others = edits.items()
     columns = [Column(flow, edited), Column("original", original)]
     if truth is not None:
-        columns.append(Column("truth", truth))
+        columns.append(Column("ground truth", truth))
     columns += [Column(name, images, i == 0) for i, (name, images) in enumerate(others)]
     strip(path, [*columns, Column("reconstruction", reconstruction, True)], labels, title)
 
 
 def signed(value: float) -> str:
-    """+2, −3, 0."""
+    """Format a number with its sign.
+
+    Examples:
+        >>> signed(2), signed(-0.5), signed(0)
+        ('+2', '−0.5', '0')
+    """
     return f"{value:+g}".replace("-", "−") if value else "0"
 
 
@@ -199,7 +217,7 @@ def component_strip(
     values: Sequence[float],
     edited: Sequence[Shaped[Tensor, "rows 3 size size"]],
 ) -> None:
-    """One component set to each value, in standard deviations: original, −3 … +3."""
+    """Draw a component traversal: the original, then the component set to each value, in standard deviations."""
     columns = [Column("original", original)]
     for i, (value, images) in enumerate(zip(values, edited, strict=True)):
         columns.append(Column(signed(value), images, i == 0))
@@ -211,17 +229,24 @@ def factor_grid(
     original: Shaped[Tensor, "rows 3 size size"],
     reconstruction: Shaped[Tensor, "rows 3 size size"],
     edited: Mapping[str, Shaped[Tensor, "rows 3 size size"]],
+    truth: Mapping[str, Shaped[Tensor, "rows 3 size size"]] | None = None,
 ) -> None:
-    """One image per row, one column per edited factor."""
-    columns = [Column("original", original)]
-    columns += [Column(name, images, i == 0) for i, (name, images) in enumerate(edited.items())]
-    strip(path, [*columns, Column("reconstruction", reconstruction, True)])
+    """Draw one image per row and one column per edited factor; below each edit the ground truth, where it is known."""
+
+    def column(images: Tensor, below: Tensor) -> Tensor:
+        return images if truth is None else torch.stack([to_uint8(images), to_uint8(below)], 1).flatten(0, 1)
+
+    columns = [Column("original", column(original, original))]
+    for i, (name, images) in enumerate(edited.items()):
+        columns.append(Column(name, column(images, images if truth is None else truth[name]), i == 0))
+    labels = [] if truth is None else ["edit", "ground truth"] * len(original)
+    strip(path, [*columns, Column("reconstruction", column(reconstruction, reconstruction), True)], labels)
 
 
 def reconstructions(
     path: Path, original: Shaped[Tensor, "n 3 size size"], reconstruction: Shaped[Tensor, "n 3 size size"]
 ) -> None:
-    """Originals above their reconstructions, up to eight to a line; an incomplete last line is left out."""
+    """Draw originals above their reconstructions, up to eight per line; an incomplete last line is left out."""
     across = min(8, len(original))
     lines = [to_uint8(images)[: len(images) // across * across].split(across) for images in (original, reconstruction)]
     rows = [row for pair in zip(*lines, strict=True) for row in pair]
@@ -230,12 +255,17 @@ def reconstructions(
 
 
 def samples(path: Path, rows: Mapping[str, Shaped[Tensor, "n 3 size size"]]) -> None:
-    """Images drawn from the prior, a row for each choice of factor values."""
+    """Draw samples from the prior, a row per choice of factor values."""
     stacked = torch.stack(list(rows.values()))
     strip(path, [Column("", stacked[:, i]) for i in range(stacked.shape[1])], list(rows))
 
 
 def shortened(text: str, most: int) -> str:
-    """On one line."""
+    """Put a text on one line of at most `most` characters.
+
+    Examples:
+        >>> shortened("a long   caption", 8)
+        'a long …'
+    """
     text = " ".join(str(text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_CELLS", "heatmap"]
 
-CELL, NAMED_CELLS = 0.42, 30  # inches of a heatmap's cell; so many to a side have their number in them
-MOST_CELLS, MOST_LETTERS = 200, 40  # to a side of a heatmap, and of a name beside it
+CELL, NAMED_CELLS = 0.42, 30  # side of a cell in inches; most rows or columns whose cells show their number
+MOST_CELLS, MOST_LETTERS = 200, 40  # most rows or columns of a heatmap, most characters of their names
 
 
 def write_cells(
     axes: Any, values: Float[np.ndarray, "rows columns"], colours: Float[np.ndarray, "rows columns 3"], size: float
 ) -> None:
-    """The numbers that there are, white on what is dark."""
+    """Write each finite value into its cell, white on dark colours."""
     light = colours @ [0.299, 0.587, 0.114] > 0.5
     for i, j in np.argwhere(np.isfinite(values)):
         number = re.sub(r"^(-?)0\.", r"\1.", f"{round(values[i, j], 2) + 0.0:.2f}")  # no −.00
@@ -30,12 +30,12 @@ def write_cells(
 
 
 def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Figure":
-    """A matrix as colours, its numbers in the cells where there is room.
+    """Draw a matrix as a heatmap, with its values in the cells where they fit.
 
-    White is 0 where there are numbers on both sides of it; numbers of one sign go from light to dark.
+    The colour map is diverging around 0 where values have both signs, and sequential where all have the same.
 
     Raises:
-        UserError: more rows or columns than can be seen.
+        UserError: more than `MOST_CELLS` rows or columns.
     """
     rows, columns = table.shape
     if max(rows, columns) > MOST_CELLS:

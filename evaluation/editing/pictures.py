@@ -132,18 +132,25 @@ def draw_grid(
     targets: Float[Tensor, "rows factors"],
     how: str,
 ) -> None:
-    """Every factor of the same images edited to its target; where that is unknown, left as it is."""
+    """Draw every factor of the same images edited to its target, or unedited where no target is known.
+
+    Where scenes can be drawn again, the ground truth stands below each edit.
+    """
     images = rgb(data.images[rows])
     latents = encoded(encoder, images, device)
-    edited, reconstruction = {}, encoder.decode(latents).cpu()
+    edited, truth, reconstruction = {}, {}, encoder.decode(latents).cpu()
     for i, factor in enumerate(data.factors.factors):
         known = ~targets[:, i].isnan()
         changed = latents.clone()
         if known.any():
             changed[known] = editor.edit(latents[known], i, targets[known, i].to(latents.device))
             edited[factor.name] = final(images, reconstruction, changed, encoder, how)
+            if data.counterfactual is not None:
+                truth[factor.name] = images.clone()
+                truth[factor.name][known] = rgb(data.counterfactual(rows[known], factor.name, targets[known, i]))
     if edited:
-        factor_grid(folder / "factor_grid.png", images, shown_reconstruction(reconstruction, images), edited)
+        shown = shown_reconstruction(reconstruction, images)
+        factor_grid(folder / "factor_grid.png", images, shown, edited, truth or None)
 
 
 @torch.inference_mode()

@@ -141,7 +141,7 @@ def truths(run: EditableRun, images: Chosen, asked: Options) -> list[Column]:
     for i, (name, value) in enumerate(values.items()):
         wanted = torch.full((len(images.rows),), run.editor.value(number, value))
         drawn: Tensor = run.data.counterfactual(images.rows, asked.factor, wanted)
-        title = f"truth\n{name}" if len(values) > 1 else "truth"
+        title = f"ground truth\n{name}" if len(values) > 1 else "ground truth"
         shown = run.editor.decode(run.editor.encode(drawn)) if asked.compose == "none" else drawn
         columns.append(Column(title, shown, i == 0 and len(values) > 1))
     return columns

@@ -195,7 +195,7 @@ def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
         answer.content["classes"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
         answer.sheet(folder, "classes", table)
-        title = f"mean {asked.metric} by {asked.classes}"
+        title = f"Mean {asked.metric} between classes of {asked.classes}"
         answer.picture(folder, "classes", heatmap(class_matrix(table), title, asked.metric))
     if asked.heatmap is not None:
         if isinstance(asked.heatmap, int | float):
@@ -223,7 +223,9 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
     shown = sub_cluster(source, queries[0], asked.cluster, asked.metric) if asked.cluster is not None else None
     if shown is not None:
         one, name = map_among(source, shown, map_settings(asked, 3)), f"cluster {queries[0]}"
-        answer.files.extend(draw_map(source.folder, name, one, shown.table, asked.colour or "side"))
+        answer.files.extend(
+            draw_map(source.folder, name, one, shown.table, asked.colour or "side", f"Neighbourhood of {queries[0]}")
+        )
         answer.content["cluster"] = shown.table[["id", "side", "cosine", "euclidean"]].assign(
             place=np.asarray(one.coordinates).tolist()
         ).to_dict("records")  # fmt: skip
@@ -240,7 +242,9 @@ def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
             named = set(np.argsort(-degree, kind="stable")[:most].tolist())
             names = [name if row in named else "" for row, name in enumerate(drawn.names)]
             one = one._replace(names=names, weights=degree.tolist())
-        answer.files.extend(draw_map(source.folder, "graph", one, table, asked.colour or "side"))
+        answer.files.extend(
+            draw_map(source.folder, "graph", one, table, asked.colour or "side", f"{asked.graph}-NN graph")
+        )
         table = edges.drop(columns="rows")
         answer.sheet(source.folder, "edges", table)
         answer.content["graph"] = table.to_dict("records")

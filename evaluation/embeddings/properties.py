@@ -107,14 +107,15 @@ def draw(folder: Path, grid: Grid, name: str, seed: int = 0) -> list[Path]:
         combinations = list(itertools.product(*grid.values.values()))
         labels = {key: [each[i] for each in combinations] for i, key in enumerate(grid.values)}
         one = Map(made.coordinates, made.caption, grid.names, lines)
-        files += draw_map(folder, f"changes of {name}", one, pd.DataFrame({"id": grid.names, **labels}), name)
+        table, title = pd.DataFrame({"id": grid.names, **labels}), f"Combinations that differ in {name} only"
+        files += draw_map(folder, f"changes of {name}", one, table, name, title)
     else:
         print(f"No map: it takes {FEWEST_ROWS} combinations, and there are {len(grid.rows)}.")
     matrix = change_matrix(grid, name)
     if len(matrix) <= MOST_OBJECTS:
         first, second, *_ = grid.values[name]
         files.append(folder / "consistency.png")
-        write_figure(files[-1], heatmap(matrix, f"cosine of the changes {first} → {second}"))
+        write_figure(files[-1], heatmap(matrix, f"Cosine of the difference vectors {first} → {second}"))
     return files
 
 

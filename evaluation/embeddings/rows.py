@@ -76,7 +76,7 @@ def map_among(source: Source, shown: Selection, settings: MapSettings) -> Map:
         settings.neighbours,
     )  # fmt: skip
     names = shown.names if len(shown.values) <= MOST_NAMES else ()
-    return Map(made.coordinates[: len(shown.values)], f"{made.caption}, on a map of {len(values):,} rows", names)
+    return Map(made.coordinates[: len(shown.values)], f"{made.caption}, fitted on {len(values):,} rows", names)
 
 
 def column(table: pd.DataFrame, name: str, option: str = "colour") -> pd.Series:
@@ -113,8 +113,9 @@ def telling_column(table: pd.DataFrame) -> str | None:
     return next(iter([*classes, *labels]), None)
 
 
-def draw_map(folder: Path, name: str, one: Map, table: pd.DataFrame, colour: str | None) -> list[Path]:
-    """A map as a page, a picture and a table of the places.
+def draw_map(folder: Path, name: str, one: Map, table: pd.DataFrame, colour: str | None,
+             title: str = "") -> list[Path]:  # fmt: skip
+    """Write a map as a page, a figure and a table of coordinates, in files of that name.
 
     Raises:
         UserError: no such column to colour by; the folder cannot be written.
@@ -124,8 +125,8 @@ def draw_map(folder: Path, name: str, one: Map, table: pd.DataFrame, colour: str
         table = table[list(dict.fromkeys(["id", colour, *table.columns]))]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
     page, picture, places = (folder / f"{stem}.{suffix}" for suffix in ("html", "png", "csv"))
-    write_page(page, {name: one}, table, title=name, coloured=colour is not None)
-    draw_scatter(picture, {name: one}, {} if colour is None else {colour: table[colour]})
+    write_page(page, {title or name: one}, table, title=title or name, coloured=colour is not None)
+    draw_scatter(picture, {title or name: one}, {} if colour is None else {colour: table[colour]})
     points = np.asarray(one.coordinates)
     axes = {axis: points[:, i] for i, axis in enumerate("xyz"[: points.shape[1]])}
     write_file(places, table.assign(**axes).to_csv(index=False))

@@ -1,1 +1,1 @@
-"""Maps of two or three dimensions: made, measured, drawn, exported."""
+"""Maps of two or three dimensions: projection, quality, figures, export."""

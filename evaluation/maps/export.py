@@ -1,8 +1,7 @@
-"""The points of a map as files that other programs open: Embedding Atlas and TensorBoard's embedding projector.
+"""Export the points of a map for Embedding Atlas and TensorBoard's embedding projector.
 
 https://github.com/apple/embedding-atlas and https://www.tensorflow.org/tensorboard/tensorboard_projector_plugin. A
-table has a row per point and a column `id`; whatever else is known of the points, such as `label`, `cluster` and
-`text`, are further columns.
+table has a row per point and a column `id`; labels, clusters, texts and the like are further columns.
 """
 
 import io
@@ -29,15 +28,15 @@ __all__ = ["atlas_command", "check_columns", "jpeg", "printable", "thumbnails", 
 
 AXES = ("projection_x", "projection_y", "projection_z")
 RESERVED = {"image", "neighbors", *AXES}
-SIDE, QUALITY = 128, 88  # of a point's image: pixels at most, JPEG's quality
+SIDE, QUALITY = 128, 88  # of a point's image: largest side in pixels, JPEG quality
 CHUNK = 4096  # rows written at a time
-MOST_POINTS, MOST_PIXELS = 100_000, 8192  # that TensorBoard reads: points, and pixels along a sprite's side
-SPRITE_SIDE = 64  # pixels of a thumbnail in it, at most
-MOST_NUMBERS, PROJECTOR_WIDTH = 5_000_000, 50  # more of them are slow to load; so wide are vectors then
+MOST_POINTS, MOST_PIXELS = 100_000, 8192  # limits of TensorBoard: points, side of the sprite in pixels
+SPRITE_SIDE = 64  # largest side of a thumbnail in the sprite, in pixels
+MOST_NUMBERS, PROJECTOR_WIDTH = 5_000_000, 50  # larger tables load slowly and are reduced to this many components
 
 
 def thumbnails(images: UInt8[Tensor, "n channels size size"], side: int) -> UInt8[np.ndarray, "n thumb thumb 3"]:
-    """RGB pixels, no more than `side` along a side; smaller images as they are."""
+    """Shrink images to RGB thumbnails of at most `side` pixels; smaller images keep their size."""
     images = images.detach().cpu()
     if images.shape[-1] > side:
         images = torch.nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
@@ -45,24 +44,27 @@ def thumbnails(images: UInt8[Tensor, "n channels size size"], side: int) -> UInt
 
 
 def jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Encode RGB pixels as a JPEG."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY, subsampling=0)  # small images need all of their colour
+    Image.fromarray(pixels).save(
+        file, "JPEG", quality=QUALITY, subsampling=0
+    )  # subsampled colour shows in small images
     return file.getvalue()
 
 
 def printable(value: object) -> str:
-    """As text that any file can hold, whatever bytes a file's name was made of."""
+    """Turn a value into valid UTF-8 text; undecodable bytes of a file name become question marks."""
     return str(value).encode(errors="replace").decode()
 
 
 def image_column(images: UInt8[Tensor, "n channels size size"], ids: pd.Series) -> pa.StructArray:
-    """As the Hugging Face hub stores images: their bytes and a path."""
+    """Return images as the Hugging Face hub stores them: structs of bytes and path."""
     encoded = pa.array([jpeg(pixels) for pixels in thumbnails(images, SIDE)], pa.binary())
     return pa.StructArray.from_arrays([encoded, pa.array(map(printable, ids), pa.string())], ["bytes", "path"])
 
 
 def neighbour_column(found: Neighbours) -> pa.StructArray:
-    """Rows of the same table, counted from 0, the nearest first."""
+    """Return the neighbours of each row as structs of row numbers, counted from 0, and distances, nearest first."""
     n, k = found.rows.shape
     offsets = pa.array(np.arange(n + 1) * k, pa.int32())
     rows, distances = pa.array(found.rows.ravel(), pa.int64()), pa.array(found.distances.ravel(), pa.float32())
@@ -71,7 +73,7 @@ def neighbour_column(found: Neighbours) -> pa.StructArray:
 
 
 def column(values: pd.Series) -> pa.Array:
-    """Numbers as they are, all else as text; unknown values empty."""
+    """Convert a column to Arrow: numbers keep their type, all else becomes text, missing values stay null."""
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         return pa.array(values, from_pandas=True)
     words = values.astype(object).map(printable, na_action="ignore").to_numpy(dtype=object)  # pandas' may be in chunks
@@ -79,7 +81,7 @@ def column(values: pd.Series) -> pa.Array:
 
 
 def check_columns(table: pd.DataFrame) -> None:
-    """Raises UserError where a column has the name of one that the map's file has itself."""
+    """Raise UserError where a column has a name that the map's file uses itself."""
     if taken := RESERVED & set(table.columns):
         name = min(taken)
         raise UserError(f"Expected no column {name!r} beside the map's own, got one: rename it in the table.")
@@ -92,12 +94,14 @@ def write_points(
     neighbours: Neighbours | None = None,
     images: UInt8[Tensor, "n channels size size"] | None = None,
 ) -> None:
-    """A parquet file that Embedding Atlas opens and pandas reads: the table with `projection_x`, `projection_y`
-    (`projection_z`), and where they are known `image` and `neighbors`, which are rows of the same file.
+    """Write a parquet file that Embedding Atlas opens and pandas reads.
+
+    It has the columns of the table, `projection_x`, `projection_y` (`projection_z`) and, where they are given, `image`
+    and `neighbors`, which counts rows of the same file.
 
     Raises:
         UserError: a column of the table has one of these names; the file cannot be written.
-    """  # fmt: skip
+    """
     check_columns(table)
     points = checked(coordinates, "euclidean")
 
@@ -131,7 +135,7 @@ def atlas_command(path: Path) -> str:
 
 
 def sprite(images: UInt8[Tensor, "n channels size size"]) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    """All images in a square, row after row, and the side of one, so that TensorBoard can show the whole."""
+    """Tile all images into a square sprite, row by row, and return it with the side of one tile in pixels."""
     across = math.ceil(math.sqrt(len(images)))
     first = thumbnails(images[:1], min(SPRITE_SIDE, MOST_PIXELS // across))
     side = first.shape[1]
@@ -143,7 +147,7 @@ def sprite(images: UInt8[Tensor, "n channels size size"]) -> tuple[UInt8[np.ndar
 
 
 def write_tables(folder: Path, values: np.ndarray, table: pd.DataFrame) -> None:
-    """`tensors.tsv`, and `metadata.tsv`, which has a header only where it has several columns."""
+    """Write `tensors.tsv`, and `metadata.tsv`, which has a header only where it has several columns."""
     numbers = io.StringIO()
     np.savetxt(numbers, values, fmt="%.6g", delimiter="\t")
     write_file(folder / "tensors.tsv", numbers.getvalue())
@@ -160,11 +164,11 @@ def write_projector(
     images: UInt8[Tensor, "n channels size size"] | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """A folder that `tensorboard --logdir` shows under Projector: the vectors, the table, thumbnails.
+    """Write a folder that `tensorboard --logdir` shows under Projector: vectors, table and thumbnails.
 
-    Not by `SummaryWriter.add_embedding`: of 70,000 images it holds the sprite several times as floats, and it writes
-    numbers one by one. The notes that are returned say what was left out: of more than 100,000 points the others, of
-    many wide vectors all but their first principal components.
+    `SummaryWriter.add_embedding` is not used: for 70,000 images it holds the sprite several times as floats, and it
+    writes numbers one by one. Above 100,000 points a random sample is written; many wide vectors are reduced to their
+    first principal components. The returned notes say which of these happened.
 
     Raises:
         UserError: vectors that are not finite; the folder cannot be written.
@@ -176,11 +180,11 @@ def write_projector(
     values, notes = checked(vectors, "euclidean"), []
     rows = draw_rows(len(values), MOST_POINTS, seed)
     if len(rows) < len(values):
-        notes.append(f"{len(rows):,} of {len(values):,} points, drawn at random: TensorBoard reads no more.")
+        notes.append(f"{len(rows):,} of {len(values):,} points, a random sample: TensorBoard reads no more.")
         values, table = values[rows], table.iloc[rows]
         images = None if images is None else images[torch.from_numpy(rows)]
     if values.size > MOST_NUMBERS and values.shape[1] > PROJECTOR_WIDTH:
-        notes.append(f"The first {PROJECTOR_WIDTH} principal components of {values.shape[1]:,} numbers per point.")
+        notes.append(f"The first {PROJECTOR_WIDTH} principal components of {values.shape[1]:,} dimensions.")
         values = reduced(values, PROJECTOR_WIDTH, seed)
     write_tables(folder, values, table)
     config = ProjectorConfig()
@@ -193,6 +197,6 @@ def write_projector(
         info.sprite.image_path = "sprite.png"
         info.sprite.single_image_dim.extend([side, side])
     write_file(folder / "projector_config.pbtxt", text_format.MessageToString(config))
-    if not list(folder.glob("events.*")):  # without one TensorBoard passes the folder by
+    if not list(folder.glob("events.*")):  # TensorBoard ignores a folder without an event file
         SummaryWriter(str(folder)).close()
     return notes

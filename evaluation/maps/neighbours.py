@@ -1,4 +1,4 @@
-"""Nearest rows by exact search. Vectors of anything: images, texts, codes."""
+"""Exact k-nearest-neighbour search over embeddings of images, texts or codes."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -26,18 +26,18 @@ __all__ = [
 Vectors: TypeAlias = Float[np.ndarray, "n features"] | Float[Tensor, "n features"]
 Coordinates: TypeAlias = Float[np.ndarray, "n dimensions"] | Float[Tensor, "n dimensions"]
 METRICS = ("euclidean", "cosine")
-CHUNK = 2**25  # distances held at a time
+CHUNK = 2**25  # distances in memory at a time
 
 
 class Neighbours(NamedTuple):
-    """The k nearest other rows of each row, the nearest first."""
+    """The k nearest neighbours of each row, the row itself excluded, nearest first."""
 
     rows: Int64[np.ndarray, "n k"]
     distances: Float32[np.ndarray, "n k"]
 
 
 def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
-    """The vectors, for cosine distances at unit length: |a − b|² = 2 (1 − cos) then, so neighbours are the same.
+    """Return finite vectors, for cosine distances scaled to unit length, where |a − b|² = 2 (1 − cos).
 
     Raises:
         UserError: an unknown metric; NaN or infinities; vectors of length 0 where distances are cosine.
@@ -50,7 +50,7 @@ def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
     if len(wrong):
         raise UserError(
             f"Expected finite vectors, got NaN or infinity in {len(wrong)} of {len(values)} (the first is row "
-            f"{wrong[0]}): leave these rows out or mend what made them."
+            f"{wrong[0]}): leave these rows out or check their encoder."
         )
     if metric == "euclidean":
         return values
@@ -65,7 +65,7 @@ def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
 
 
 def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"]:
-    """All of n rows, or `most` of them at random, ascending.
+    """Return the indices of all n rows, or of a random sample of `most` of them, ascending.
 
     Raises:
         UserError: fewer than one.
@@ -78,13 +78,13 @@ def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"
 
 
 def centred(vectors: Vectors, metric: str) -> Float32[Tensor, "n features"]:
-    """Around their mean, where float32 loses least of the small distances between neighbours."""
+    """Centre the vectors, so that float32 keeps the small distances between neighbours."""
     values = checked(vectors, metric)
     return torch.from_numpy(values - values.mean(0))
 
 
 def squared_distances(values: Float32[Tensor, "n features"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows n"]:
-    """From some rows to all; infinite from a row to itself."""
+    """Return squared distances from some rows to all rows; infinite from a row to itself."""
     norms = values.square().sum(1)
     squared = torch.addmm(norms, values[rows], values.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
     squared[torch.arange(len(rows)), rows] = torch.inf
@@ -92,7 +92,7 @@ def squared_distances(values: Float32[Tensor, "n features"], rows: Int64[Tensor,
 
 
 def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Neighbours:
-    """The k nearest other rows of each row, with their Euclidean distances or with 1 − cos.
+    """Find the k nearest neighbours of each row, with Euclidean distances or 1 − cos.
 
     Raises:
         UserError: k ≥ n; vectors as `checked` refuses them.
@@ -105,7 +105,7 @@ def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Ne
     chunks = torch.arange(n).split(each)
     found = [
         squared_distances(values, rows).topk(k, largest=False)
-        for rows in with_progress(chunks, n, "Nearest rows", each=each)
+        for rows in with_progress(chunks, n, "Nearest neighbours", each=each)
     ]
     squared = torch.cat([part.values for part in found])
     distances = squared / 2 if metric == "cosine" else squared.sqrt()

@@ -1,4 +1,4 @@
-"""Maps of points as one HTML page to explore, which needs no network. `page.html` is its template."""
+"""Write maps as one self-contained interactive HTML page. `page.html` is its template."""
 
 import base64
 import json
@@ -22,17 +22,18 @@ from training.files import write_file
 __all__ = ["write_page"]
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-MOST_NAMES = 256  # text of more values is to be read and searched, not to be coloured by
+MOST_NAMES = 256  # text of more values can be searched, but does not colour the points
 MOST_IMAGES = 10_000  # points that have a thumbnail
-SIDE, BLOCK, ACROSS = 48, 8, 32  # pixels of a thumbnail, at most; JPEG's blocks; thumbnails along a sheet's side
+SIDE, BLOCK, ACROSS = 48, 8, 32  # largest side of a thumbnail, side of a JPEG block, thumbnails per sheet row
 
 
 def packed(values: np.ndarray, kind: str) -> str:
-    """An array as the page reads it: little-endian bytes in base64."""
+    """Encode an array as the page reads it: little-endian bytes in base64."""
     return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
 
 def page_column(name: str, values: pd.Series) -> dict[str, Any]:
+    """Encode a column of the table as classes, numbers or text."""
     read = colouring(values)
     if isinstance(read, Scale):
         return {"name": name, "kind": "scale", "values": packed(read.values, "<f4")}
@@ -42,7 +43,7 @@ def page_column(name: str, values: pd.Series) -> dict[str, Any]:
 
 
 def sheets(images: UInt8[Tensor, "n channels size size"], rows: Int64[Tensor, " rows"]) -> dict[str, Any]:
-    """Thumbnails of these rows, 1,024 to a JPEG, line after line; a page decodes a sheet when it is first needed."""
+    """Tile the thumbnails of these rows into JPEG sheets of 1,024, each of which the page decodes on first use."""
     found: list[str] = []
     side = pitch = 0
     for chosen in rows.split(ACROSS**2):
@@ -59,12 +60,12 @@ def sheets(images: UInt8[Tensor, "n channels size size"], rows: Int64[Tensor, " 
 
 
 def script_json(content: Any) -> str:
-    """JSON that no text of a user can end the script element of."""
+    """Encode as JSON in which no text can close the script element."""
     return json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def filled(template: str, parts: Mapping[str, str]) -> str:
-    """Each /*{name}*/ of the template replaced in one pass, so that what is put in is not read again."""
+    """Replace each /*{name}*/ of the template in one pass, so that inserted text is not expanded again."""
     return re.sub(r"/\*\{(\w+)\}\*/", lambda found: parts[found[1]], template)
 
 
@@ -77,14 +78,14 @@ def write_page(
     notes: Iterable[str] = (),
     coloured: bool = True,
 ) -> None:
-    """One HTML file that needs no network: maps side by side, colours by any column of the table, search, selection,
-    thumbnails of up to 10,000 points. The first column colours at the start, or, where it is not `coloured`, none does.
+    """Write one HTML file that needs no network: maps side by side, coloured by any column, with search and selection.
 
-    Points are in random order, so that no class is drawn over another and the first 10,000 are of all kinds.
+    Up to 10,000 points have a thumbnail. The first column colours the points at the start; with `coloured=False` none
+    does. Points are in random order, so that no class hides another and the thumbnails are a random sample.
 
     Raises:
         UserError: the file cannot be written.
-    """  # fmt: skip
+    """
     from plotly.offline import get_plotlyjs
 
     order = np.random.default_rng(0).permutation(len(table))

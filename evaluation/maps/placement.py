@@ -1,8 +1,8 @@
-"""A map that new rows are placed on: fitted on a reference, saved, read back.
+"""Out-of-sample placement: a map that is fitted on reference rows, saved, loaded, and extended by new rows.
 
-A saved map is an .npz of numbers and names: the reference as the method saw it, where its rows are, and the settings.
-No code is in it, and no version of a library: t-SNE and UMAP are set up anew around the coordinates that are there,
-which costs the search for neighbours and no iteration. New rows are placed one by one, the reference stays where it is.
+A saved map is an .npz of numbers and names: the input of the method, the coordinates, and the settings. It contains no
+code and depends on no library version: t-SNE and UMAP are rebuilt around the saved coordinates, which costs a
+neighbour search and no iteration. New rows are placed one by one, and the reference rows do not move.
 """
 
 import io
@@ -21,17 +21,18 @@ from training.files import write_file
 
 __all__ = ["Reducer", "check_placing", "fitted", "load_reducer"]
 
-PERPLEXITY, MEDIAN_OF = 5.0, 25  # of a new row on a t-SNE map: neighbours it is drawn to, and those it starts between
+PERPLEXITY, MEDIAN_OF = 5.0, 25  # of a new row on a t-SNE map: perplexity, and neighbours whose median it starts at
 
 
 @dataclass(frozen=True)
 class Reducer:
-    """A reducer that places new rows on a map.
+    """A fitted map that places new rows.
 
     Attributes:
-        reference: the rows of the map as its method saw them; none for PCA, which needs none.
-        coordinates: where they are, and `names` what they are called.
-        first: what all rows go through first; of PCA all that there is.
+        names: names of the reference rows.
+        coordinates: their coordinates on the map.
+        reference: their vectors as the method receives them; empty for PCA, which needs none.
+        first: linear map that is applied to all rows first; for PCA it is the whole method.
     """
 
     settings: Settings
@@ -41,7 +42,7 @@ class Reducer:
     first: Linear | None
 
     def transform(self, vectors: Vectors) -> Float32[np.ndarray, "rows dimensions"]:
-        """Where new rows are on the map.
+        """Place new rows on the map.
 
         Raises:
             UserError: rows of another width or that are not finite; the method's package is not installed.
@@ -50,7 +51,7 @@ class Reducer:
         if vectors.shape[1] != width:
             raise UserError(
                 f"Expected rows of {width} numbers, as the map was fitted on, got {vectors.shape[1]}: use the encoder "
-                "that made them."
+                "that embedded those."
             )
         values = checked(vectors, str(self.settings["metric"]))
         if self.first is not None:
@@ -61,7 +62,7 @@ class Reducer:
         return np.asarray(placed, np.float32)
 
     def save(self, path: Path) -> None:
-        """As one .npz.
+        """Save as one .npz.
 
         Raises:
             UserError: the folder cannot be written.
@@ -77,7 +78,7 @@ class Reducer:
 
 
 def check_placing(method: str) -> None:
-    """Raises UserError where new rows cannot be placed on a map that is about to be made."""
+    """Raise UserError where new rows could not be placed on a map by this method."""
     if method == "tsne" and not has_open_tsne():
         raise UserError(
             "Expected the package openTSNE to place new rows on a t-SNE map, got none: "
@@ -86,7 +87,7 @@ def check_placing(method: str) -> None:
 
 
 def fitted(vectors: Vectors, projection: Projection, names: list[str]) -> Reducer:
-    """The reducer of a map that `project` made of these vectors; names are those of all of them."""
+    """Return the reducer of a map that `project` fitted to these vectors; `names` has one name per vector."""
     rows = projection.rows
     shown = checked(vectors[rows] if isinstance(vectors, np.ndarray) else vectors[torch.from_numpy(rows)],
                     str(projection.settings["metric"]))  # fmt: skip
@@ -97,10 +98,10 @@ def fitted(vectors: Vectors, projection: Projection, names: list[str]) -> Reduce
 
 
 def load_reducer(path: str | Path) -> Reducer:
-    """A map that was saved.
+    """Load a saved map.
 
     Raises:
-        UserError: no such file, or none of a map.
+        UserError: no such file, or one that is no map.
     """
     file = Path(path).expanduser()
     try:
@@ -116,16 +117,19 @@ def load_reducer(path: str | Path) -> Reducer:
 
 
 def place_by_tsne(reducer: Reducer, values: Float32[np.ndarray, "rows width"]) -> np.ndarray:
-    """By openTSNE (Poličar et al. 2023, https://doi.org/10.1007/s10994-021-06043-1)."""
+    """Place rows by openTSNE (Poličar et al. 2023, https://doi.org/10.1007/s10994-021-06043-1)."""
     check_placing("tsne")
     from openTSNE import TSNEEmbedding
     from openTSNE.affinity import PerplexityBasedNN
 
-    made, n = reducer.settings, len(reducer.reference)
+    settings, n = reducer.settings, len(reducer.reference)
     affinities = PerplexityBasedNN(
-        reducer.reference, float(made["perplexity"]), n_jobs=torch.get_num_threads(), random_state=int(made["seed"])
+        reducer.reference,
+        float(settings["perplexity"]),
+        n_jobs=torch.get_num_threads(),
+        random_state=int(settings["seed"]),
     )
-    # The Barnes-Hut tree, as the interpolation's grid would be laid anew around every batch of rows.
+    # The Barnes-Hut tree: the grid of the interpolation would depend on the batch of rows.
     embedding = TSNEEmbedding(
         reducer.coordinates, affinities, negative_gradient_method="bh", n_jobs=torch.get_num_threads()
     )
@@ -135,11 +139,11 @@ def place_by_tsne(reducer: Reducer, values: Float32[np.ndarray, "rows width"]) -
 
 
 def place_by_umap(reducer: Reducer, values: Float32[np.ndarray, "rows width"]) -> np.ndarray:
-    """By umap-learn, set up as it was and started from where its rows are, for no epoch."""
-    made, threads = reducer.settings, torch.get_num_threads()
+    """Place rows by umap-learn, refitted from the saved coordinates with no epoch."""
+    settings, threads = reducer.settings, torch.get_num_threads()
     algorithm = umap_class()(
-        n_components=reducer.coordinates.shape[1], n_neighbors=int(made["neighbours"]), metric=made["metric"],
-        random_state=int(made["seed"]), n_jobs=1, init=reducer.coordinates, n_epochs=0,
+        n_components=reducer.coordinates.shape[1], n_neighbors=int(settings["neighbours"]), metric=settings["metric"],
+        random_state=int(settings["seed"]), n_jobs=1, init=reducer.coordinates, n_epochs=0,
     )  # fmt: skip
     algorithm.fit(reducer.reference)
     algorithm.embedding_, algorithm.n_epochs = reducer.coordinates, None

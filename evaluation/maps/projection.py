@@ -1,4 +1,4 @@
-"""Vectors to a map of two or three dimensions by t-SNE, PCA or UMAP. Vectors of anything: images, texts, codes.
+"""Project embeddings to two or three dimensions by t-SNE, PCA or UMAP.
 
 t-SNE: van der Maaten and Hinton 2008, https://jmlr.org/papers/v9/vandermaaten08a.html, by openTSNE (Poličar et al.
 2024, https://doi.org/10.18637/jss.v109.i03) where it is installed. UMAP: McInnes et al. 2018,
@@ -35,14 +35,14 @@ Settings: TypeAlias = dict[str, str | int | float]
 METHODS = ("tsne", "pca", "umap")
 INSTALL = "pip install -e '.[viz]'"
 FEWEST_ROWS = 5
-MOST_ROWS = 10_000  # of a t-SNE by scikit-learn or in three dimensions, where nobody asked for more
-PCA_FIRST = 50  # numbers per vector that t-SNE sees
-INTERPOLATE_FROM = 10_000  # rows from which openTSNE's interpolation is faster than its tree; in two dimensions only
-ITERATIONS, TOLD_EVERY = 750, 50  # of openTSNE
+MOST_ROWS = 10_000  # default limit for t-SNE by scikit-learn or in three dimensions
+PCA_FIRST = 50  # principal components that t-SNE receives
+INTERPOLATE_FROM = 10_000  # rows above which FIt-SNE is faster than Barnes-Hut; two dimensions only
+ITERATIONS, REPORT_EVERY = 750, 50  # of openTSNE
 
 
 class Linear(NamedTuple):
-    """Principal components: what is taken off a row, and the axes that it is then seen along."""
+    """Principal components: rows are centred by `mean` and projected on the columns of `axes`."""
 
     mean: Float32[np.ndarray, " features"]
     axes: Float32[np.ndarray, "features width"]
@@ -51,8 +51,8 @@ class Linear(NamedTuple):
         return (values - self.mean) @ self.axes
 
 
-class Made(NamedTuple):
-    """The coordinates of the rows by one method, and the principal components that it was given, if any."""
+class Embedded(NamedTuple):
+    """Coordinates by one method, its settings, and the principal components that were its input, if any."""
 
     coordinates: Float[np.ndarray, "n dimensions"]
     settings: Settings
@@ -60,27 +60,27 @@ class Made(NamedTuple):
 
 
 class Projection(NamedTuple):
-    """A map, and in `settings` what was done; `sample` among them, if it is there, says why not all rows are shown."""
+    """A map and its settings; where not all rows are shown, the setting `sample` says why."""
 
     coordinates: Float32[np.ndarray, "shown dimensions"]
-    rows: Int64[np.ndarray, " shown"]  # which of the vectors these are, ascending
+    rows: Int64[np.ndarray, " shown"]  # indices of the projected vectors, ascending
     settings: Settings
-    first: Linear | None = None  # what the vectors went through first; of PCA all that there is
+    first: Linear | None = None  # applied to the vectors first; for PCA it is the whole method
 
     @property
     def caption(self) -> str:
         """The settings as a line of text."""
-        made = self.settings
-        parts = [f"{made['method']} by {made['library']}", f"{made['metric']} distances"]
-        parts += [f"{name} {made[name]:g}" for name in ("perplexity", "neighbours") if name in made]
-        parts += [f"PCA to {made['pca']} first"] if "pca" in made else []
-        return ", ".join([*parts, f"seed {made['seed']}"]) + (f"; {made['sample']}" if "sample" in made else "")
+        used = self.settings
+        parts = [f"{used['method']} ({used['library']})", f"{used['metric']} distance"]
+        parts += [f"{name} {used[name]:g}" for name in ("perplexity", "neighbours") if name in used]
+        parts += [f"after PCA to {used['pca']}"] if "pca" in used else []
+        return ", ".join([*parts, f"seed {used['seed']}"]) + (f"; {used['sample']}" if "sample" in used else "")
 
 
 def principal(
     values: Float32[np.ndarray, "n features"], width: int, seed: int
 ) -> tuple[Float32[np.ndarray, "n width"], Linear]:
-    """The first principal components, and what gives them of other rows."""
+    """Return the first principal components, and the linear map to them for other rows."""
     from sklearn.decomposition import PCA
 
     algorithm = PCA(width, random_state=seed)
@@ -89,99 +89,103 @@ def principal(
 
 
 def reduced(values: Float32[np.ndarray, "n features"], width: int, seed: int) -> Float32[np.ndarray, "n width"]:
-    """The first principal components."""
+    """Return the first principal components."""
     return principal(values, width, seed)[0]
 
 
 def has_open_tsne() -> bool:
+    """Tell whether openTSNE is installed."""
     return find_spec("openTSNE") is not None
 
 
 def tsne_limit(dimensions: int) -> tuple[int | None, str]:
     """Return the default limit of rows for t-SNE, and the reason for it."""
     if not has_open_tsne():
-        return MOST_ROWS, f"scikit-learn's t-SNE is slow on more; {INSTALL} brings openTSNE, which maps all"
+        return MOST_ROWS, f"scikit-learn's t-SNE is slow on more; {INSTALL} installs openTSNE, which takes all"
     return (MOST_ROWS, "t-SNE in three dimensions is slow on more") if dimensions > 2 else (None, "")
 
 
-def tsne(values: Float32[np.ndarray, "n features"], dimensions: int, perplexity: float, seed: int) -> Made:
-    """By openTSNE or scikit-learn, of the first 50 principal components where vectors are wider."""
-    made: Settings = {"method": "t-SNE", "perplexity": perplexity}
+def tsne(values: Float32[np.ndarray, "n features"], dimensions: int, perplexity: float, seed: int) -> Embedded:
+    """Run t-SNE by openTSNE or scikit-learn, on the first 50 principal components of wider vectors."""
+    used: Settings = {"method": "t-SNE", "perplexity": perplexity}
     first = None
     if min(values.shape) > PCA_FIRST:
         values, first = principal(values, PCA_FIRST, seed)
-        made["pca"] = PCA_FIRST
-    if has_open_tsne() and perplexity <= (len(values) - 1) / 3:  # above, it quietly takes another perplexity
-        made["library"] = f"openTSNE {version('openTSNE')}"
-        return Made(open_tsne(values, dimensions, perplexity, seed), made, first)
+        used["pca"] = PCA_FIRST
+    if has_open_tsne() and perplexity <= (len(values) - 1) / 3:  # above, openTSNE lowers it silently
+        used["library"] = f"openTSNE {version('openTSNE')}"
+        return Embedded(open_tsne(values, dimensions, perplexity, seed), used, first)
     from sklearn.manifold import TSNE
 
     print(f"t-SNE of {len(values):,} rows ...", flush=True)
     algorithm = TSNE(dimensions, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
-    made["library"] = f"scikit-learn {version('scikit-learn')}"
-    return Made(algorithm.fit_transform(values), made, first)
+    used["library"] = f"scikit-learn {version('scikit-learn')}"
+    return Embedded(algorithm.fit_transform(values), used, first)
 
 
 def open_tsne(
     values: Float32[np.ndarray, "n features"], dimensions: int, perplexity: float, seed: int
 ) -> Float[np.ndarray, "n dimensions"]:
+    """Run t-SNE by openTSNE with progress lines."""
     from openTSNE import TSNE
 
-    ticks = with_progress(range(ITERATIONS // TOLD_EVERY), ITERATIONS, "t-SNE", each=TOLD_EVERY)
+    ticks = with_progress(range(ITERATIONS // REPORT_EVERY), ITERATIONS, "t-SNE", each=REPORT_EVERY)
 
-    def tell(iteration: int, error: float, embedding: np.ndarray) -> None:  # what it returned would end the search
+    def report(iteration: int, error: float, embedding: np.ndarray) -> None:  # a returned value would stop t-SNE
         next(ticks, None)
 
     interpolated = dimensions == 2 and len(values) >= INTERPOLATE_FROM
     algorithm = TSNE(
         dimensions, perplexity=perplexity, random_state=seed, n_jobs=torch.get_num_threads(),
-        negative_gradient_method="fft" if interpolated else "bh", callbacks=tell, callbacks_every_iters=TOLD_EVERY,
+        negative_gradient_method="fft" if interpolated else "bh", callbacks=report, callbacks_every_iters=REPORT_EVERY,
     )  # fmt: skip
     coordinates = np.asarray(algorithm.fit(values))
-    next(ticks, None)  # past the last of them, which is told only then
+    next(ticks, None)  # the last line is printed on the step after it
     return coordinates
 
 
 def umap_class() -> Any:
-    """umap-learn's.
+    """Import umap-learn's class.
 
     Raises:
-        UserError: it is not installed.
+        UserError: umap-learn is not installed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # that there is no TensorFlow
+            warnings.simplefilter("ignore", ImportWarning)  # about missing TensorFlow
             from umap import UMAP
     except ImportError as error:
         raise UserError(f"Expected the package umap-learn for method=umap, got none: {INSTALL}") from error
     return UMAP
 
 
-def umap(values: Float32[np.ndarray, "n features"], dimensions: int, neighbours: int, metric: str, seed: int) -> Made:
-    """By umap-learn."""
+def umap(
+    values: Float32[np.ndarray, "n features"], dimensions: int, neighbours: int, metric: str, seed: int
+) -> Embedded:
+    """Run UMAP by umap-learn."""
     kind = umap_class()
     print(f"UMAP of {len(values):,} rows ...", flush=True)
     # umap-learn warns where a seed comes with more than one thread.
     algorithm = kind(n_components=dimensions, n_neighbors=neighbours, metric=metric, random_state=seed, n_jobs=1)
     threads = torch.get_num_threads()
     coordinates = algorithm.fit_transform(values)
-    torch.set_num_threads(threads)  # numba makes it one per core, and sums by other threads are other sums
+    torch.set_num_threads(threads)  # numba changes it, and sums depend on the number of threads
     library = f"umap-learn {version('umap-learn')}"
-    return Made(coordinates, {"method": "UMAP", "neighbours": neighbours, "library": library})
+    return Embedded(coordinates, {"method": "UMAP", "neighbours": neighbours, "library": library})
 
 
 def check_map(values: np.ndarray, method: str, dimensions: int, perplexity: float, neighbours: int) -> None:
-    """Raises UserError where these rows cannot be mapped this way."""
+    """Raise UserError where these rows cannot be projected with these settings."""
     n, width = values.shape
     if n < FEWEST_ROWS:
         raise UserError(f"Expected at least {FEWEST_ROWS} rows for a map, got {n}: use more.")
     if width < dimensions:
         raise UserError(
             f"Expected vectors of at least {dimensions} numbers for a map in {dimensions} dimensions, got {width}: "
-            "draw them as they are."
+            "plot them as they are."
         )
     if (values == values[:1]).all():
-        raise UserError(f"Expected vectors that differ, got {n} equal ones: check what made them.")
+        raise UserError(f"Expected vectors that differ, got {n} equal ones: check their encoder.")
     if method == "tsne" and not 1 <= perplexity <= n - 1:
         raise UserError(
             f"Expected a perplexity from 1 to less than the {n} rows, got {perplexity:g}: choose "
@@ -203,32 +207,32 @@ def project(
     most: int | None = None,
     neighbours: int = 15,
 ) -> Projection:
-    """A map of the vectors, or of `most` of them, drawn at random.
+    """Project the vectors, or a random sample of `most` of them, to two or three dimensions.
 
-    Without `most`, t-SNE by scikit-learn or in three dimensions takes 10,000 rows, the other methods all. `perplexity`
-    is t-SNE's, `neighbours` UMAP's. Cosine distances are those of the vectors at unit length. The same seed gives the
-    same map on the same machine only, so coordinates are to be kept.
+    Without `most`, t-SNE by scikit-learn or in three dimensions takes 10,000 rows, all other methods take all rows.
+    `perplexity` applies to t-SNE, `neighbours` to UMAP. With the cosine metric, vectors are scaled to unit length. A
+    seed repeats a map only on the same machine, so store the coordinates.
 
     Raises:
-        UserError: an unknown method, metric or number of dimensions; vectors that cannot be mapped: NaN, of length 0,
-            all equal, too few for the perplexity or the neighbours; umap-learn is not installed.
+        UserError: an unknown method, metric or number of dimensions; vectors that are not finite, of length 0, all
+            equal, or too few for the perplexity or the neighbours; umap-learn is not installed.
     """
     check_choice("method", method, METHODS)
     if dimensions not in (2, 3):
         raise UserError(f"Expected dimensions to be 2 or 3, got {dimensions}.")
     n = len(vectors)
-    limit, reason = tsne_limit(dimensions) if method == "tsne" and most is None else (most, "as many as were asked for")
+    limit, reason = tsne_limit(dimensions) if method == "tsne" and most is None else (most, "the limit that was set")
     rows = draw_rows(n, limit, seed)
     shown = checked(vectors[rows] if len(rows) < n else vectors, metric)
     check_map(shown, method, dimensions, perplexity, neighbours)
     if method == "tsne":
-        coordinates, made, first = tsne(shown, dimensions, perplexity, seed)
+        coordinates, used, first = tsne(shown, dimensions, perplexity, seed)
     elif method == "umap":
-        coordinates, made, first = umap(shown, dimensions, neighbours, metric, seed)
+        coordinates, used, first = umap(shown, dimensions, neighbours, metric, seed)
     else:
         coordinates, first = principal(shown, dimensions, seed)
-        made = {"method": "PCA", "library": f"scikit-learn {version('scikit-learn')}"}
-    made |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": n}
+        used = {"method": "PCA", "library": f"scikit-learn {version('scikit-learn')}"}
+    used |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": n}
     if len(rows) < n:
-        made["sample"] = f"{len(rows):,} of {n:,} rows, drawn at random: {reason}"
-    return Projection(np.asarray(coordinates, np.float32), rows, made, first)
+        used["sample"] = f"a random sample of {len(rows):,} of {n:,} rows: {reason}"
+    return Projection(np.asarray(coordinates, np.float32), rows, used, first)

@@ -1,4 +1,4 @@
-"""Maps of the spaces of a finished run, of two or three dimensions: pictures, page, points and how good they are."""
+"""Maps of the embedding spaces of a finished run: figure, page, points and quality."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,36 +43,36 @@ def colours(run: LoadedRun, table: pd.DataFrame) -> dict[str, pd.Series]:
     return shown or {"split": table["split"]}
 
 
-def map_run(run: LoadedRun, asked: Options) -> dict[str, Any]:
-    """Draw and write all maps; the files and the numbers.
+def map_run(run: LoadedRun, options: Options) -> dict[str, Any]:
+    """Draw and write all maps, and return the names of the files and the numbers.
 
     Raises:
-        UserError: a space that the run does not have; whatever `project` refuses.
+        UserError: a space that the run does not have; as `project`.
     """
     table = described(run)
     check_columns(table)
-    spaces = spaces_of(run, asked.spaces)
+    spaces = spaces_of(run, options.spaces)
     maps: dict[str, Map] = {}
     numbers: dict[str, float] = {}
     rows = np.arange(0)
     for name, space in spaces.items():
         one = project(
-            space.numpy(), asked.method, asked.dimensions, asked.seed, asked.perplexity, asked.metric, asked.n,
-            asked.neighbours,
+            space.numpy(), options.method, options.dimensions, options.seed, options.perplexity, options.metric,
+            options.n, options.neighbours,
         )  # fmt: skip
-        quality = measured(space, one, asked.metric)
-        numbers |= {f"map/{asked.method}/{name}/{key}": value for key, value in quality.items()}
-        told = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"
-        maps[name], rows = Map(one.coordinates, f"{told}; {one.caption}"), one.rows
-        print(f"{name}: {told}")
+        quality = measured(space, one, options.metric)
+        numbers |= {f"map/{options.method}/{name}/{key}": value for key, value in quality.items()}
+        scores = f"trustworthiness {quality['trustworthiness']:.3f}, k-NN recall {quality['knn_recall']:.3f}"
+        maps[name], rows = Map(one.coordinates, f"{scores}; {one.caption}"), one.rows
+        print(f"{name}: {scores}")
     images = None if run.vectors.images is None else run.vectors.images[torch.from_numpy(rows)]
     shown = table.iloc[rows].reset_index(drop=True)
-    name = asked.method if asked.dimensions == 2 else f"{asked.method}_{asked.dimensions}d"
+    name = options.method if options.dimensions == 2 else f"{options.method}_{options.dimensions}d"
     figure, page = run.path / "figures" / f"map_{name}.png", run.path / f"map_{name}.html"
     draw_scatter(figure, maps, colours(run, shown))
     write_page(page, maps, shown, images, title=f"{run.vectors.name}: {name}")
     last = next(reversed(spaces))
-    near = nearest_rows(spaces[last][torch.from_numpy(rows)].numpy(), min(NEIGHBOURS, len(rows) - 1), asked.metric)
+    near = nearest_rows(spaces[last][torch.from_numpy(rows)].numpy(), min(NEIGHBOURS, len(rows) - 1), options.metric)
     write_points(run.path / "points.parquet", shown, maps[last].coordinates, near, images)
     for note in write_projector(run.path / "tensorboard" / "projector", spaces[last], table, run.vectors.images):
         print(note)

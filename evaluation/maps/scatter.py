@@ -1,7 +1,7 @@
-"""Maps of points as a picture, and what the points are coloured by, whether they are of images, texts or codes.
+"""Draw maps as scatter plots, coloured by a column of a table with a row per point.
 
-A table has a row per point: `id`, and columns to colour by or to read. Text, booleans and categories are classes, as
-are whole numbers of few values (cluster numbers); other numbers are a scale.
+Text, booleans and categories are classes, as are integers of few values such as cluster numbers; other numbers are a
+continuous scale.
 """
 
 import itertools
@@ -31,27 +31,33 @@ PALETTE = (
     "#554c84", "#26b3c6", "#bdd05e", "#9771bd",
 )  # fmt: skip
 UNKNOWN = "#c9ccd3"
-MOST_NUMBERS = 32  # whole numbers of more values are a scale
-PANEL, HEAD, LEGEND, MARGIN = 7.0, 0.85, 2.6, 0.25  # inches: of a panel, above it, right of the last, between
-LEGEND_ROWS = 26  # names in a column
-AZIMUTH, ELEVATION = np.deg2rad([-60, 30])  # from where three dimensions are looked at
-LETTER, LINE = 0.055, 0.2  # inches: half the width of a name for each of its letters, and its height
+MOST_NUMBERS = 32  # integers of more values are a scale
+PANEL, HEAD, LEGEND, MARGIN = 7.0, 0.85, 2.6, 0.25  # inches: side of a panel, its title, the legend, the gaps
+LEGEND_ROWS = 26  # names in a column of the legend
+AZIMUTH, ELEVATION = np.deg2rad([-60, 30])  # viewpoint of three dimensions
+LETTER, LINE = 0.055, 0.2  # inches: half the width of a letter, height of a name
 
 
 class Map(NamedTuple):
+    """Points to draw, with optional names beside them and lines between them."""
+
     coordinates: Coordinates
-    caption: str = ""  # how it was made and what it keeps
-    names: Sequence[str] = ()  # to stand beside the points, as far as there is room; empty for those without
-    lines: Sequence[Sequence[int]] = ()  # rows to be joined, one after the other
-    weights: Sequence[float] = ()  # the names of the greatest find room first; by default those of the first rows
+    caption: str = ""  # method, settings and quality
+    names: Sequence[str] = ()  # beside the points, where they fit; empty strings for points without
+    lines: Sequence[Sequence[int]] = ()  # each a sequence of rows to connect
+    weights: Sequence[float] = ()  # priority of the names; by default the first rows come first
 
 
 class Classes(NamedTuple):
+    """A categorical colouring."""
+
     names: list[str]
     codes: Int64[np.ndarray, " n"]  # −1 where unknown
 
 
 class Scale(NamedTuple):
+    """A continuous colouring."""
+
     values: Float[np.ndarray, " n"]  # NaN where unknown
 
 
@@ -61,12 +67,17 @@ Box: TypeAlias = tuple[float, float, float, float]  # left, bottom, width, heigh
 
 
 def natural(name: str) -> list[str | float]:
-    """A key by which `cluster 10` comes after `cluster 9`: texts and numbers in turn."""
+    """Return a sort key by which `cluster 10` comes after `cluster 9`.
+
+    Examples:
+        >>> sorted(["cluster 10", "cluster 9"], key=natural)
+        ['cluster 9', 'cluster 10']
+    """
     return [float(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def colouring(values: pd.Series) -> Colouring:
-    """What a column is coloured by: classes in their natural order (of a categorical, its own), or a scale."""
+    """Read a column as classes, in natural order or that of the categorical, or as a scale."""
     kind = values.dtype
     numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
     if numeric and not (pd.api.types.is_integer_dtype(kind) and values.nunique() <= MOST_NUMBERS):
@@ -81,11 +92,12 @@ def colouring(values: pd.Series) -> Colouring:
 
 
 def class_colours(codes: Int64[np.ndarray, " n"]) -> list[str]:
+    """Return the colour of each class; the palette repeats beyond its length."""
     return [PALETTE[code % len(PALETTE)] if code >= 0 else UNKNOWN for code in codes.tolist()]
 
 
-def looked_at(points: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
-    """Three dimensions from above one corner, all at one scale, and how near each point is to the eye."""
+def viewed(points: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
+    """Project three dimensions orthographically from above one corner; return 2-d points and depth (nearer: larger)."""
     sine, cosine = np.sin(ELEVATION), np.cos(ELEVATION)
     ahead, aside = np.array([np.cos(AZIMUTH), np.sin(AZIMUTH)]), np.array([-np.sin(AZIMUTH), np.cos(AZIMUTH)])
     right, up, towards = [*aside, 0], [*(-sine * ahead), cosine], [*(cosine * ahead), sine]
@@ -93,11 +105,11 @@ def looked_at(points: Float[np.ndarray, "n 3"]) -> tuple[Float[np.ndarray, "n 2"
 
 
 def draw_box(axes: Axes, points: Float[np.ndarray, "n 3"]) -> None:
-    """The edges of the box that three dimensions lie in."""
+    """Draw the edges of the bounding box of three dimensions."""
     from matplotlib.collections import LineCollection
 
     corners = np.array(list(itertools.product(*zip(points.min(0), points.max(0), strict=True))))
-    flat = looked_at(corners)[0]
+    flat = viewed(corners)[0]
     edges = [(a, b) for a, b in itertools.combinations(range(8), 2) if (a ^ b).bit_count() == 1]
     axes.add_collection(LineCollection(flat[np.array(edges)], colors=FAINT, linewidths=0.8, zorder=0.2))
 
@@ -105,7 +117,7 @@ def draw_box(axes: Axes, points: Float[np.ndarray, "n 3"]) -> None:
 def place_names(
     middles: Float[np.ndarray, "names 2"], names: Sequence[str], weights: Shaped[np.ndarray, " names"]
 ) -> list[int]:
-    """The names that fit on the panel, in inches, without running into those of greater weight."""
+    """Choose the names that fit without overlapping a name of greater weight; positions are in inches."""
     placed: list[int] = []
     for one in np.argsort(-weights, kind="stable").tolist():
         apart = [np.abs(middles[one] - middles[other]) for other in placed]
@@ -116,7 +128,7 @@ def place_names(
 
 
 def draw_class_names(axes: Axes, flat: Float[np.ndarray, "n 2"], classes: Classes) -> None:
-    """Each class's name on its member nearest to the middle of the class, as far as there is room."""
+    """Write the name of each class at its member closest to the median of the class, where it fits."""
     used, counts = np.unique(classes.codes[classes.codes >= 0], return_counts=True)
     middles = []
     for code in used:
@@ -128,7 +140,7 @@ def draw_class_names(axes: Axes, flat: Float[np.ndarray, "n 2"], classes: Classe
 
 
 def draw_names(axes: Axes, flat: Float[np.ndarray, "n 2"], one: Map) -> None:
-    """The names of single points above them."""
+    """Write the names of single points above them."""
     rows = [row for row, name in enumerate(one.names) if name]
     if rows:
         weights = np.asarray(one.weights)[rows] if len(one.weights) else -np.arange(len(rows))
@@ -143,7 +155,7 @@ def write_names(
     weights: Shaped[np.ndarray, " names"],
     **style: Any,
 ) -> None:
-    """Names at their points, moved as far as the panel's edge asks for, those of the greatest weight first."""
+    """Write names at their points, moved inside the panel, those of the greatest weight first."""
     from matplotlib.patheffects import withStroke
 
     short = [shortened(name, 18) for name in names]
@@ -160,7 +172,7 @@ def write_names(
 
 
 def draw_lines(axes: Axes, flat: Float[np.ndarray, "n 2"], lines: Sequence[Sequence[int]]) -> None:
-    """Draw lines between points: a path above them, a graph below."""
+    """Draw lines between points: a single path above the points, a graph below them."""
     from matplotlib.collections import LineCollection
 
     width, alpha, order = (1.4, 0.7, 4.0) if len(lines) == 1 else (0.6, 0.35, 0.5)
@@ -169,11 +181,13 @@ def draw_lines(axes: Axes, flat: Float[np.ndarray, "n 2"], lines: Sequence[Seque
 
 
 def draw_panel(axes: Axes, one: Map, points: Float[np.ndarray, "n _"], colours: Colouring | None) -> Any:
-    """One map: points of unknown colour below, those with names of their own on top, of three dimensions the nearer
-    ones larger and before the others, in two in random order so that no class lies on top of another.
-    """  # fmt: skip
+    """Draw one map: unlabelled points at the bottom, named points on top.
+
+    In three dimensions nearer points are larger and drawn later; in two the order is random, so that no class hides
+    another.
+    """
     n = len(points)
-    flat, near = looked_at(points) if points.shape[1] > 2 else (points, np.random.default_rng(0).random(n))
+    flat, near = viewed(points) if points.shape[1] > 2 else (points, np.random.default_rng(0).random(n))
     size = np.full(n, float(np.clip(90_000 / n, 2.0, 60.0)))
     if points.shape[1] > 2:
         draw_box(axes, points)
@@ -203,7 +217,7 @@ def draw_panel(axes: Axes, one: Map, points: Float[np.ndarray, "n _"], colours: 
 
 
 def make_axes(drawing: "Figure", place: Box) -> Axes:
-    """A panel without ticks: the axes of such a map say nothing."""
+    """Add a panel without ticks, as the axes of a map carry no meaning."""
     axes = drawing.add_axes(place)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xticks=[], yticks=[])
@@ -213,7 +227,7 @@ def make_axes(drawing: "Figure", place: Box) -> Axes:
 
 
 def draw_legend(axes: Axes, name: str, colours: Colouring, drawn: Any) -> None:
-    """In axes of its own at the right of a row, as large as fits; of more classes than are told apart, their number."""
+    """Draw the legend to the right of a row, as large as fits; of more classes than it holds, their number."""
     from matplotlib.lines import Line2D
 
     axes.set_axis_off()
@@ -236,7 +250,7 @@ def draw_legend(axes: Axes, name: str, colours: Colouring, drawn: Any) -> None:
     words = [shortened(text, 28 if len(shown) <= LEGEND_ROWS else 16) for text, _ in shown]
 
     def write(scale: float) -> float:
-        """The width, in pixels."""
+        """Draw the legend at this scale and return its width in pixels."""
         box = axes.legend(
             points, words, title=title, ncols=1 + (len(shown) > LEGEND_ROWS), fontsize=12.5 * scale,
             title_fontproperties={"size": 14 * scale, "weight": "bold"}, alignment="left", loc="center left",
@@ -251,14 +265,15 @@ def draw_legend(axes: Axes, name: str, colours: Colouring, drawn: Any) -> None:
 
 
 def draw_scatter(path: Path, maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> None:
-    """`scatter`, as a PNG."""
+    """Draw `scatter` and write it as a PNG."""
     write_figure(path, scatter(maps, colours, title))
 
 
 def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: str = "") -> "Figure":
-    """A row of panels per column of colours, a panel per map, the row's legend at its right; without colours one row,
-    all points alike.
-    """  # fmt: skip
+    """Draw a row of panels per colouring, a panel per map, with the legend of the row at its right.
+
+    Without colourings there is one row, all points in one colour.
+    """
     rows: list[tuple[str, Colouring | None]] = [(name, colouring(values)) for name, values in colours.items()]
     rows = rows or [("", None)]
     width = MARGIN + (PANEL + MARGIN) * len(maps) + (LEGEND if colours else 0)
@@ -267,7 +282,7 @@ def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: st
     points = {name: checked(one.coordinates, "euclidean") for name, one in maps.items()}
 
     def box(left: float, above: float, wide: float, high: float) -> Box:
-        """From inches right of the left edge and below the upper one to shares of the picture."""
+        """Convert inches from the top left corner to fractions of the figure."""
         return left / width, 1 - (above + high) / height, wide / width, high / height
 
     with figure(None, width, height) as drawing:
@@ -277,7 +292,7 @@ def scatter(maps: Mapping[str, Map], colours: Mapping[str, pd.Series], title: st
             drawn, above = None, top + (HEAD + PANEL) * row
             for i, (map_name, one) in enumerate(maps.items()):
                 left, head = MARGIN + (PANEL + MARGIN) * i, 1 - (above + 0.12) / height
-                words = shortened(f"{map_name} by {name}" if name else map_name, 60)
+                words = shortened(f"{map_name}, coloured by {name}" if name else map_name, 60)
                 caption = "\n".join(wrap(one.caption, 92, max_lines=2, placeholder=" …"))
                 drawing.text(left / width, head, words, va="top", size=16, weight="bold", parse_math=False)
                 drawing.text(left / width, head - 0.3 / height, caption, va="top", size=10, color=MUTED)

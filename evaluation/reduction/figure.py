@@ -1,4 +1,4 @@
-"""Quality against the number of dimensions, drawn from a table of retrieval.csv's columns."""
+"""Draw recall@1 and 1-NN accuracy against the number of dimensions, from the columns of retrieval.csv."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,31 @@ if TYPE_CHECKING:
 __all__ = ["draw_reductions"]
 
 CLOSED_FORM = ("pca", "centred_pca", "cross_modal_svd", "gaussian_projection", "coordinates")
-ORDER = (*CLOSED_FORM, "autoencoder", "matryoshka", "isometric", "isotonic")  # their colours, whichever are drawn
+ORDER = (*CLOSED_FORM, "autoencoder", "matryoshka", "isometric", "isotonic")  # fixes the colour of each method
 COLOURS = (0, 1, 2, 3, 4, 5, 6, 8, 9)  # of matplotlib's tab10, without grey
 
 
+def panel_words(direction: str) -> tuple[str, str]:
+    """Return title and y-label of a panel.
+
+    Examples:
+        >>> panel_words("text_to_image")
+        ('Text-to-image retrieval', 'recall@1')
+        >>> panel_words("label/intent")
+        ('Classification by intent', '1-NN accuracy')
+    """
+    if direction.startswith("label/"):
+        return f"Classification by {direction.removeprefix('label/')}", "1-NN accuracy"
+    if direction == "neighbours":
+        return "Nearest neighbour kept", "recall@1"
+    return f"{direction.replace('_', '-').capitalize()} retrieval", "recall@1"
+
+
 def draw_reductions(table: pd.DataFrame, path: Path | None = None) -> "Figure":
-    """R@1 of every method, a panel per direction, in bands of 95 %; dashed: closed forms; dotted: full embeddings."""
+    """Draw one line per method with its 95 % confidence band, a panel per direction.
+
+    Dashed lines are closed-form methods, the dotted line is the embedding with all its dimensions.
+    """
     from matplotlib import colormaps
 
     directions = list(dict.fromkeys(table["direction"]))
@@ -35,11 +54,10 @@ def draw_reductions(table: pd.DataFrame, path: Path | None = None) -> "Figure":
                               label=method.replace("_", " "))  # fmt: skip
                     axes.fill_between(own["dim"], own["r1_low"], own["r1_high"], color=colour, alpha=0.1, linewidth=0)
             full = rows[rows["method"] == "full"].iloc[0]
-            axes.axhline(full["r1"], color=INK, linestyle=":", linewidth=1.2, label=f"full, {full['dim']}")
+            axes.axhline(full["r1"], color=INK, linestyle=":", linewidth=1.2, label=f"full embedding ({full['dim']}-d)")
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda dim, _: f"{dim:g}")
-            axes.set_title(f"{direction.replace('_', ' ')}, {full['n']} asked")
-            axes.set_xlabel("dimensions")
-        panels[0].set_ylabel("right at 1")
+            title, quality = panel_words(direction)
+            axes.set(title=f"{title}, {full['n']:,} queries", xlabel="dimensions", ylabel=quality)
         drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     return drawing

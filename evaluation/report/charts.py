@@ -1,4 +1,4 @@
-"""Curves and matrices of a run as PNG files, drawn from the numbers in its folder."""
+"""Draw the charts of a run from the numbers in its folder: leakage matrices, strength curves, training curves."""
 
 import math
 import re
@@ -24,10 +24,12 @@ MOST_PANELS = 12
 
 
 def known(value: float | None) -> bool:
+    """Tell whether there is a finite value."""
     return value is not None and math.isfinite(value)
 
 
 def draw_matrix(axes: "Axes", names: Sequence[str], matrix: Matrix, highest: float) -> None:
+    """Draw one leakage matrix; `highest` is the value of the darkest colour."""
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("leakage", ["#ffffff", "#fde68a", "#f97316", "#b91c1c"])
@@ -46,9 +48,9 @@ def draw_matrix(axes: "Axes", names: Sequence[str], matrix: Matrix, highest: flo
 
 
 def leakage_matrix(path: Path, names: Sequence[str], matrices: Mapping[str, Matrix]) -> None:
-    """One heat map per editor: the share of images in which editing a factor (row) flipped another (column).
+    """Draw one heatmap per editor: the share of images in which editing a factor (row) flips another factor (column).
 
-    All share one scale, so that one can be compared with the next.
+    All heatmaps share one colour scale.
     """
     shown = {editor: matrix for editor, matrix in matrices.items() if any(known(v) for row in matrix for v in row)}
     if not shown:
@@ -66,8 +68,8 @@ def leakage_matrix(path: Path, names: Sequence[str], matrices: Mapping[str, Matr
             if i:
                 axes.set_yticklabels([])
             else:
-                axes.set_ylabel("edited")
-            axes.set_xlabel("flipped")
+                axes.set_ylabel("edited factor")
+            axes.set_xlabel("flipped factor")
 
 
 def add_legend(drawing: "Figure", lines: Mapping[str, Any]) -> None:
@@ -75,7 +77,7 @@ def add_legend(drawing: "Figure", lines: Mapping[str, Any]) -> None:
 
 
 def curve_panel(axes: "Axes", curves: Mapping[str, Curve], number: str) -> dict[str, Any]:
-    """One factor's curves, the flow on top; each editor's line."""
+    """Draw the curves of one factor, the flow on top, and return the line of each editor."""
     lines = {}
     for editor, curve in curves.items():
         own = editor == "flow"
@@ -87,7 +89,7 @@ def curve_panel(axes: "Axes", curves: Mapping[str, Curve], number: str) -> dict[
 
 
 def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> None:
-    """Success above leakage against the strength of the edit, a pair of panels per factor, a line per editor."""
+    """Draw success (above) and leakage (below) against edit strength, two panels per factor, a line per editor."""
     names = list(dict.fromkeys(name for of_editor in curves.values() for name in of_editor))
     if not names:
         return
@@ -109,7 +111,9 @@ def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> No
             curve_panel(lower, of_factor, "leakage")
             upper.axhline(0.9, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
             upper.set(title=names[i], ylim=(0, 1), ylabel="success" if i % across == 0 else "")
-            lower.set(ylim=(0, max(0.05, 1.05 * most)), ylabel="leakage" if i % across == 0 else "", xlabel="strength")
+            lower.set(
+                ylim=(0, max(0.05, 1.05 * most)), ylabel="leakage" if i % across == 0 else "", xlabel="edit strength"
+            )
             upper.tick_params(labelbottom=False, length=0)
             lower.tick_params(length=0)
             lower.sharex(upper)
@@ -117,9 +121,9 @@ def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> No
 
 
 def event_curves(folder: Path) -> dict[str, list[Points]]:
-    """The scalars of all TensorBoard event files below a folder: of a number a curve for each folder that has it.
+    """Read the scalars of all TensorBoard event files below a folder: of each tag one curve per folder that has it.
 
-    The widths of a reduction, isotonic/8 and isotonic/16, are curves of one number.
+    The dimensions of a reduction, isotonic/8 and isotonic/16, are curves of one tag.
     """
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -136,7 +140,12 @@ def event_curves(folder: Path) -> dict[str, list[Points]]:
 
 
 def smoothed(values: Sequence[float], reach: int) -> list[float]:
-    """The mean of each value and of its neighbours up to `reach` away."""
+    """Smooth a curve by the mean of each value and its neighbours up to `reach` away.
+
+    Examples:
+        >>> smoothed([0.0, 3.0, 6.0, 9.0], 1)
+        [1.5, 3.0, 6.0, 7.5]
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - reach, 0)
     after = np.minimum(np.arange(len(values)) + reach + 1, len(values))
@@ -144,7 +153,7 @@ def smoothed(values: Sequence[float], reach: int) -> list[float]:
 
 
 def training_curves(path: Path, run: Path) -> None:
-    """A panel per logged number of the run folder, smoothed and, where it is of one seed, as it was; twelve at most."""
+    """Draw a panel per logged scalar of the run, at most twelve: smoothed, and of a single seed also as logged."""
     found = {
         name: [points for points in each if len(points[0]) > 1]
         for name, each in sorted(event_curves(run / "tensorboard").items())
@@ -164,14 +173,14 @@ def training_curves(path: Path, run: Path) -> None:
                 line = {"linewidth": 1.6, "alpha": 1.0 if len(each) == 1 else 0.5}
                 axes.plot(steps, values, color=COLOURS["flow"], **thin)
                 axes.plot(steps, smoothed(values, len(values) // 40), color=COLOURS["flow"], **line)
-            axes.set_title(name)
+            axes.set(title=name, xlabel="step")
             axes.tick_params(length=0)
         for axes in panels[len(curves) :]:
             axes.set_visible(False)
 
 
 def draw_charts(run: Path, content: Mapping[str, Any]) -> None:
-    """All charts of a run folder into its `figures/`, as far as there are numbers for them."""
+    """Draw all charts of a run into its `figures/`, as far as it has the numbers for them."""
     leakage_matrix(run / "figures" / "leakage_matrix.png", content.get("factors", []), content.get("leakage", {}))
     strength_curves(run / "figures" / "strength_curves.png", content.get("curves", {}))
     training_curves(run / "figures" / "training_curves.png", run)

@@ -36,20 +36,21 @@ from training.run_folder import find_run
 __all__ = ["write_report"]
 
 FIGURES = {
-    "factor_grid": "All factors, one at a time, on the same images",
+    "factor_grid": "Each factor edited on the same images; below each edit the ground truth, where it is known",
     "leakage_matrix": "Leakage: share of images in which editing a factor (row) flipped another (column)",
-    "strength_curves": "Success and leakage as the edit grows stronger, at the strengths that the search for 90 % (the "
-    "dashes) visited; 1 is the full edit",
+    "strength_curves": "Success and leakage against edit strength, at the strengths that the search for 90 % success "
+    "(dashed) evaluated; 1 is the full edit",
     "samples": "Samples from the prior; each row from the same noise, with one factor at one value",
-    "reconstructions": "What the encoder keeps of an image",
-    "retrieval": "Right at 1 against the number of dimensions, in bands of 95 %; dashed are closed forms",
-    "concepts": "The commonest concepts, the share of the rows that have them, and the rows with most of each",
-    "concept_images": "The commonest concepts and the images with most of each",
-    "training_curves": "Training: as logged, and smoothed",
+    "reconstructions": "Test images above their reconstructions",
+    "retrieval": "Recall@1 and 1-NN accuracy against the number of dimensions, with 95 % confidence bands; "
+    "dashed: closed forms",
+    "concepts": "Most frequent concepts, the share of rows that have them, and the rows with the largest activation",
+    "concept_images": "Most frequent concepts and the images with the largest activation",
+    "training_curves": "Training curves, as logged and smoothed",
 }
-CONTACT = "Each cluster's images: the most certain ones and the least certain ones; its size, and its commonest class"
-MAP = "Left to right: the features, and what the models made of them; from above: by label, by cluster"
-CONTINGENCY = "Share of each class (row) in each cluster (column) of the run's own method"
+CONTACT = "Images of each cluster, the most certain and the least certain ones; beside them its size and majority class"
+MAP = "Columns: the input features and the embedding of each model; rows: coloured by label, coloured by cluster"
+CONTINGENCY = "Contingency table: share of each class (row) in each cluster (column)"
 AT_EDITS = ("factor_grid", "leakage_matrix", "strength_curves")
 
 

@@ -48,13 +48,14 @@ METRICS = {  # heading, and whether higher is better
     "identity": ("identity", True),
     "cycle_error": ("cycle error", False),
 }
-FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, whether higher is better, what it says
-    "effectiveness": ("effectiveness", True, "share of final pictures on which the judge sees the wanted value, of the "
+FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, whether higher is better, definition
+    "effectiveness": ("effectiveness", True, "share of final pictures on which the judge sees the target value, of the "
                       "photographs on which it sees the label; of a committee the members' mean"),
     "final_leakage": ("leakage", False, "share of (final picture, other factor) pairs that the judge reads otherwise "
                       "than on the photograph"),
-    "leakage_at_equal": ("leakage at equal", False, "leakage at the strength at which an editor is as effective as the "
-                         "flow; empty where up to three times its strength it never is, and of the linear SVM"),
+    "leakage_at_equal": ("leakage at equal effectiveness", False, "leakage at the strength at which an editor is as "
+                         "effective as the flow; empty where it never is up to three times its strength, and for the "
+                         "linear SVM"),
     "counterfactual_image": ("counterfactual image", True, "1 is the true picture of that scene, 0 the picture as it "
                              "was, negative worse than that"),
     "identity": ("identity", True, "cosine of the identity model's embeddings, final picture against photograph"),
@@ -62,7 +63,7 @@ FINAL: dict[str, tuple[str, bool, str]] = {  # of final pictures: heading, wheth
     "minimality": ("minimality", False, "counterfactual latent divergence: .295 where nothing changed, .865 where the "
                    "picture moved farther than to any person with that value"),
     "frechet_identity": ("Fréchet, identity", False, "realism: Fréchet distance in the identity model's embedding to "
-                         "real photographs that have the wanted value"),
+                         "real photographs that have the target value"),
     "fid": ("FID", False, "realism: the same in Inception's features"),
 }  # fmt: skip
 HEADINGS = {metric: entry[0] for metric, entry in METRICS.items()} | {m: entry[0] for m, entry in FINAL.items()}

@@ -89,7 +89,9 @@ def answer_prompts(source: Source, reader: Source, asked: Options, answer: Answe
     answer.sheet(folder, "semantics", edits)
     matrix = edits.assign(edit=edits["factor"] + " → " + edits["to"], change=100 * edits["change"])
     matrix = matrix.pivot_table(index="edit", columns="text", values="change", sort=False)
-    answer.picture(folder, "semantics", heatmap(matrix, "change of 100 × cosine, edit by text", "change"))
+    answer.picture(
+        folder, "semantics", heatmap(matrix, "Change of 100 × cosine by edit (row) and text (column)", "change")
+    )
     answer.content.update(edits=edits.to_dict("records"), metrics=numbers)
     answer.printed.append(edits.round(4).to_string(index=False))
     answer.printed.append("\n".join(f"{key:<40}{value:.3f}" for key, value in numbers.items()))
@@ -122,8 +124,9 @@ def answer_correlation(source: Source, reader: Source, asked: Options, answer: A
     answer.sheet(source.folder, f"correlation_{asked.measure}", table, index=True)
     answer.sheet(source.folder, "components", top)
     shown = sorted(set(top["component"]))[:200]
-    title = f"{asked.measure.replace('_', ' ')} with components"
-    answer.picture(source.folder, f"correlation_{asked.measure}", heatmap(table.loc[shown].T, title, asked.measure))
+    measure = {"pearson": "Pearson r", "spearman": "Spearman ρ"}.get(asked.measure, asked.measure.replace("_", " "))
+    drawing = heatmap(table.loc[shown].T, f"Components and {asked.correlate}: {measure}", measure)
+    answer.picture(source.folder, f"correlation_{asked.measure}", drawing)
     known = int(scores.notna().sum().min())  # of the label that fewest rows have
     chance = chance_level(known, table.size)
     answer.content.update(components=top.to_dict("records"), chance=chance, rows=known)

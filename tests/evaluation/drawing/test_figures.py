@@ -100,6 +100,16 @@ def test_component_strip_and_grid(tmp_path: Path) -> None:
     assert cells(tmp_path / "c.png", 0, 3) == [[10, 20, 30]]
     factor_grid(tmp_path / "g.png", flat(1), flat(2), {"glasses": flat(11), "hat": flat(12)})
     assert cells(tmp_path / "g.png", 0, 2) == [[12, 2]], "the reconstruction last"
+    edited, truth = {"glasses": flat(11, 21), "hat": flat(12, 22)}, {"glasses": flat(13, 23), "hat": flat(14, 24)}
+    factor_grid(tmp_path / "t.png", flat(1, 3), flat(2, 4), edited, truth)
+    found = [row[-1] for row in cells(tmp_path / "t.png", 0, 1)]
+    assert found == [2, 2, 4, 4], "the ground truth below each edit"
+    pixels = read(tmp_path / "t.png")
+    hats = [
+        int(pixels[pixels.shape[0] - 12 - CELL // 2 - row * (CELL + GAP), -12 - CELL - APART - CELL // 2, 0])
+        for row in (3, 2, 1, 0)
+    ]
+    assert hats == [12, 14, 22, 24]
 
 
 @pytest.mark.parametrize(("n", "rows"), [(3, 2), (8, 2), (12, 2), (16, 4)])

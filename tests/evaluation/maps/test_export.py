@@ -154,8 +154,8 @@ def test_what_tensorboard_cannot_show_is_left_out_and_said(tmp_path: Path, monke
     monkeypatch.setattr(points, "PROJECTOR_WIDTH", 4)
     notes = write_projector(tmp_path, vectors(), table(), greys(), seed=2)
     assert notes == [
-        "6 of 10 points, drawn at random: TensorBoard reads no more.",
-        "The first 4 principal components of 6 numbers per point.",
+        "6 of 10 points, a random sample: TensorBoard reads no more.",
+        "The first 4 principal components of 6 dimensions.",
     ]
     numbers, lines, _ = projector(tmp_path)
     assert numbers.shape == (6, 4) and len(lines) == 7

@@ -1,4 +1,4 @@
-"""Nearest rows and what a map keeps of them: against scikit-learn, and where the answer is known."""
+"""Nearest neighbours and their preservation on maps: against scikit-learn, and where the answer is known."""
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def test_tsne_keeps_clusters_apart_and_repeats(backend: str) -> None:
     assert made.settings["pca"] == 50 and str(made.settings["library"]).startswith(f"{backend} ")
     assert (
         made.caption
-        == f"t-SNE by {made.settings['library']}, euclidean distances, perplexity 10, PCA to 50 first, seed 3"
+        == f"t-SNE ({made.settings['library']}), euclidean distance, perplexity 10, after PCA to 50, seed 3"
     )
 
 
@@ -90,7 +90,7 @@ def test_pca_is_the_best_plane() -> None:
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     assert np.abs(made.coordinates) == pytest.approx(np.abs(centred @ axes[:2].T), abs=1e-4)
     assert project(vectors, "pca", 3).coordinates.shape == (50, 3)
-    assert made.caption.startswith("PCA by scikit-learn ") and "perplexity" not in made.caption
+    assert made.caption.startswith("PCA (scikit-learn ") and "perplexity" not in made.caption
 
 
 def test_cosine_forgets_the_lengths() -> None:
@@ -107,7 +107,7 @@ def test_a_sample_is_drawn_and_said() -> None:
     assert made.coordinates.shape == (40, 2) and (np.diff(made.rows) > 0).all()
     assert (made.coordinates == reduced(blobs()[made.rows], 2, 0)).all()
     assert made.settings["rows"] == 40 and made.settings["of_rows"] == 90
-    assert made.caption.endswith("; 40 of 90 rows, drawn at random: as many as were asked for")
+    assert made.caption.endswith("; a random sample of 40 of 90 rows: the limit that was set")
     assert "sample" not in project(blobs(), "pca", most=90).settings
 
 
@@ -116,9 +116,9 @@ def test_what_would_be_slow_is_sampled(backend: str, monkeypatch: pytest.MonkeyP
     flat, deep = project(blobs(36), perplexity=5.0), project(blobs(36), dimensions=3, perplexity=5.0)
     if backend == "openTSNE":
         assert len(flat.rows) == 36 and "sample" not in flat.settings
-        assert deep.settings["sample"] == "30 of 36 rows, drawn at random: t-SNE in three dimensions is slow on more"
+        assert deep.settings["sample"] == "a random sample of 30 of 36 rows: t-SNE in three dimensions is slow on more"
     else:
-        assert str(flat.settings["sample"]).startswith("30 of 36 rows, drawn at random: scikit-learn's t-SNE is slow")
+        assert str(flat.settings["sample"]).startswith("a random sample of 30 of 36 rows: scikit-learn's t-SNE is slow")
         assert "pip install -e '.[viz]'" in str(flat.settings["sample"])
     assert len(project(blobs(36), perplexity=5.0, most=33).rows) == 33, "what was asked for goes before"
 

@@ -21,9 +21,9 @@ from evaluation.maps.scatter import (
     Scale,
     colouring,
     draw_scatter,
-    looked_at,
     place_names,
     scatter,
+    viewed,
 )
 
 if TYPE_CHECKING:
@@ -240,9 +240,9 @@ def test_a_legend_of_long_names_fits(classes: int) -> None:
 def test_three_dimensions_are_seen_at_one_scale() -> None:
     """Orthographic: no axis is stretched, so squared lengths along and across the view add up."""
     points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 5, 0.1]
-    flat, near = looked_at(points)
+    flat, near = viewed(points)
     assert (flat**2).sum(1) + near**2 == pytest.approx((points**2).sum(1))
-    up = looked_at(np.array([[0.0, 0, 1]]))[0][0]
+    up = viewed(np.array([[0.0, 0, 1]]))[0][0]
     assert up[0] == pytest.approx(0) and up[1] > 0
 
 

@@ -19,10 +19,10 @@ def test_what_is_better_is_marked(tmp_path: Path) -> None:
     table["direction"], table["against"] = "label/intent", [None, None, None, "pca", "pca", "pca"]
     table.to_csv(tmp_path / "retrieval.csv", index=False)
     (page,) = reduction_tables(tmp_path / "retrieval.csv")
-    assert "Vote of the nearest row on intent" in page and "full embeddings 0.900" in page
+    assert "Classification by intent, 1-NN accuracy" in page and "full embedding 0.900" in page
     assert re.findall(r"<td class=best>([\d.]+)</td>", page) == ["0.600"]
-    assert "pca (tested against)" in page and "&lt;odd&gt;" in page
-    assert page.count("<td></td>") == 1  # not asked at 4
+    assert "pca (reference)" in page and "&lt;odd&gt;" in page
+    assert page.count("<td></td>") == 1  # not measured at 4
 
 
 def test_runs_of_other_models_have_none(tmp_path: Path) -> None:
