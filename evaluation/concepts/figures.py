@@ -1,6 +1,7 @@
 """Draw the most frequent concepts of a dataset and the rows that activate them most."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -34,15 +35,8 @@ def draw_concepts(path: Path, table: pd.DataFrame, texts: bool = True) -> None:
         axes.set(xlabel="frequency (share of rows)", title="Most frequent concepts")
         axes.grid(False, axis="y")
         if texts and len(shown):
-            axes.text(
-                1.04,
-                1.0,
-                "Rows with the largest activation",
-                transform=axes.transAxes,
-                va="bottom",
-                weight="bold",
-                size=10,
-            )
+            head: Any = {"xycoords": "axes fraction", "xytext": (0, 6), "textcoords": "offset points", "va": "baseline"}
+            axes.annotate("Rows with the largest activation", (1.04, 1.0), **head, weight="bold", size=10)
             place = axes.get_yaxis_transform()
             for height, rows in enumerate(shown["rows"]):
                 words = shortened(" | ".join(rows), 3 * LETTERS)

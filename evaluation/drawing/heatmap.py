@@ -19,6 +19,14 @@ CELL, NAMED_CELLS = 0.42, 30  # side of a cell in inches; most rows or columns w
 MOST_CELLS, MOST_LETTERS = 200, 40  # most rows or columns of a heatmap, most characters of their names
 
 
+def text_width(text: str, size: float) -> float:
+    """Return the width of a text in inches, in matplotlib's default font."""
+    from matplotlib.textpath import TextPath
+
+    plain = text.replace("$", "S")  # two dollars would delimit a formula
+    return float(TextPath((0, 0), plain, size=size).get_extents().width) / 72 if plain.strip() else 0.0
+
+
 def write_cells(
     axes: Any, values: Float[np.ndarray, "rows columns"], colours: Float[np.ndarray, "rows columns 3"], size: float
 ) -> None:
@@ -42,7 +50,8 @@ def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Fig
         raise UserError(f"Expected at most {MOST_CELLS} rows for a heatmap, got {max(rows, columns)}: name fewer.")
     cell = max(0.12, min(CELL, 14 / max(rows, columns)))
     words = [[shortened(str(name), MOST_LETTERS) for name in axis] for axis in (table.index, table.columns)]
-    left, foot = (0.25 + 0.085 * max(len(word) for word in axis) for axis in words)
+    size = 9 if cell > 0.2 else 6
+    left, foot = (0.2 + max(text_width(word, size) for word in axis) for axis in words)
     head = 0.5 if title else 0.15
     width, height = left + cell * columns + 1.1, foot + cell * rows + head
     values = table.to_numpy(dtype=float)
@@ -56,7 +65,7 @@ def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Fig
         shown = axes.imshow(values, cmap=kind, vmin=limits[0], vmax=limits[1], aspect="auto")
         axes.set_xticks(range(columns), words[1], rotation=90, parse_math=False)
         axes.set_yticks(range(rows), words[0], parse_math=False)
-        axes.tick_params(length=0, labelsize=9 if cell > 0.2 else 6, labelcolor=INK)
+        axes.tick_params(length=0, labelsize=size, labelcolor=INK)
         axes.grid(False)
         axes.spines[:].set_visible(False)
         if max(rows, columns) <= NAMED_CELLS:

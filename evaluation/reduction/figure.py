@@ -14,6 +14,10 @@ __all__ = ["draw_reductions"]
 
 CLOSED_FORM = ("pca", "centred_pca", "cross_modal_svd", "gaussian_projection", "coordinates")
 ORDER = (*CLOSED_FORM, "autoencoder", "matryoshka", "isometric", "isotonic")  # fixes the colour of each method
+NAMES = {
+    "pca": "PCA", "centred_pca": "centred PCA", "cross_modal_svd": "cross-modal SVD",
+    "gaussian_projection": "Gaussian projection", "autoencoder": "auto-encoder", "matryoshka": "Matryoshka",
+}  # fmt: skip
 COLOURS = (0, 1, 2, 3, 4, 5, 6, 8, 9)  # of matplotlib's tab10, without grey
 
 
@@ -29,7 +33,7 @@ def panel_words(direction: str) -> tuple[str, str]:
     if direction.startswith("label/"):
         return f"Classification by {direction.removeprefix('label/')}", "1-NN accuracy"
     if direction == "neighbours":
-        return "Nearest neighbour kept", "recall@1"
+        return "Nearest-neighbour preservation", "recall@1"
     return f"{direction.replace('_', '-').capitalize()} retrieval", "recall@1"
 
 
@@ -51,7 +55,7 @@ def draw_reductions(table: pd.DataFrame, path: Path | None = None) -> "Figure":
                 if len(own):
                     colour, style = colormaps["tab10"](number), "--" if method in CLOSED_FORM else "-"
                     axes.plot(own["dim"], own["r1"], style, marker="o", markersize=3, linewidth=1.4, color=colour,
-                              label=method.replace("_", " "))  # fmt: skip
+                              label=NAMES.get(method, method))  # fmt: skip
                     axes.fill_between(own["dim"], own["r1_low"], own["r1_high"], color=colour, alpha=0.1, linewidth=0)
             full = rows[rows["method"] == "full"].iloc[0]
             axes.axhline(full["r1"], color=INK, linestyle=":", linewidth=1.2, label=f"full embedding ({full['dim']}-d)")

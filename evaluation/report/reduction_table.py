@@ -12,7 +12,7 @@ CAPTION = (
 )
 TITLES = {
     "text_to_image": "Text-to-image retrieval, recall@1", "image_to_text": "Image-to-text retrieval, recall@1",
-    "neighbours": "Nearest neighbour kept, recall@1",
+    "neighbours": "Nearest-neighbour preservation, recall@1",
 }  # fmt: skip
 
 

@@ -225,7 +225,7 @@ def test_the_same_from_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return (0.5 + 0.4 * (1000 * latents[:, :3]).sin())[:, :, None, None].expand(-1, -1, 16, 16)
 
     monkeypatch.setattr(ImageEditor, "decode", coloured)
-    (program,) = (block for language, block in BLOCKS if language == "python")
+    program, _ = (block for language, block in BLOCKS if language == "python")
     exec(program.replace("face019900", "face000190"), {})
     pictures = []
     for name in ("me_with_glasses.png", "me_component_2.png", "me_swapped.png"):
@@ -235,3 +235,14 @@ def test_the_same_from_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(set(pictures)) == 3
     with Image.open(here / "strip.png") as strip:
         assert strip.size[0] > 3 * 256, "original and two edits"
+
+
+def test_a_network_trains_in_a_trainer_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, program = (block for language, block in BLOCKS if language == "python")
+    for as_written, small in (("max_steps=1000", "max_steps=2, logger=False"), ("n=2000, size=64", "n=80, size=16")):
+        assert as_written in program
+        program = program.replace(as_written, small)
+    names: dict[str, Any] = {}
+    exec(program.replace("VAE(size=64)", "VAE(size=16, width=4)"), names)
+    assert names["trainer"].global_step == 2
