@@ -204,7 +204,7 @@ def signed(value: float) -> str:
     """Format a number with its sign.
 
     Examples:
-        >>> signed(2), signed(-0.5), signed(0)
+        >>> signed(2.0), signed(-0.5), signed(0.0)
         ('+2', '−0.5', '0')
     """
     return f"{value:+g}".replace("-", "−") if value else "0"

@@ -177,7 +177,7 @@ def test_classes_by_distance_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(explore, "heatmap", lambda table, title, label: told.append((title, label)))
     monkeypatch.setattr(answer, "write_figure", lambda path, drawing: None)
     main([*circle(tmp_path), "classes=half", "metric=euclidean", f"out={tmp_path}"])
-    assert told == [("mean euclidean by half", "euclidean")]
+    assert told == [("Mean euclidean between classes of half", "euclidean")]
 
 
 def test_what_colours_a_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
