@@ -240,7 +240,7 @@ def test_the_same_from_python(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_network_trains_in_a_trainer_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _, program = (block for language, block in BLOCKS if language == "python")
-    for as_written, small in (("max_steps=1000", "max_steps=2, logger=False"), ("n=2000, size=64", "n=80, size=16")):
+    for as_written, small in (("max_steps=1000", "max_steps=2, logger=False"), ("n=2000, size=64", "n=200, size=16")):
         assert as_written in program
         program = program.replace(as_written, small)
     names: dict[str, Any] = {}
