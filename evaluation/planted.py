@@ -29,8 +29,10 @@ from torch.nn.functional import normalize
 
 from datamodules.batches import Batches
 from evaluation.command import aside, command, options
+from evaluation.reduction.metrics import overlap
 from models import UserError
 from models.mds import NeuralMDS
+from models.neighbours import nearest
 from models.reduction import fit_reduction, pca
 from models.sae import SAE, Codes, combination
 from models.splice import nonnegative_lasso, penalty_at
@@ -102,9 +104,8 @@ def bent(seed: int = 0, n: int = 2000) -> tuple[Float[Tensor, "n 2"], Float[Tens
 
 def kept(places: Float[Tensor, "n k"], codes: Float[Tensor, "n d"]) -> float:
     """The share of the nearest rows by place that are nearest by code."""
-    near, found = (torch.cdist(x, x).fill_diagonal_(torch.inf).topk(NEAREST, largest=False).indices
-                   for x in (places, codes))  # fmt: skip
-    return float((near[:, :, None] == found[:, None, :]).any(2).float().mean())
+    near, found = (nearest(x, x, NEAREST, "euclidean", own=torch.arange(len(x))).rows for x in (places, codes))
+    return float(overlap(near, found, (NEAREST,)).mean())
 
 
 def atoms(seed: int = 0, n: int = 4000, d: int = 32, count: int = 48,

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.arrays import Array, Values, as_tensor
 from models.labels import Factor, Statistics
 from models.precision import fast_precision
 
@@ -170,9 +171,7 @@ def augment(
     return softened(images[..., top : top + size + 2, left : left + size + 2], amount)
 
 
-def reached(
-    judged: Float[Tensor, " n"], target: Float[Tensor, " n"], factor: Factor, median: float
-) -> Bool[Tensor, " n"]:
+def reached(judged: Values, target: Values, factor: Factor, median: float) -> Bool[Tensor, " n"]:
     """Tell of each row whether the judged value equals the target.
 
     A continuous value has to be on the same side of the training median as the target.
@@ -180,15 +179,19 @@ def reached(
     >>> reached(torch.tensor([1.0, 0.0]), torch.ones(2), Factor("hat", "binary", ("without", "with")), 0.5)
     tensor([ True, False])
     """
+    judged, target = as_tensor(judged), as_tensor(target)
     if factor.kind == "continuous":
         return (judged > median) == (target > median)
     return judged == target
 
 
-def class_recalls(right: Bool[Tensor, " n"], classes: Tensor) -> Float[Tensor, " classes"]:
+def class_recalls(
+    right: Bool[Array, " n"] | Sequence[bool], classes: Array | Sequence[int]
+) -> Float[Tensor, " classes"]:
     """Return the recall of each class that occurs, in float64.
 
     >>> class_recalls(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]))
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
+    right, classes = as_tensor(right), as_tensor(classes)
     return torch.stack([right[classes == c].double().mean() for c in classes.unique()])

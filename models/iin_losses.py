@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.arrays import Array, as_tensor
+
 __all__ = ["bits_per_dim", "label_loss", "pair_loss", "residual_nll"]
 
 
@@ -62,11 +64,11 @@ def residual_nll(
     return 0.5 * residual.square().sum(1) - log_det
 
 
-def bits_per_dim(codes: Float[Tensor, "batch d"], log_det: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+def bits_per_dim(codes: Float[Array, "batch d"], log_det: Float[Array, " batch"]) -> Float[Tensor, " batch"]:
     """Return −log₂ p(z) / d of each row, by the change of variables, for latents whose codes T(z) are N(0, I).
 
     >>> bits_per_dim(torch.zeros(1, 2), torch.zeros(1))
     tensor([1.3257])
     """
     d = codes.shape[1]
-    return (residual_nll(codes, log_det) / d + 0.5 * math.log(2 * math.pi)) / math.log(2)
+    return (residual_nll(as_tensor(codes), as_tensor(log_det)) / d + 0.5 * math.log(2 * math.pi)) / math.log(2)

@@ -10,33 +10,17 @@ Several heads are trained in parallel. The one with the lowest loss is used, so 
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from models.neighbours import nearest
 from models.turtle import standardisation
 
-__all__ = ["TEMI", "Heads", "agreement", "nearest", "pair_loss", "pair_weight"]
+__all__ = ["TEMI", "Heads", "agreement", "pair_loss", "pair_weight"]
 
 CHUNK = 16_384  # rows that are assigned at a time
-PRODUCTS = 2**24  # cosines in memory at a time
 SHARE_MOMENTUM, LOSS_MOMENTUM = 0.9, 0.99
-
-
-def nearest(features: Float[Tensor, "n features"], count: int) -> Int64[Tensor, "n neighbours"]:
-    """Return the `count` nearest neighbours of each row by cosine, nearest first; all other rows if there are fewer.
-
-    >>> nearest(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1).flatten()
-    tensor([1, 0, 1])
-    """
-    units = normalize(features, dim=1)
-    neighbours = []
-    for part in torch.arange(len(units), device=units.device).split(max(1, PRODUCTS // len(units))):
-        cosines = units[part] @ units.T
-        cosines.scatter_(1, part[:, None], -2.0)  # below every cosine, because a row is not its own neighbour
-        neighbours.append(cosines.topk(min(count, len(units) - 1), 1).indices)
-    return torch.cat(neighbours)
 
 
 def agreement(
@@ -172,7 +156,9 @@ class TEMI(pl.LightningModule):
         mean, distance = standardisation(features, self.hparams["clusters"])
         self.mean.copy_(mean)
         self.scale.copy_(distance / features.shape[1] ** 0.5)
-        self.features, self.neighbours = features, nearest(features, self.hparams["neighbours"])
+        count = min(self.hparams["neighbours"], len(features) - 1)
+        self.features = features
+        self.neighbours = nearest(features, features, count, "cosine", own=torch.arange(len(features))).rows
         self.student.draw(torch.Generator().manual_seed(seed))
         self.teacher.load_state_dict(self.student.state_dict())
 

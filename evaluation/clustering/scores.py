@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from models import UserError
+from models.arrays import Array, as_array, as_tensor
 
 __all__ = [
     "MOST_COMPARED",
@@ -48,6 +49,8 @@ def pair_of_partitions(labels_true: Partition, labels_pred: Partition) -> tuple[
 
 def flat_labels(labels: Partition) -> np.ndarray:
     """Labels as an array; a list's as they are, as numpy would make a word of the NaN among words."""
+    if isinstance(labels, Tensor):
+        return as_array(labels)
     return np.array(labels, dtype=object) if isinstance(labels, list | tuple) else np.asarray(labels)
 
 
@@ -92,14 +95,14 @@ def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
     }
 
 
-def occupancy(clusters: Int64[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
+def occupancy(clusters: Int64[Array, " n"] | Sequence[int], k: int) -> Float[Tensor, " k"]:
     """Share of the rows in each cluster."""
-    return clusters.bincount(minlength=k).float() / max(1, len(clusters))
+    return as_tensor(clusters).bincount(minlength=k).float() / max(1, len(clusters))
 
 
-def used_clusters(shares: Float[Tensor, " k"]) -> int:
+def used_clusters(shares: Float[Array, " k"] | Sequence[float]) -> int:
     """Count the clusters that are used: those with at least 1 % of an equal share of the rows, 1 / k."""
-    return int((shares * len(shares) >= NEARLY_EMPTY).sum())
+    return int((as_tensor(shares) * len(shares) >= NEARLY_EMPTY).sum())
 
 
 def stability(partitions: Sequence[Partition]) -> float | None:
@@ -110,7 +113,7 @@ def stability(partitions: Sequence[Partition]) -> float | None:
     from sklearn.metrics import adjusted_rand_score
 
     pairs = [(a, b) for i, a in enumerate(partitions) for b in partitions[i + 1 :]]
-    return float(np.mean([adjusted_rand_score(np.asarray(a), np.asarray(b)) for a, b in pairs])) if pairs else None
+    return float(np.mean([adjusted_rand_score(flat_labels(a), flat_labels(b)) for a, b in pairs])) if pairs else None
 
 
 def sample(n: int, most: int, seed: int) -> np.ndarray:
@@ -118,7 +121,9 @@ def sample(n: int, most: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).choice(n, min(n, most), replace=False)
 
 
-def silhouette(values: Float[Tensor, "n d"], clusters: Int64[Tensor, " n"], seed: int = 0) -> float | None:
+def silhouette(
+    values: Float[Array, "n d"], clusters: Int64[Array, " n"] | Sequence[int], seed: int = 0
+) -> float | None:
     """Mean silhouette (b - a) / max(a, b) of at most 5,000 rows: 1 compact and apart, 0 touching, negative misplaced.
 
     a is a row's mean distance to its own cluster, b that to the nearest other one (Rousseeuw 1987). None where there
@@ -127,12 +132,12 @@ def silhouette(values: Float[Tensor, "n d"], clusters: Int64[Tensor, " n"], seed
     from sklearn.metrics import silhouette_score
 
     rows = sample(len(values), MOST_COMPARED, seed)
-    chosen = clusters[rows].numpy()
+    chosen = as_array(clusters)[rows]
     used = len(np.unique(chosen))
-    return float(silhouette_score(values[rows].numpy(), chosen)) if 1 < used < len(rows) else None
+    return float(silhouette_score(as_array(values)[rows], chosen)) if 1 < used < len(rows) else None
 
 
-def prediction_strength(values: Float[Tensor, "n d"], k: int, seed: int = 0, splits: int = 3) -> float:
+def prediction_strength(values: Float[Array, "n d"], k: int, seed: int = 0, splits: int = 3) -> float:
     """Return how well k-means on one half of the rows predicts which rows of the other half are together.
 
     Of each cluster of one half (of at least two rows) the share of its pairs that the other half's centres put
@@ -141,11 +146,11 @@ def prediction_strength(values: Float[Tensor, "n d"], k: int, seed: int = 0, spl
     """
     from sklearn.cluster import KMeans
 
-    rows = sample(len(values), MOST_COMPARED, seed)
+    values, rows = as_array(values), sample(len(values), MOST_COMPARED, seed)
     strengths = []
     for split in range(splits):
         order = np.random.default_rng([seed, split]).permutation(rows)
-        halves = values[order[: len(order) // 2]].numpy(), values[order[len(order) // 2 :]].numpy()
+        halves = values[order[: len(order) // 2]], values[order[len(order) // 2 :]]
         there, here = (KMeans(k, n_init=5, random_state=seed + split).fit(half) for half in halves)
         counts = contingency(here.labels_, there.predict(halves[1])).astype(float)  # clusters here x clusters there
         size = counts.sum(1)

@@ -16,6 +16,8 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from datamodules.features import FeatureData
 from datamodules.splits import TEST
+from models.arrays import Array, as_tensor
+from models.neighbours import nearest
 from models.reduction import pca
 from models.sae import SAE, Codes
 from models.splice import SpLiCE, penalty_at
@@ -36,8 +38,9 @@ SAMPLE = 500  # rows that SpLiCE's penalty is chosen on
 PCA_ROWS = 20_000  # that principal components are taken from
 
 
-def explained_variance(rows: Float[Tensor, "n d"], decoded: Float[Tensor, "n d"]) -> float:
+def explained_variance(rows: Float[Array, "n d"], decoded: Float[Array, "n d"]) -> float:
     """1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²: 1 where nothing is lost, 0 for always giving the mean."""
+    rows, decoded = as_tensor(rows), as_tensor(decoded)
     mean = rows.mean(0, dtype=torch.float64)
     parts = zip(rows.split(CHUNK), decoded.split(CHUNK), strict=True)
     sums = [((part - one).double().square().sum(), (part - mean).square().sum()) for part, one in parts]
@@ -45,11 +48,11 @@ def explained_variance(rows: Float[Tensor, "n d"], decoded: Float[Tensor, "n d"]
     return 1 - error / spread if spread > 0 else float("nan")
 
 
-def report_card(rows: Float[Tensor, "n d"], decoded: Float[Tensor, "n d"], codes: Codes) -> dict[str, float]:
+def report_card(rows: Float[Array, "n d"], decoded: Float[Array, "n d"], codes: Codes) -> dict[str, float]:
     """`l0`, the concepts of a row; the mean `cosine` of rows and their reconstructions; `explained_variance`."""
     return {
         "l0": float((codes.values > 0).sum(1).double().mean()),
-        "cosine": float(cosine_similarity(rows, decoded, dim=1).double().mean()),
+        "cosine": float(cosine_similarity(as_tensor(rows), as_tensor(decoded), dim=1).double().mean()),
         "explained_variance": explained_variance(rows, decoded),
     }
 
@@ -58,9 +61,8 @@ def nearest_texts(directions: Float[Tensor, "width d"], vocabulary: Float[Tensor
                   k: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Cosines and numbers of the k nearest texts to each direction, the texts around their own mean."""
     units = normalize(vocabulary.float(), dim=1)
-    centred = normalize(units - units.mean(0), dim=1)
-    found = [(normalize(part, dim=1) @ centred.T).topk(min(k, len(units)), 1) for part in directions.split(CHUNK)]
-    return torch.cat([part.values for part in found]).numpy(), torch.cat([part.indices for part in found]).numpy()
+    found = nearest(directions, units - units.mean(0), min(k, len(units)), "cosine")
+    return found.similarity.numpy(), found.rows.numpy()
 
 
 def used(codes: Codes) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from evaluation.editing.metrics import absolute_error, counterfactual_from_errors
+from models.arrays import Array, Values, as_tensor
 from models.factor_classifier import reached
 from models.labels import Factor
 
@@ -41,19 +42,18 @@ class Moments(NamedTuple):
     covariance: Float[Tensor, "d d"]
 
 
-def read_as_labelled(
-    read: Float[Tensor, " n"], labels: Float[Tensor, " n"], target: Float[Tensor, " n"], factor: Factor, median: float
-) -> Bool[Tensor, " n"]:
+def read_as_labelled(read: Values, labels: Values, target: Values, factor: Factor, median: float) -> Bool[Tensor, " n"]:
     """Photographs on which the label is read, and whose target is another value: those that an edit can start from."""
+    read, labels, target = map(as_tensor, (read, labels, target))
     known = ~(read.isnan() | labels.isnan() | target.isnan())
     return known & reached(read, labels, factor, median) & ~reached(target, labels, factor, median)
 
 
 def effectiveness(
-    before: Float[Tensor, "members n"],
-    after: Float[Tensor, "members n"],
-    labels: Float[Tensor, " n"],
-    target: Float[Tensor, " n"],
+    before: Float[Array, "members n"],
+    after: Float[Array, "members n"],
+    labels: Values,
+    target: Values,
     factor: Factor,
     median: float,
 ) -> list[float | None]:
@@ -62,6 +62,7 @@ def effectiveness(
     `before` is what each member reads from the photographs, `after` from the final pictures. A member is counted on the
     photographs on which it sees the label, so that no edit scores 0; None where there is none.
     """
+    before, after, labels, target = map(as_tensor, (before, after, labels, target))
     shares: list[float | None] = []
     for read, seen in zip(before, after, strict=True):
         begins = read_as_labelled(read, labels, target, factor, median)
@@ -70,23 +71,24 @@ def effectiveness(
     return shares
 
 
-def mean_absolute_difference(pictures: Shaped[Tensor, "n *image"], others: Shaped[Tensor, "n *image"]) -> float:
+def mean_absolute_difference(pictures: Shaped[Array, "n *image"], others: Shaped[Array, "n *image"]) -> float:
     """Mean |a − b| over all pictures, channels and pixels, of uint8 pictures in units of 255."""
+    pictures, others = as_tensor(pictures), as_tensor(others)
     scale = 255 if pictures.dtype == torch.uint8 else 1
     return absolute_error(pictures.double(), others.double()) / scale / max(pictures.numel(), 1)
 
 
-def identity_distance(originals: Float[Tensor, "n d"], edited: Float[Tensor, "n d"]) -> float:
+def identity_distance(originals: Float[Array, "n d"], edited: Float[Array, "n d"]) -> float:
     """Mean Euclidean distance of face embeddings, final picture against photograph."""
-    return (edited - originals).norm(dim=1).double().mean().item()
+    return (as_tensor(edited) - as_tensor(originals)).norm(dim=1).double().mean().item()
 
 
 def minimality(
-    originals: Float[Tensor, "n d"],
-    edited: Float[Tensor, "n d"],
-    real: Float[Tensor, "real d"],
-    of_target: Bool[Tensor, "n real"],
-    of_label: Bool[Tensor, "n real"],
+    originals: Float[Array, "n d"],
+    edited: Float[Array, "n d"],
+    real: Float[Array, "real d"],
+    of_target: Bool[Array, "n real"],
+    of_label: Bool[Array, "n real"],
 ) -> float:
     """Counterfactual latent divergence of arXiv 2403.20287, the mean of log(w₁ exp p₁ + w₂ exp p₂); lower is better.
 
@@ -99,6 +101,8 @@ def minimality(
     Distances are Euclidean. `of_target` and `of_label` say which of the real photographs have which value, without the
     photograph itself. Photographs that lack either are left out; NaN where none is left.
     """
+    originals, edited, real = map(as_tensor, (originals, edited, real))
+    of_target, of_label = as_tensor(of_target), as_tensor(of_label)
     kept = of_target.any(1) & of_label.any(1)
     originals, edited, of_target, of_label = originals[kept], edited[kept], of_target[kept], of_label[kept]
     moved = (edited - originals).double().norm(dim=1)[:, None]
@@ -110,12 +114,13 @@ def minimality(
 
 
 def value_weights(
-    target: Float[Tensor, " n"], values: Float[Tensor, " real"]
+    target: Float[Array, " n"] | Sequence[int | float], values: Float[Array, " real"] | Sequence[int | float]
 ) -> tuple[Bool[Tensor, " n"], Float[Tensor, " real"]]:
     """Weights with which real photographs have each value as often as it is the target of an edit.
 
     Also which edits count: those whose target some real photograph has. The weights sum to 1, or are all 0.
     """
+    target, values = as_tensor(target), as_tensor(values)
     weights, kept = torch.zeros(len(values), dtype=torch.float64), torch.zeros(len(target), dtype=torch.bool)
     for value in target[~target.isnan()].unique():
         edits, having = target == value, values == value
@@ -125,14 +130,14 @@ def value_weights(
     return kept, weights / weights.sum().clamp(min=1e-12)
 
 
-def moments(features: Float[Tensor, "n d"], weights: Float[Tensor, " n"] | None = None) -> Moments:
+def moments(features: Float[Array, "n d"], weights: Values | None = None) -> Moments:
     """Mean and covariance, in float64; of weighted rows where there are weights."""
-    features = features.double().cpu()
-    weights = torch.full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-    weights = weights.double()
-    mean = weights @ features
+    features = as_tensor(features).double().cpu()
+    shares = (torch.ones(len(features)) if weights is None else as_tensor(weights)).double().cpu()
+    shares = shares / shares.sum()
+    mean = shares @ features
     centred = features - mean
-    return Moments(mean, centred.T @ (weights[:, None] * centred))
+    return Moments(mean, centred.T @ (shares[:, None] * centred))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -150,7 +155,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def counterfactual_image(
-    final: Float[Tensor, "n *image"], photograph: Float[Tensor, "n *image"], truth: Float[Tensor, "n *image"]
+    final: Float[Array, "n *image"], photograph: Float[Array, "n *image"], truth: Float[Array, "n *image"]
 ) -> float:
     """1 − Σ|out − x'| / Σ|x − x'| of final pictures; x' are the true ones, the same scenes drawn with that factor.
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from models.arrays import Array, Values, as_tensor
 from models.factor_classifier import reached
 from models.labels import Factor
 
@@ -35,26 +36,25 @@ class Leakage(NamedTuple):
     row: Float[Tensor, " factors"]
 
 
-def flipped(
-    before: Float[Tensor, " n"], after: Float[Tensor, " n"], factor: Factor, deviation: float
-) -> Bool[Tensor, " n"]:
+def flipped(before: Values, after: Values, factor: Factor, deviation: float) -> Bool[Tensor, " n"]:
     """Tell whether the judged value changed; a continuous one, by more than half its training deviation."""
+    before, after = as_tensor(before), as_tensor(after)
     if factor.kind == "continuous":
         return (after - before).abs() > deviation / 2
     return after != before
 
 
-def success(judged: Float[Tensor, " n"], target: Float[Tensor, " n"], factor: Factor, median: float) -> float:
+def success(judged: Values, target: Values, factor: Factor, median: float) -> float:
     """Share of the edited images for which the judge sees the target value; NaN of no images."""
     return reached(judged, target, factor, median).double().mean().item()
 
 
 def leakage(
-    before: Float[Tensor, "n factors"],
-    after: Float[Tensor, "n factors"],
+    before: Float[Array, "n factors"],
+    after: Float[Array, "n factors"],
     edited: int,
     factors: Sequence[Factor],
-    deviations: Float[Tensor, " factors"],
+    deviations: Float[Array, " factors"] | Sequence[float],
 ) -> Leakage:
     """Which other factors an edit of factor number `edited` changed.
 
@@ -64,7 +64,7 @@ def leakage(
     row = torch.full((len(factors),), torch.nan, dtype=torch.float64)
     for i, factor in enumerate(factors):
         if i != edited:
-            row[i] = flipped(before[:, i], after[:, i], factor, deviations[i].item()).double().mean()
+            row[i] = flipped(before[:, i], after[:, i], factor, float(deviations[i])).double().mean()
     others = row[torch.arange(len(factors)) != edited]
     return Leakage(others.mean().item(), row.float())
 
@@ -87,9 +87,9 @@ def leakage_at(
     return None
 
 
-def absolute_error(images: Float[Tensor, "n *image"], others: Float[Tensor, "n *image"]) -> float:
+def absolute_error(images: Float[Array, "n *image"], others: Float[Array, "n *image"]) -> float:
     """Σ|a − b| over everything, summed in float64."""
-    return (images - others).abs().sum(dtype=torch.float64).item()
+    return (as_tensor(images) - as_tensor(others)).abs().sum(dtype=torch.float64).item()
 
 
 def counterfactual_from_errors(left: float, change: float) -> float:
@@ -98,7 +98,7 @@ def counterfactual_from_errors(left: float, change: float) -> float:
 
 
 def counterfactual(
-    edited: Float[Tensor, "n *image"], original: Float[Tensor, "n *image"], truth: Float[Tensor, "n *image"]
+    edited: Float[Array, "n *image"], original: Float[Array, "n *image"], truth: Float[Array, "n *image"]
 ) -> float:
     """1 − Σ|D(edit) − D(E(x'))| / Σ|D(E(x)) − D(E(x'))|, the images given being decoded reconstructions.
 
@@ -107,13 +107,12 @@ def counterfactual(
     return counterfactual_from_errors(absolute_error(edited, truth), absolute_error(original, truth))
 
 
-def cycle_error(latents: Float[Tensor, "n features"], returned: Float[Tensor, "n features"]) -> float:
+def cycle_error(latents: Float[Array, "n features"], returned: Float[Array, "n features"]) -> float:
     """Largest |T⁻¹(T(z)) − z|, in the latents' unit."""
-    return (returned - latents).abs().max().item()
+    return (as_tensor(returned) - as_tensor(latents)).abs().max().item()
 
 
-def identity(
-    original_embeddings: Float[Tensor, "n embedding"], edited_embeddings: Float[Tensor, "n embedding"]
-) -> float:
+def identity(original_embeddings: Float[Array, "n embedding"], edited_embeddings: Float[Array, "n embedding"]) -> float:
     """Mean cosine of face embeddings, edited against reconstruction."""
-    return torch.cosine_similarity(original_embeddings, edited_embeddings, dim=1).double().mean().item()
+    before, after = as_tensor(original_embeddings), as_tensor(edited_embeddings)
+    return torch.cosine_similarity(before, after, dim=1).double().mean().item()

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 
 from models import UserError
+from models.arrays import Array, as_array
 
 __all__ = [
     "Grid",
@@ -51,11 +52,12 @@ class Grid(NamedTuple):
         return list(self.values).index(name)
 
 
-def unit(rows: Float[np.ndarray, "*n features"]) -> Float64[np.ndarray, "*n features"]:
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
+def unit(rows: Float[Array, "*n features"]) -> Float64[np.ndarray, "*n features"]:
+    values = as_array(rows).astype(np.float64)
+    lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if (lengths == 0).any() or not np.isfinite(lengths).all():
         raise UserError("Expected embeddings with a direction, got one of length 0 or NaN: check what made them.")
-    return rows.astype(np.float64) / lengths
+    return values / lengths
 
 
 def mean_cosine(rows: Float64[np.ndarray, "n d"]) -> float:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from threadpoolctl import ThreadpoolController
-from torch import Tensor
 
 from evaluation.maps.neighbours import METRICS, Vectors
 from models import UserError, check_choice
+from models.arrays import Array, as_array
 
 __all__ = ["Found", "Index", "compare"]
 
@@ -34,18 +34,13 @@ class Found(NamedTuple):
 
 
 def compare(
-    first: Float[np.ndarray, "*n features"], second: Float[np.ndarray, "*m features"]
+    first: Float[Array, "*n features"], second: Float[Array, "*m features"]
 ) -> tuple[Float64[np.ndarray, "*_"], Float64[np.ndarray, "*_"]]:
     """Cosine and Euclidean distance of rows with rows, in float64; the cosine of a row of length 0 is NaN."""
-    a, b = first.astype(np.float64), second.astype(np.float64)
+    a, b = as_array(first).astype(np.float64), as_array(second).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return np.clip(cosine, -1, 1), np.linalg.norm(a - b, axis=-1)
-
-
-def array(vectors: Vectors) -> np.ndarray:
-    """Without a copy, a memory map as it is."""
-    return vectors.detach().cpu().numpy() if isinstance(vectors, Tensor) else np.asarray(vectors)
 
 
 class Index:
@@ -61,7 +56,7 @@ class Index:
     """
 
     def __init__(self, vectors: Vectors) -> None:
-        self.values = array(vectors)
+        self.values = as_array(vectors)
         self.libraries = ThreadpoolController()
         n = len(self.values)
         self.squares, self.spread = np.empty(n, np.float32), np.empty(n, np.float32)
@@ -113,8 +108,8 @@ class Index:
                 length 0 where distances are cosine.
         """
         check_choice("metric", metric, METRICS)
-        wanted = np.asarray(array(queries), np.float32)
-        left_out = [np.array(rows, np.int64) for rows in without or [[] for _ in wanted]]
+        wanted = np.asarray(as_array(queries), np.float32)
+        left_out = [np.array(rows, np.int64) for rows in ([[] for _ in wanted] if without is None else without)]
         self.check(wanted, k, metric, max(map(len, left_out), default=0))
         found = []
         for query, scores, rows in zip(wanted, self.scores(wanted, metric), left_out, strict=True):

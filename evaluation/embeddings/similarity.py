@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from evaluation.drawing.heatmap import MOST_CELLS
 from evaluation.embeddings.search import compare
-from evaluation.maps.neighbours import METRICS, Vectors, checked, nearest_rows
+from evaluation.maps.neighbours import METRICS, Vectors, nearest_rows, precise
 from models import UserError, check_choice
 
 __all__ = ["class_matrix", "class_similarity", "neighbour_graph", "similarity_matrix"]
@@ -16,7 +16,7 @@ __all__ = ["class_matrix", "class_similarity", "neighbour_graph", "similarity_ma
 
 def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cosine") -> pd.DataFrame:
     """Cosines or Euclidean distances of all rows with all."""
-    values = checked(vectors, metric).astype(np.float64)
+    values = precise(vectors, metric).astype(np.float64)
     if metric == "cosine":
         return pd.DataFrame(np.clip(values @ values.T, -1, 1), list(names), list(names))
     squares = np.square(values).sum(1)
@@ -55,7 +55,7 @@ def class_similarity(
     check_choice("metric", metric, METRICS)
     if pairs < 1:
         raise UserError(f"Expected pairs to be at least 1, got {pairs}.")
-    values, rng = checked(vectors, metric), np.random.default_rng(seed)
+    values, rng = precise(vectors, metric), np.random.default_rng(seed)
     known = labels.reset_index(drop=True).dropna().astype(str)
     classes = {name: known.index[known == name].to_numpy() for name in sorted(known.unique())}
     if not classes:
@@ -94,7 +94,7 @@ def neighbour_graph(vectors: Vectors, names: Sequence[str], k: int = 3, metric: 
     n = len(near)
     ends = np.stack([np.repeat(np.arange(n), k), near.ravel()], 1)
     pairs, count = np.unique(np.sort(ends, 1), axis=0, return_counts=True)
-    values = checked(vectors, "euclidean")
+    values = precise(vectors, "euclidean")
     cosine, euclidean = compare(values[pairs[:, 0]], values[pairs[:, 1]])
     table = pd.DataFrame({"first": [names[a] for a, _ in pairs], "second": [names[b] for _, b in pairs]})
     return table.assign(cosine=cosine, euclidean=euclidean, mutual=count > 1, rows=[(int(a), int(b)) for a, b in pairs])

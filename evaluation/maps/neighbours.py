@@ -9,9 +9,10 @@ from torch import Tensor
 
 from datamodules.progress import with_progress
 from models import UserError, check_choice
+from models.arrays import Array, as_array
+from models.neighbours import CHUNK, nearest
 
 __all__ = [
-    "CHUNK",
     "Coordinates",
     "METRICS",
     "Neighbours",
@@ -20,32 +21,42 @@ __all__ = [
     "checked",
     "draw_rows",
     "nearest_rows",
-    "squared_distances",
+    "precise",
 ]
 
-Vectors: TypeAlias = Float[np.ndarray, "n features"] | Float[Tensor, "n features"]
-Coordinates: TypeAlias = Float[np.ndarray, "n dimensions"] | Float[Tensor, "n dimensions"]
+Vectors: TypeAlias = Float[Array, "n features"]
+Coordinates: TypeAlias = Float[Array, "n dimensions"]
 METRICS = ("euclidean", "cosine")
-CHUNK = 2**25  # distances in memory at a time
+CHUNKS = 4  # that are searched between two lines of progress
 
 
 class Neighbours(NamedTuple):
     """The k nearest neighbours of each row, the row itself excluded, nearest first."""
 
     rows: Int64[np.ndarray, "n k"]
-    distances: Float32[np.ndarray, "n k"]
+    distances: Float[np.ndarray, "n k"]
 
 
 def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
-    """Return finite vectors, for cosine distances scaled to unit length, where |a − b|² = 2 (1 − cos).
+    """Return finite vectors in float32, for cosine distances scaled to unit length.
+
+    Raises:
+        UserError: see `precise`.
+    """
+    return precise(vectors, metric).astype(np.float32, copy=False)
+
+
+def precise(vectors: Vectors, metric: str) -> Float[np.ndarray, "n features"]:
+    """Return finite vectors in float32, or in float64 if they are, for cosine distances scaled to unit length.
+
+    |a − b|² = 2 (1 − cos) then, so the neighbours are the same.
 
     Raises:
         UserError: an unknown metric; NaN or infinities; vectors of length 0 where distances are cosine.
     """
     check_choice("metric", metric, METRICS)
-    if isinstance(vectors, Tensor):
-        vectors = vectors.detach().float().cpu().numpy()
-    values = np.asarray(vectors, np.float32)
+    values = as_array(vectors)
+    values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
     wrong = np.flatnonzero(~np.isfinite(values).all(1))
     if len(wrong):
         raise UserError(
@@ -77,18 +88,10 @@ def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
 
 
-def centred(vectors: Vectors, metric: str) -> Float32[Tensor, "n features"]:
+def centred(vectors: Vectors, metric: str) -> Float[Tensor, "n features"]:
     """Centre the vectors, so that float32 keeps the small distances between neighbours."""
-    values = checked(vectors, metric)
+    values = precise(vectors, metric)
     return torch.from_numpy(values - values.mean(0))
-
-
-def squared_distances(values: Float32[Tensor, "n features"], rows: Int64[Tensor, " rows"]) -> Float32[Tensor, "rows n"]:
-    """Return squared distances from some rows to all rows; infinite from a row to itself."""
-    norms = values.square().sum(1)
-    squared = torch.addmm(norms, values[rows], values.T, alpha=-2).add_(norms[rows, None]).clamp_(min=0)
-    squared[torch.arange(len(rows)), rows] = torch.inf
-    return squared
 
 
 def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Neighbours:
@@ -101,12 +104,9 @@ def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Ne
     n = len(values)
     if not 1 <= k < n:
         raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose another k.")
-    each = max(1, CHUNK // n)
-    chunks = torch.arange(n).split(each)
-    found = [
-        squared_distances(values, rows).topk(k, largest=False)
-        for rows in with_progress(chunks, n, "Nearest neighbours", each=each)
-    ]
-    squared = torch.cat([part.values for part in found])
+    each = CHUNKS * max(1, CHUNK // n)
+    parts = with_progress(torch.arange(n).split(each), n, "Nearest neighbours", each=each)
+    found = [nearest(values[rows], values, k, "euclidean", own=rows) for rows in parts]
+    squared = -torch.cat([part.similarity for part in found])
     distances = squared / 2 if metric == "cosine" else squared.sqrt()
-    return Neighbours(torch.cat([part.indices for part in found]).numpy(), distances.numpy())
+    return Neighbours(torch.cat([part.rows for part in found]).numpy(), distances.numpy())

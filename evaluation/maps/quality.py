@@ -5,9 +5,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from evaluation.maps.neighbours import CHUNK, Coordinates, Vectors, centred, draw_rows, squared_distances
+from evaluation.maps.neighbours import Coordinates, Vectors, centred, draw_rows
 from evaluation.maps.projection import Projection
 from models import UserError
+from models.neighbours import CHUNK, nearest
+from models.reduction import squared_distances
 
 __all__ = ["NEIGHBOURS", "knn_recall", "map_quality", "measured", "trustworthiness"]
 
@@ -29,8 +31,8 @@ def neighbour_ranks(
     values, points = centred(vectors, metric), centred(coordinates, "euclidean")
     ranks = []
     for rows in torch.from_numpy(draw_rows(n, QUERIES, seed)).split(max(1, CHUNK // n)):
-        near = squared_distances(points, rows).topk(k, largest=False).indices.numpy()
-        squared = squared_distances(values, rows).numpy()
+        near = nearest(points[rows], points, k, "euclidean", own=rows).rows.numpy()
+        squared = squared_distances(values[rows], values).clamp_(min=0).scatter_(1, rows[:, None], torch.inf).numpy()
         limits = np.take_along_axis(squared, near, 1)
         # NumPy counts seven times as fast as torch.
         ranks.append(np.stack([np.count_nonzero(squared < limit[:, None], 1) + 1 for limit in limits.T], 1))

@@ -14,8 +14,9 @@ from datamodules.captions import PairData
 from datamodules.features import FeatureData
 from datamodules.splits import TEST
 from evaluation.clustering.pipeline import scored
-from evaluation.reduction.metrics import hits, nearest, overlap, ranks, votes
+from evaluation.reduction.metrics import hits, overlap, ranks, votes
 from models import UserError
+from models.neighbours import nearest
 from models.reduction import Metric
 from training.reducers import metric_of
 from training.settings import Settings
@@ -101,8 +102,8 @@ def row_questions(data: FeatureData, config: Settings, device: torch.device) -> 
         """Row numbers of the nearest of those that are known."""
         candidates, queries = rows[name]
         codes = [reduce(values[part], 0) for part in (queries, candidates)]
-        found = nearest(codes[0], codes[1], queries.to(device), candidates.to(device), MOST, metric)
-        return candidates.to(device)[found]
+        own = torch.arange(len(queries)) if config.fit_on == "all" else None  # queries and candidates are the same rows
+        return candidates.to(device)[nearest(codes[0], codes[1], MOST, metric, own).rows]
 
     full = near("neighbours", lambda part, _: part, metric_of(config, 1))
 

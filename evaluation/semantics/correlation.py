@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from datamodules.factors import FactorTable
 from evaluation.embeddings.ideal_words import mean_cosine, unit
 from models import UserError, check_choice
+from models.arrays import Array, as_array
 
 __all__ = ["MEASURES", "attributes", "chance_level", "correlations", "cosine_table", "modality_gap", "top_components"]
 
@@ -17,7 +18,7 @@ NEIGHBOURS = 3  # of the estimate of mutual information, as its authors have it
 FEWEST = 5  # rows
 
 
-def cosine_table(captions: Float[np.ndarray, "captions d"], images: Float[np.ndarray, "images d"],
+def cosine_table(captions: Float[Array, "captions d"], images: Float[Array, "images d"],
                  texts: Sequence[str], names: Sequence[str]) -> pd.DataFrame:  # fmt: skip
     """Cosines of captions (rows) with images (columns)."""
     return pd.DataFrame(unit(captions) @ unit(images).T, list(texts), list(names))
@@ -56,13 +57,15 @@ def mutual_information(
     """In nats, by the distances of nearest neighbours: Kraskov et al. 2004 for numbers, Ross 2014 for two classes."""
     from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
+    settings = {"discrete_features": False, "n_neighbors": NEIGHBOURS, "random_state": seed}
     if len(np.unique(scores)) == 2:
-        return mutual_info_classif(values, scores > scores.mean(), discrete_features=False,
-                                   n_neighbors=NEIGHBOURS, random_state=seed)  # fmt: skip
-    return mutual_info_regression(values, scores, discrete_features=False, n_neighbors=NEIGHBOURS, random_state=seed)
+        found = mutual_info_classif(values, scores > scores.mean(), **settings)
+    else:
+        found = mutual_info_regression(values, scores, **settings)
+    return np.asarray(found, np.float64)  # of nothing but zeros scikit-learn makes integers
 
 
-def known_rows(values: Float[np.ndarray, "n d"], scores: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def known_rows(values: Float[Array, "n d"], scores: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """The rows that have a score.
 
     Raises:
@@ -75,14 +78,14 @@ def known_rows(values: Float[np.ndarray, "n d"], scores: pd.Series) -> tuple[np.
         raise UserError(
             f"Expected {FEWEST} or more rows with different values of {scores.name}, got {got}: leave it out."
         )
-    chosen = np.asarray(values)[there].astype(np.float64)
+    chosen = as_array(values)[there].astype(np.float64)
     if not np.isfinite(chosen).all():
         raise UserError("Expected components that are numbers, got NaN or infinity: check what made them.")
     return chosen, column[there]
 
 
 def correlations(
-    values: Float[np.ndarray, "n d"], scores: pd.DataFrame, measure: str = "pearson", seed: int = 0
+    values: Float[Array, "n d"], scores: pd.DataFrame, measure: str = "pearson", seed: int = 0
 ) -> pd.DataFrame:
     """Correlate each component (rows) with each attribute or score (columns), over the rows where it is known.
 
@@ -99,11 +102,11 @@ def correlations(
             found[name] = mutual_information(chosen, column, seed)
         else:
             found[name] = {"pearson": pearson, "spearman": spearman}[measure](chosen, column)
-    return pd.DataFrame(found, index=pd.RangeIndex(np.asarray(values).shape[1], name="component"))
+    return pd.DataFrame(found, index=pd.RangeIndex(values.shape[1], name="component"))
 
 
 def top_components(
-    values: Float[np.ndarray, "n d"], scores: pd.DataFrame, table: pd.DataFrame, k: int = 10, seed: int = 0
+    values: Float[Array, "n d"], scores: pd.DataFrame, table: pd.DataFrame, k: int = 10, seed: int = 0
 ) -> pd.DataFrame:
     """The k components that have most to do with each attribute by a table of `correlations`, and all three measures.
 
@@ -115,7 +118,7 @@ def top_components(
     parts = []
     for name in table:
         order = table[name].abs().sort_values(ascending=False, kind="stable").dropna().index[:k].to_numpy()
-        measured = {measure: correlations(np.asarray(values)[:, order], scores[[name]], measure, seed)[name].to_numpy()
+        measured = {measure: correlations(as_array(values)[:, order], scores[[name]], measure, seed)[name].to_numpy()
                     for measure in MEASURES}  # fmt: skip
         parts.append(pd.DataFrame({"attribute": name, "component": order, **measured}))
     return pd.concat(parts, ignore_index=True)
@@ -130,9 +133,9 @@ def chance_level(rows: int, cells: int, share: float = 0.05) -> float:
 
 
 def modality_gap(
-    images: Float[np.ndarray, "images d"],
-    texts: Float[np.ndarray, "texts d"],
-    image_of: Int64[np.ndarray, " texts"] | None = None,
+    images: Float[Array, "images d"],
+    texts: Float[Array, "texts d"],
+    image_of: Int64[Array, " texts"] | None = None,
 ) -> dict[str, float]:
     """Measure the gap between the embeddings of images and of texts, all at unit length.
 
@@ -140,7 +143,7 @@ def modality_gap(
     `text_text` and `image_text` are mean cosines; `matched` that of each text with its own image, where it is known;
     `separated` is the share of rows on their own side of the plane halfway between the means.
     """
-    x, y = unit(np.asarray(images)), unit(np.asarray(texts))
+    x, y = unit(images), unit(texts)
     a, b = x.mean(0), y.mean(0)
     direction, middle = a - b, (a + b) / 2
     right = np.concatenate([(x - middle) @ direction > 0, (y - middle) @ direction < 0])
@@ -148,4 +151,4 @@ def modality_gap(
         "gap": float(np.linalg.norm(direction)), "image_image": mean_cosine(x), "text_text": mean_cosine(y),
         "image_text": float(a @ b), "separated": float(right.mean()),
     }  # fmt: skip
-    return found if image_of is None else found | {"matched": float((x[image_of] * y).sum(1).mean())}
+    return found if image_of is None else found | {"matched": float((x[as_array(image_of)] * y).sum(1).mean())}

@@ -10,6 +10,7 @@ from evaluation.maps import neighbours, quality
 from evaluation.maps.neighbours import checked, draw_rows, nearest_rows
 from evaluation.maps.quality import knn_recall, map_quality, trustworthiness
 from models import UserError
+from models import neighbours as search
 
 
 def blobs(n: int = 120, width: int = 12, seed: int = 0) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_a_map_without_relation_keeps_what_chance_keeps() -> None:
 def test_chunks_and_tensors_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, coordinates = blobs(), noise()
     whole, found = map_quality(vectors, coordinates), nearest_rows(vectors, 5)
-    for module in (neighbours, quality):
+    for module in (neighbours, quality, search):
         monkeypatch.setattr(module, "CHUNK", 7 * len(vectors))
     assert map_quality(torch.tensor(vectors), torch.tensor(coordinates)) == pytest.approx(whole)
     assert (nearest_rows(torch.tensor(vectors), 5).rows == found.rows).all()

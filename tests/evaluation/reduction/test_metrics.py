@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.reduction.metrics import bootstrap, hits, mcnemar, nearest, overlap, ranks, votes
+from evaluation.reduction.metrics import bootstrap, hits, mcnemar, overlap, ranks, votes
 
 
 def test_ranks_and_their_shares_by_hand() -> None:
@@ -23,10 +23,7 @@ def test_ties_count_against_a_query() -> None:
     assert ranks(rows, rows, torch.arange(4), torch.arange(4), "cosine").tolist() == [4, 4, 4, 4]
 
 
-def test_the_nearest_rows_leave_the_query_out() -> None:
-    rows = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    number = torch.arange(4)
-    assert nearest(rows, rows, number, number, 2, "euclidean").tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+def test_overlap_by_hand() -> None:
     first, second = torch.tensor([[1, 2, 3]]), torch.tensor([[2, 1, 9]])
     assert overlap(first, second, (1, 2, 3)).tolist() == [[0.0, 1.0, pytest.approx(2 / 3)]]
 
