@@ -1,24 +1,32 @@
 """Batches of tensors in memory, whose order depends only on the seed and the epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "row_batches", "shuffled"]
+
+Draw = Callable[[int], Sequence[Tensor]]  # of an epoch's number all its indices: one tensor or several of equal length
 
 
 class Batches:
-    """A data loader of shuffled batches of rows, for tensors that are already on their device.
+    """A data loader for tensors that are already on their device; `row_batches` and `datamodules.pairs` make them.
 
-    Lightning calls `set_epoch`, so the order depends only on the seed and the epoch, and a resumed run gets the same
-    batches as an uninterrupted one.
+    Lightning calls `set_epoch`, so what is drawn depends only on the seed and the epoch, and a resumed run gets the
+    same batches as an uninterrupted one.
+
+    Arguments:
+        draw: draws the indices of all batches of an epoch at once.
+        take: makes a batch of one part of each tensor that was drawn.
+        batch_size: length of a part.
+        steps: batches of an epoch.
     """
 
-    def __init__(self, tensors: dict[str, Tensor], batch_size: int, seed: int, rows: Tensor,
-                 steps: int) -> None:  # fmt: skip
-        self.tensors, self.batch_size, self.seed, self.rows, self.steps = tensors, batch_size, seed, rows, steps
-        self.epoch = 0
+    def __init__(self, draw: Draw, take: Callable[..., dict[str, Tensor]], batch_size: int, steps: int) -> None:
+        self.draw, self.take, self.batch_size, self.steps, self.epoch = draw, take, batch_size, steps, 0
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -28,16 +36,35 @@ class Batches:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the `steps` batches of one epoch; consecutive passes over the rows have different orders."""
-        first = self.epoch * self.steps * self.batch_size
-        needed = torch.arange(first, first + self.steps * self.batch_size)
-        passes = needed // len(self.rows)
-        orders = {int(p): self.order(int(p)) for p in passes.unique()}
-        chosen = torch.cat([orders[int(p)][needed[passes == p] % len(self.rows)] for p in passes.unique()])
-        for rows in chosen.split(self.batch_size):
-            yield {name: tensor[rows.to(tensor.device)] for name, tensor in self.tensors.items()}
+        drawn = self.draw(self.epoch)
+        for parts in zip(*(indices.split(self.batch_size) for indices in drawn), strict=True):
+            yield self.take(*parts)
 
-    def order(self, number: int) -> Tensor:
-        """Return the order of the rows in one pass."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        return self.rows[torch.randperm(len(self.rows), generator=generator)]
+
+def row_batches(tensors: dict[str, Tensor], batch_size: int, seed: int, rows: Int64[Tensor, " rows"],
+                steps: int) -> Batches:  # fmt: skip
+    """Return batches of these rows of the tensors, shuffled; every row comes once before one comes again.
+
+    >>> [batch["x"].tolist() for batch in row_batches({"x": torch.arange(4)}, 2, 0, torch.arange(4), 2)]
+    [[0, 1], [3, 2]]
+    """
+    return Batches(shuffled(rows, seed, batch_size * steps), partial(taken, tensors), batch_size, steps)
+
+
+def taken(tensors: dict[str, Tensor], rows: Int64[Tensor, " batch"]) -> dict[str, Tensor]:
+    return {name: tensor[rows.to(tensor.device)] for name, tensor in tensors.items()}
+
+
+def shuffled(rows: Int64[Tensor, " rows"], seed: int, count: int) -> Draw:
+    """Draw `count` rows per epoch; consecutive passes over the rows, each longer or shorter, have different orders."""
+
+    def order(number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    def draw(epoch: int) -> list[Tensor]:
+        needed = torch.arange(epoch * count, (epoch + 1) * count)
+        passes = needed // len(rows)
+        return [torch.cat([order(int(p))[needed[passes == p] % len(rows)] for p in passes.unique()])]
+
+    return draw

@@ -5,19 +5,18 @@ with sex), such pairs share more than the label, and the factor's codes learn th
 drawn, by default, from data that are reweighted so that the labelled factors are independent of each other.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, shuffled
 from datamodules.factors import FactorTable
 from datamodules.features import Latents
 from models import UserError
 
-__all__ = ["EditBatches", "PairBatches", "PairSampler", "decorrelating_weights", "discretise"]
+__all__ = ["PairSampler", "decorrelating_weights", "discretise", "edit_batches", "pair_batches"]
 
 
 def discretise(table: FactorTable, bins: int = 10) -> Int64[Tensor, "n factors"]:
@@ -120,78 +119,50 @@ class PairSampler:
         return anchors, partners, factors.to(anchors.device)
 
 
-class PairBatches:
-    """A data loader of latents with labels, the factor to edit or to share, and, for the pair loss, partners.
+def pair_batches(sampler: PairSampler | None, latents: Latents, labels: FactorTable, batch_size: int, seed: int,
+                 steps: int, partners: bool) -> Batches:  # fmt: skip
+    """Return batches of latents with labels, the factor to edit or to share, and, for the pair loss, partners.
 
-    Everything is drawn on the latents' device. Batches depend only on the seed and the epoch, so a resumed run gets the
-    same batches as an uninterrupted one. Without a sampler (no factors) rows are drawn uniformly.
+    Everything is drawn on the latents' device. Without a sampler (no factors) rows are drawn uniformly.
     """
+    device = latents.mean.device
+    values = labels.values.to(device)
 
-    def __init__(self, sampler: PairSampler | None, latents: Latents, labels: FactorTable, batch_size: int, seed: int,
-                 steps: int, partners: bool) -> None:  # fmt: skip
-        self.pairs, self.latents, self.batch_size = sampler, latents, batch_size
-        self.labels = labels.values.to(latents.mean.device)
-        self.seed, self.steps, self.partners, self.epoch = seed, steps, partners, 0
-        self.sampler = self  # where Lightning looks for set_epoch
+    def draw(epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        count = steps * batch_size  # all at once, because drawing one batch takes as long as drawing many
+        if sampler is not None:
+            return sampler.sample(count, generator)
+        rows = torch.randint(len(values), (count,), generator=generator)
+        return rows, rows, torch.zeros_like(rows)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        count = self.steps * self.batch_size  # all at once, because drawing one batch takes as long as drawing many
-        if self.pairs is None:
-            rows = torch.randint(len(self.labels), (count,), generator=generator)
-            drawn = (rows, rows, torch.zeros_like(rows))
-        else:
-            drawn = self.pairs.sample(count, generator)
-        for anchors, partners, factor in zip(*(part.split(self.batch_size) for part in drawn), strict=True):
-            yield self.batch(anchors, partners, factor)
-
-    def batch(self, anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
-        device = self.latents.mean.device
-        anchors, partners = anchors.to(device), partners.to(device)
-        batch = {"mean": self.latents.mean[anchors], "logvar": self.latents.logvar[anchors],
-                 "labels": self.labels[anchors], "factor": factor.to(device)}  # fmt: skip
-        if self.partners:
-            batch |= {"partner_mean": self.latents.mean[partners], "partner_logvar": self.latents.logvar[partners]}
+    def take(anchors: Tensor, others: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        anchors, others = anchors.to(device), others.to(device)
+        batch = {"mean": latents.mean[anchors], "logvar": latents.logvar[anchors], "labels": values[anchors],
+                 "factor": factor.to(device)}  # fmt: skip
+        if partners:
+            batch |= {"partner_mean": latents.mean[others], "partner_logvar": latents.logvar[others]}
         return batch
 
+    return Batches(draw, take, batch_size, steps)
 
-class EditBatches:
-    """A data loader of latents with the labels after an edit of one factor, and the guide's edited latents.
 
-    Arguments:
-        rows: indices of the latents that were edited.
-        after: (rows, factors, factors), the labels after the edit of each factor.
-        targets: (rows, factors, features), the edited latents, in half precision because there are many.
+def edit_batches(latents: Latents, labels: FactorTable, rows: Int64[Tensor, " rows"],
+                 after: Float[Tensor, "rows factors factors"], targets: Float[Tensor, "rows factors features"],
+                 batch_size: int, seed: int, steps: int) -> Batches:  # fmt: skip
+    """Return batches of latents with the labels after an edit of one factor, and the guide's edited latents.
+
+    `rows` are the indices of the latents that were edited, `after` the labels after the edit of each factor, `targets`
+    the edited latents, in half precision because there are many.
     """
+    device, count = latents.mean.device, len(labels.factors)
+    values, rows, after, targets = (each.to(device) for each in (labels.values, rows, after, targets))
 
-    def __init__(self, latents: Latents, labels: FactorTable, rows: Int64[Tensor, " rows"],
-                 after: Float[Tensor, "rows factors factors"], targets: Tensor, batch_size: int, seed: int,
-                 steps: int) -> None:  # fmt: skip
-        device = latents.mean.device
-        self.latents, self.labels = latents, labels.values.to(device)
-        self.rows, self.after, self.targets = rows.to(device), after.to(device), targets.to(device)
-        edits = torch.arange(len(rows) * len(labels.factors))
-        self.batches = Batches({"edit": edits}, batch_size, seed, edits, steps)
-        self.sampler = self  # where Lightning looks for set_epoch
+    def take(edit: Tensor) -> dict[str, Tensor]:
+        edit = edit.to(device)
+        position, factor = edit // count, edit % count
+        row = rows[position]
+        return {"mean": latents.mean[row], "logvar": latents.logvar[row], "labels": values[row], "factor": factor,
+                "after": after[position, factor], "target": targets[position, factor].float()}  # fmt: skip
 
-    def set_epoch(self, epoch: int) -> None:
-        self.batches.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        count = self.targets.shape[1]
-        for batch in self.batches:
-            edit = batch["edit"].to(self.rows.device)
-            position, factor = edit // count, edit % count
-            row = self.rows[position]
-            yield {"mean": self.latents.mean[row], "logvar": self.latents.logvar[row], "labels": self.labels[row],
-                   "factor": factor, "after": self.after[position, factor],
-                   "target": self.targets[position, factor].float()}  # fmt: skip
+    return Batches(shuffled(torch.arange(len(rows) * count), seed, batch_size * steps), take, batch_size, steps)

@@ -32,14 +32,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from datamodules.batches import Batches
 from datamodules.faces import FACTORS, render, sample_parameters
 from datamodules.factors import FactorTable
 from datamodules.feature_cache import Shards, fill
 from datamodules.features import Latents
-from datamodules.pairs import PairBatches, PairSampler
+from datamodules.pairs import PairSampler, pair_batches
 from evaluation.command import command, options
 from evaluation.embeddings.search import Index
-from models import check_choice
+from models import UserError, check_choice
 from models.clip import CLIP
 from models.flow import Flow
 from models.iin import IIN
@@ -65,7 +66,7 @@ class Options:
 class Encoding:
     """The pair batches, with latents computed from the images at every step."""
 
-    def __init__(self, batches: PairBatches, images: Tensor, vae: VAE) -> None:
+    def __init__(self, batches: Batches, images: Tensor, vae: VAE) -> None:
         self.batches, self.images, self.vae = batches, images, vae
 
     def __len__(self) -> int:
@@ -79,11 +80,13 @@ class Encoding:
             yield batch | {"mean": mean, "logvar": logvar, "partner_mean": other, "partner_logvar": other_logvar}
 
 
-class Rows(PairBatches):
+def with_rows(batches: Batches) -> Batches:
     """Pair batches that also say which rows they are of."""
 
-    def batch(self, anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
-        return super().batch(anchors, partners, factor) | {"row": anchors, "partner_row": partners}
+    def take(anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        return batches.take(anchors, partners, factor) | {"row": anchors, "partner_row": partners}
+
+    return Batches(batches.draw, take, batches.batch_size, batches.steps)
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -152,7 +155,7 @@ def extraction(asked: Options, device: str) -> dict[str, str | float]:
 
 def search(asked: Options, device: str) -> dict[str, str | float]:
     """Milliseconds of a query, and of nothing but the product with every row; memory that is not the file's."""
-    n, width, generator = asked.rows or 1_000_000, 512, np.random.default_rng(0)
+    n, width, generator = 1_000_000 if asked.rows is None else asked.rows, 512, np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "rows.npy"
         values = np.lib.format.open_memmap(file, "w+", np.float32, (n, width))
@@ -187,7 +190,7 @@ def splice(asked: Options, device: str) -> dict[str, str | float]:
     """Rows per second of both solvers at two penalties, and how far their weights differ at most."""
     from sklearn.linear_model import Lasso
 
-    n, width, vocabulary = asked.rows or 1000, 512, 5000
+    n, width, vocabulary = 1000 if asked.rows is None else asked.rows, 512, 5000
     torch.manual_seed(0)
     groups = torch.randn(300, width)[torch.randint(300, (vocabulary,))]  # texts that are alike, as words are
     texts = normalize(groups + 0.7 * torch.randn(vocabulary, width), dim=1)
@@ -226,7 +229,7 @@ def flow(asked: Options, device: str) -> dict[str, str | float]:
     table = FactorTable(FACTORS, scenes.factors)
     iin = IIN(64, [(f.name, f.kind, list(f.values)) for f in FACTORS], objective="likelihood")
     iin.start(latents.mean.cpu(), latents.logvar.cpu(), table.values)
-    batches = Rows(PairSampler(table), latents, table, asked.batch, 0, asked.steps, partners=True)
+    batches = with_rows(pair_batches(PairSampler(table), latents, table, asked.batch, 0, asked.steps, partners=True))
     encoding = Encoding(batches, images, vae)
     first = next(iter(batches))
     loops = {
@@ -246,6 +249,8 @@ def main(arguments: Sequence[str]) -> None:
     asked = options(Options, arguments)
     each = {"flow": flow, "extraction": extraction, "search": search, "splice": splice}
     check_choice("what", asked.what, tuple(each))
+    if asked.rows is not None and asked.rows < 1:
+        raise UserError(f"Expected rows= to be at least 1, got {asked.rows}: leave it out for the usual number.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     result = {"device": device, **each[asked.what](asked, device)}
     if asked.json:

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from evaluation.command import aside, command, options
 from evaluation.reduction.metrics import overlap
 from models import UserError
@@ -63,7 +63,7 @@ def train(module: Any, rows: Tensor, steps: int, batch: int, seed: int = 0) -> A
     quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     module.start(rows)
     trainer = pl.Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, enable_model_summary=False, **quiet)
-    trainer.fit(module, Batches({key: rows}, batch, seed, torch.arange(len(rows)), min(steps, STEPS_PER_EPOCH)))
+    trainer.fit(module, row_batches({key: rows}, batch, seed, torch.arange(len(rows)), min(steps, STEPS_PER_EPOCH)))
     return module.eval()
 
 

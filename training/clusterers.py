@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from models.autoencoder import Autoencoder, Layer
 from models.dec import DEC, kmeans
 from models.precision import fast_precision
@@ -107,7 +107,7 @@ class ClustererFits:
             tensors = {"features": vectors, "row": torch.arange(len(vectors), device=vectors.device)}
             size = min(batch_size, len(vectors))
             interval = max(STEPS_PER_EPOCH, steps // 50) if interval is None else interval
-            batches = Batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
+            batches = row_batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
             bf16 = self.config.trainer.bf16
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
             precision = "bf16-mixed" if half and kind in (Autoencoder, Layer, DEC) else "32-true"

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from datamodules.factors import FactorTable, ImageData
 from datamodules.features import Latents
-from datamodules.pairs import EditBatches, PairBatches, PairSampler, discretise
+from datamodules.pairs import PairSampler, discretise, edit_batches, pair_batches
 from datamodules.people import training_halves
 from datamodules.progress import with_progress
 from datamodules.splits import TRAIN
@@ -107,7 +107,7 @@ def labelled_batches(latents: Latents, labels: FactorTable, rows: Tensor, size: 
     sure = torch.ones_like(labels.values) if labels.confidence is None else labels.confidence.nan_to_num(1.0)
     device = latents.mean.device
     tensors = {"mean": latents.mean, "labels": labels.values.to(device), "sure": sure.to(device)}
-    return Batches(tensors, size, seed, rows, STEPS_PER_EPOCH)
+    return row_batches(tensors, size, seed, rows, STEPS_PER_EPOCH)
 
 
 def decoder(encoder: ImageEncoder) -> Any:
@@ -152,11 +152,11 @@ def train_guide(
                 stage_steps(config, config.trainer.spatial_guide.steps),
                 config.trainer.spatial_guide.batch_size,
             )
-            batches: Any = labelled_batches(latents, labels, torch.arange(len(labels.values)), size, config.seed + 1)
+            batches = labelled_batches(latents, labels, torch.arange(len(labels.values)), size, config.seed + 1)
         else:
             guide.decode, guide.read = decoder(encoder), read
             steps, size = sum(parts.values()), config.trainer.guide.batch_size
-            batches = PairBatches(
+            batches = pair_batches(
                 pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
             )
         stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1.0 if spatial else 1000.0)
@@ -175,7 +175,7 @@ def rows_to_edit(labels: FactorTable, most: int, seed: int) -> Tensor:
     return torch.multinomial(weights, min(most, len(weights)), generator=torch.Generator().manual_seed(seed))
 
 
-def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> EditBatches:
+def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide: SpatialGuide, run: Run) -> Batches:
     """Compute the guide's edits of training rows, each factor of each row once to another value, as batches.
 
     An edit takes about twenty passes of the guide's network, so all are computed before the flow is trained. They are
@@ -200,7 +200,7 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
         targets = torch.cat(ends)
         write_file(file, save({"after": after.cpu(), "targets": targets.cpu()}))
     size = config.trainer.spatial_iin.batch_size
-    return EditBatches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
+    return edit_batches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
 
 
 def edit_grids(
@@ -252,7 +252,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
     reading = isinstance(iin.flow, DiffusionFlow)  # only its reading network is trained
     length = config.trainer.reading if reading else config.trainer.spatial_iin if iin.spatial else config.trainer.iin
     steps, size = stage_steps(config, length.steps), length.batch_size
-    edits: Any = None
+    edits: Batches | None = None
     if isinstance(guide, SpatialGuide):
         if reading:
             rows = torch.arange(len(labels.values)) if reader is None else reader
@@ -266,7 +266,9 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
             iin.flow.guide.load_state_dict(guide.state_dict())
         iin.transport = guide.transport if isinstance(guide, Guide) else None
         partners = iin.objective == "likelihood" and iin.head == "pairs" and sampler is not None
-        batches: Any = edits or PairBatches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
+        batches = edits
+        if batches is None:
+            batches = pair_batches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
         clip = 200.0 if iin.objective == "faithful" else None

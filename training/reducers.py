@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from models import UserError, check_choice, near_names
 from models.autoencoder import Autoencoder
 from models.matryoshka import Matryoshka
@@ -52,7 +52,7 @@ class Reducer:
         Raises:
             UserError: rows of another width than the training rows; a kind that the reduction was not fitted on.
         """
-        mean = (self.first or self.module).mean
+        mean = (self.module if self.first is None else self.first).mean
         if rows.shape[1] != mean.shape[1]:
             raise UserError(f"Expected rows of {mean.shape[1]} numbers, as the reduction was fitted on, got "
                             f"{rows.shape[1]}: use the encoder that made them.")  # fmt: skip
@@ -215,5 +215,5 @@ class ReducerFits:
         size = min(settings.batch_size, rows)
         steps = stage_steps(self.config, min(settings.epochs * -(-rows // size), settings.steps))
         interval = min(max(STEPS_PER_EPOCH, steps // 20), steps)
-        batches = Batches(tensors, size, self.config.seed, torch.arange(rows), interval)
+        batches = row_batches(tensors, size, self.config.seed, torch.arange(rows), interval)
         return size * fit(module, batches, self.run, name, self.config, steps)

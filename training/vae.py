@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from datamodules.cache import code_digest, fingerprint
 from datamodules.factors import ImageData
 from datamodules.features import as_read
@@ -72,7 +72,7 @@ def train_final_decoder(config: Settings, vae: VAE, images: Tensor, data: ImageD
         with torch.no_grad():
             means = torch.cat([vae.encode(images[part].to(device))[0].cpu() for part in rows.split(512)])
         tensors = {"images": images[rows], "mean": means}
-        batches = Batches(tensors, size, config.seed + 3, torch.arange(len(rows)), STEPS_PER_EPOCH)
+        batches = row_batches(tensors, size, config.seed + 3, torch.arange(len(rows)), STEPS_PER_EPOCH)
         vae.final.train()
         stage.items = size * fit(vae.final, batches, run, "final_decoder", config, steps, precision)
     (run.path / "checkpoints" / "final_decoder.partial.ckpt").unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         bf16 = config.trainer.bf16
         bf16 = fast_precision(device_of(config)) == torch.bfloat16 if bf16 is None else bf16
         shown = images[data.rows(TRAIN)[:16]]
-        batches = Batches({"images": images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
+        batches = row_batches({"images": images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
         pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
         precision = "bf16-mixed" if bf16 else "32-true"
         stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))

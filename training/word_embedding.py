@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
 from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
@@ -112,7 +112,7 @@ def learn_embedding(config: Settings, data: ImageData | TextData | FeatureData, 
         valid = parts[VALIDATION].to(device)
         best = KeepBest(lambda module: module.loss(rows[valid], classes[valid]), settings.patience)
         with run.stage("embedding") as stage:
-            batches = Batches({"words": rows, "label": classes}, size, config.seed, parts[TRAIN], epoch)
+            batches = row_batches({"words": rows, "label": classes}, size, config.seed, parts[TRAIN], epoch)
             steps = stage_steps(config, settings.epochs * epoch)
             stage.items = size * fit(model, batches, run, "embedding", config, steps, callbacks=(best,))
         finish(model, run, "embedding", "last")

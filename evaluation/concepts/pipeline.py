@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from datamodules.cache import write_whole
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
@@ -154,7 +154,7 @@ def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, r
         steps, size = stage_steps(config, config.trainer.sae.steps), min(config.trainer.sae.batch_size, len(known))
         with run.stage("sae") as stage:
             sae.start(known)
-            batches = Batches({"features": known}, size, config.seed, torch.arange(len(known)), STEPS_PER_EPOCH)
+            batches = row_batches({"features": known}, size, config.seed, torch.arange(len(known)), STEPS_PER_EPOCH)
             stage.items = size * fit(sae, batches, run, "sae", config, steps, clip=1.0)
         finish(sae, run, "sae", "last")
     with run.stage("concepts", len(data.ids)):

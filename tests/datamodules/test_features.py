@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from datamodules.factors import FactorTable, ImageData
 from datamodules.feature_cache import Shards
 from datamodules.features import as_read, encode, extract
@@ -218,12 +218,12 @@ def test_grey_images_of_another_size_are_read_resized_and_as_rgb(tmp_path: Path)
 
 
 def test_batches_pass_over_every_row_and_depend_on_the_epoch_alone() -> None:
-    batches = Batches({"x": torch.arange(10)}, 4, seed=0, rows=torch.arange(10), steps=5)
+    batches = row_batches({"x": torch.arange(10)}, 4, seed=0, rows=torch.arange(10), steps=5)
     seen = torch.cat([batch["x"] for batch in batches])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
     batches.set_epoch(1)
     second = torch.cat([batch["x"] for batch in batches])
-    fresh = Batches({"x": torch.arange(10)}, 4, seed=0, rows=torch.arange(10), steps=5)
+    fresh = row_batches({"x": torch.arange(10)}, 4, seed=0, rows=torch.arange(10), steps=5)
     fresh.set_epoch(1)
     assert torch.equal(torch.cat([batch["x"] for batch in fresh]), second)
     assert not torch.equal(second, seen)

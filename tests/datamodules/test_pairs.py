@@ -3,7 +3,7 @@ import torch
 
 from datamodules.factors import FactorTable
 from datamodules.features import Latents
-from datamodules.pairs import EditBatches, PairBatches, PairSampler, decorrelating_weights, discretise
+from datamodules.pairs import PairSampler, decorrelating_weights, discretise, edit_batches, pair_batches
 from models import UserError
 from models.labels import Factor
 
@@ -77,7 +77,7 @@ def test_batches_repeat_with_the_epoch_and_keep_rows_together() -> None:
     latents = Latents(torch.arange(500.0)[:, None].expand(500, 2).contiguous(), torch.zeros(500, 2))
 
     def epoch(number: int) -> list[dict[str, torch.Tensor]]:
-        batches = PairBatches(PairSampler(table), latents, table, 30, seed=1, steps=3, partners=True)
+        batches = pair_batches(PairSampler(table), latents, table, 30, seed=1, steps=3, partners=True)
         batches.set_epoch(number)
         return list(batches)
 
@@ -99,7 +99,7 @@ def test_edit_batches_hold_each_edit_once_an_epoch_with_its_own_target() -> None
     for factor in range(2):
         after[:, factor, factor] = 1 - after[:, factor, factor]
     targets = (rows[:, None, None] + torch.tensor([0.25, 0.5])[None, :, None]).expand(4, 2, 3).half()
-    batches = EditBatches(latents, labels, rows, after, targets, batch_size=4, seed=0, steps=2)
+    batches = edit_batches(latents, labels, rows, after, targets, batch_size=4, seed=0, steps=2)
     seen = set()
     for batch in batches:
         row = batch["mean"][:, 0].long()

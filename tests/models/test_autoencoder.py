@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from models import UserError
 from models.autoencoder import Autoencoder, Layer, fully_connected, optimization
 from training.checkpoints import finish
@@ -29,7 +29,7 @@ def low_rank(n: int = 1000, d: int = 24, rank: int = 3) -> Tensor:
 
 
 def batches(features: Tensor, steps: int = 50, size: int = 128) -> Batches:
-    return Batches({"features": features}, size, 0, torch.arange(len(features)), steps)
+    return row_batches({"features": features}, size, 0, torch.arange(len(features)), steps)
 
 
 def train(module: pl.LightningModule, features: Tensor, steps: int, **options: Any) -> pl.Trainer:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from models import UserError
 from models.autoencoder import Autoencoder
 from models.dec import DEC, clustering_loss, kmeans, soft_assignment, target_distribution
@@ -46,7 +46,7 @@ def accuracy(labels: Tensor, clusters: Tensor) -> float:
 
 def batches(features: Tensor, steps: int = INTERVAL) -> Batches:
     rows = torch.arange(len(features))
-    return Batches({"features": features, "row": rows}, 64, 0, rows, steps)
+    return row_batches({"features": features, "row": rows}, 64, 0, rows, steps)
 
 
 def train(module: pl.LightningModule, features: Tensor, steps: int, *callbacks: pl.Callback) -> pl.Trainer:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from models import UserError
 from models.matryoshka import Matryoshka, info_nce, neighbour_divergence
 from models.reduction import fit_reduction, similarity
@@ -47,7 +47,7 @@ def test_the_divergence_is_zero_where_nothing_is_lost() -> None:
 def trained(module: Matryoshka, **tensors: Tensor) -> Matryoshka:
     trainer = pl.Trainer(accelerator="cpu", max_steps=150, max_epochs=-1, logger=False, enable_checkpointing=False,
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-    trainer.fit(module, Batches(tensors, 100, 0, torch.arange(len(tensors["x"])), 150))
+    trainer.fit(module, row_batches(tensors, 100, 0, torch.arange(len(tensors["x"])), 150))
     return module.eval()
 
 

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from models import UserError, temi
-from models.temi import TEMI, Heads, agreement, nearest, pair_loss, pair_weight
+from models.temi import TEMI, Heads, agreement, pair_loss, pair_weight
 from tests.references import temi as reference
 from training.checkpoints import finish
 from training.fit import fit
@@ -41,7 +41,7 @@ def accuracy(assignment: Tensor, label: Tensor) -> float:
 
 def batches(features: Tensor, steps: int = 20) -> Batches:
     rows = torch.arange(len(features))
-    return Batches({"features": features, "row": rows}, 128, 0, rows, steps)
+    return row_batches({"features": features, "row": rows}, 128, 0, rows, steps)
 
 
 def trained(module: TEMI, features: Tensor, seed: int = 0, steps: int = 100) -> TEMI:
@@ -57,23 +57,11 @@ def small(**settings: float) -> TEMI:
     return TEMI(8, 4, heads=4, hidden=16, neighbours=20, momentum=0.9, warmup=20, **quick)
 
 
-@pytest.mark.parametrize("products", [1, 500, 2**24])
-def test_neighbours_are_those_of_brute_force(products: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temi, "PRODUCTS", products)
-    features = torch.randn(60, 5)
-    found = nearest(features, 7)
-    for row in range(60):
-        others = [other for other in range(60) if other != row]
-        cosines = [float(torch.cosine_similarity(features[row], features[other], 0)) for other in others]
-        expected = [other for _, other in sorted(zip(cosines, others, strict=True), reverse=True)][:7]
-        assert found[row].tolist() == expected
-
-
-def test_no_row_is_its_own_neighbour() -> None:
-    copies = torch.randn(1, 5).repeat(10, 1)
-    found = nearest(copies, 50)
-    assert found.shape == (10, 9)
-    assert all(sorted([row, *found[row].tolist()]) == list(range(10)) for row in range(10))
+def test_few_rows_are_neighbours_of_all_others() -> None:
+    module = small()
+    module.start(torch.randn(10, 8), seed=0)
+    assert module.neighbours.shape == (10, 9)
+    assert all(sorted([row, *found]) == list(range(10)) for row, found in enumerate(module.neighbours.tolist()))
 
 
 def test_terms_are_the_papers() -> None:

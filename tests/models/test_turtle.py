@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from models import UserError, turtle
 from models.turtle import TURTLE, cross_entropy, fit_linear, generalization_score, mean_entropy, standardisation
 from tests.references import turtle as reference
@@ -40,7 +40,7 @@ def accuracy(assignment: Tensor, label: Tensor) -> float:
 
 def batches(features: Tensor, steps: int = 20) -> Batches:
     rows = torch.arange(len(features))
-    return Batches({"features": features, "row": rows}, 256, 0, rows, steps)
+    return row_batches({"features": features, "row": rows}, 256, 0, rows, steps)
 
 
 def trained(module: TURTLE, features: Tensor, seed: int = 0, steps: int = 50) -> TURTLE:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import Batches
+from datamodules.batches import Batches, row_batches
 from models import UserError
 from models.muon import Muon
 from training.build import device_of
@@ -54,7 +54,7 @@ class Line(pl.LightningModule):
 
 
 def batches() -> Batches:
-    return Batches(
+    return row_batches(
         {"x": torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))}, 8, 0, torch.arange(1000), 100
     )
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 
-from datamodules.batches import Batches
+from datamodules.batches import row_batches
 from datamodules.tokens import tokens
 from datamodules.vectors import vectors
 from evaluation.embeddings.source import source
@@ -90,7 +90,7 @@ def test_it_stops_when_validation_gets_no_better_and_keeps_the_best() -> None:
 
     model = WordClassifier(5, 2, width=4, learning_rate=0.1)
     tensors = {"words": torch.randint(7, (8, 3)), "label": torch.randint(2, (8,))}
-    batches = Batches(tensors, 8, 0, torch.arange(8), 1)
+    batches = row_batches(tensors, 8, 0, torch.arange(8), 1)
     best = KeepBest(loss, patience=2)
     trainer = pl.Trainer(accelerator="cpu", max_epochs=9, logger=False, enable_checkpointing=False, callbacks=[best],
                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
