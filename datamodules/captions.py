@@ -110,7 +110,7 @@ def pairs(path: str | Path | Sequence[str | Path] | None = None,
         part = part.assign(file=[str(folder / name) for name in part["image"]])
         if name_or_column is not None and column is None:
             part["split"] = name_or_column
-        parts.append(part[part.groupby("file", sort=False).ngroup() < most] if most else part)
+        parts.append(part if most is None else part[part.groupby("file", sort=False).ngroup() < most])
     table = pd.concat(parts, ignore_index=True)
     return image_pairs(table, captions, size, crop, max_unreadable, cache_dir)
 

@@ -282,11 +282,12 @@ def spaces_of(run: LoadedRun, chosen: Sequence[str] | None) -> dict[str, Float[T
         made[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
     if run.config.model.name == "iin":
         made["iin"] = lambda: run.iin.encode(run.vectors.values.to(run.device)).detach().cpu()
-    for name in chosen or ():
-        if name not in made:
-            near = near_names(name, made)
-            raise UserError(f"Expected spaces= among {', '.join(made)}, as the run has them, got {name!r}.{near}")
-    return {name: made[name]() for name in chosen or made}
+    wanted = list(made) if chosen is None else list(chosen)
+    unknown = [name for name in wanted if name not in made]
+    if unknown or not wanted:
+        got, near = (repr(unknown[0]), near_names(unknown[0], made)) if unknown else ("none", "")
+        raise UserError(f"Expected spaces= among {', '.join(made)}, as the run has them, got {got}.{near}")
+    return {name: made[name]() for name in wanted}
 
 
 def described(run: LoadedRun) -> pd.DataFrame:

@@ -52,9 +52,11 @@ def build_flow(
                 "iin.objective=faithful: leave iin.coupling at null."
             )
         return DiffusionFlow(features, factors, shape, **diffusion or {})
+    usual = zip((blocks, width, depth), (4, 128, 3) if spatial else (6, 192, 2), strict=True)
+    blocks, width, depth = (by_latents if size is None else size for size, by_latents in usual)
     if spatial:
-        return SpatialFlow(shape, components, blocks or 4, width or 128, depth or 3, kind)
-    return Flow(features, blocks or 6, width or 192, depth or 2, kind)
+        return SpatialFlow(shape, components, blocks, width, depth, kind)
+    return Flow(features, blocks, width, depth, kind)
 
 
 def start_flow(flow: Flow | SpatialFlow, mean: Float[Tensor, "n d"], labels: Float[Tensor, "n label"] | None) -> None:

@@ -94,3 +94,49 @@ def test_pins_are_exact() -> None:
     assert pins
     wrong = [line for line in pins if not re.fullmatch(r"[a-z0-9.-]+==[0-9][0-9a-z.]*", line)]
     assert not wrong, f"name==version and nothing else, not {wrong}"
+
+
+EFFECTS = """
+import importlib, logging, os, random, sys, warnings
+import numpy, torch
+
+def outside():
+    loggers = ("root", "lightning", "lightning.pytorch", "pytorch_lightning", "lightning.fabric", "matplotlib", "PIL")
+    return {
+        "warnings.filters": list(warnings.filters),
+        "loggers": {name: (logging.getLogger(name).level, len(logging.getLogger(name).handlers)) for name in loggers},
+        "os.environ": dict(os.environ),
+        "torch": (torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+                  torch.get_float32_matmul_precision(), torch.is_grad_enabled(),
+                  torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+                  torch.backends.cudnn.deterministic),
+        "random state": (torch.get_rng_state().tolist(), numpy.random.get_state()[1].tolist(), random.getstate()),
+        "hooks": (sys.excepthook, sys.displayhook, logging.getLoggerClass()),
+        "working directory": os.getcwd(),
+    }
+
+libraries, modules = (part.split(",") for part in sys.argv[1:])
+for name in libraries:  # what these change on their own is theirs
+    importlib.import_module(name)
+before = outside()
+for name in modules:
+    importlib.import_module(name)
+    after = outside()
+    for what, value in after.items():
+        if value != before[what]:
+            print(name, "changes", what)
+    before = after
+"""
+
+
+def test_importing_changes_nothing_outside() -> None:
+    """Warnings, loggers, the environment, torch's settings and random states belong to commands, not to modules."""
+    trees = [ast.parse((ROOT / path).read_text()) for path in (*SOURCES, Path("train.py"))]
+    tops = [node for tree in trees for node in tree.body]
+    libraries = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
+    libraries |= {node.module for node in tops if isinstance(node, ast.ImportFrom) and node.module}
+    libraries = {name for name in libraries if name.split(".")[0] not in (*PACKAGES, "train")}
+    modules = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
+    code = [sys.executable, "-c", EFFECTS, ",".join(sorted(libraries)), ",".join([*modules, "train"])]
+    result = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == ""

@@ -192,11 +192,15 @@ def train_judge(
 
     Raises:
         UserError: the cache folder cannot be written.
+        ValueError: `epochs` is below 1.
     """
     device, part = torch.device(device), [] if rows is None else [rows]
     rows = data.rows(TRAIN) if rows is None else rows
     seen = kind.views if data.counterfactual is None else kind.views // 4
-    epochs = epochs or max(1, round(min(scale, 1.0) * min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)))
+    if epochs is None:
+        epochs = max(1, round(min(scale, 1.0) * min(math.ceil(seen / max(len(rows), 1)), MOST_EPOCHS)))
+    if epochs < 1:
+        raise ValueError(f"Expected epochs to be at least 1, got {epochs}: None chooses them by the number of images.")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs, too
         judge = kind(data.factors.factors, factor_statistics(data.factors.values[rows]), data.size, width)

@@ -60,6 +60,9 @@ def mode_of(run: EditableRun, asked: Options) -> str:
     if len(extra) > 1 or set(extra) - WITH[modes[0]]:
         allowed = " or ".join(f"{name}=" for name in sorted(WITH[modes[0]])) or "nothing else"
         raise UserError(f"Expected {allowed} with {modes[0]}=, got {' and '.join(f'{name}=' for name in extra)}.")
+    for name in ("values", "edits"):
+        if (given := getattr(asked, name)) is not None and not len(given):
+            raise UserError(f"Expected at least one entry in {name}=, got none: name some, or leave it out.")
     return modes[0]
 
 
@@ -67,7 +70,8 @@ def values_of(run: EditableRun, asked: Options) -> dict[str, Any]:
     """The values that the factor is set to, by their titles; one that is given by number and by word is there once."""
     name = asked.factor or ""
     number = run.editor.factor(name)
-    values = asked.values or ([asked.value] if asked.value is not None else list(run.editor.factors[number].values))
+    values = list(run.editor.factors[number].values) if asked.values is None else asked.values
+    values = values if asked.value is None else [asked.value]
     return {titled(run, name, value): value for value in values}
 
 
@@ -77,7 +81,7 @@ def check_values(run: EditableRun, asked: Options) -> None:
         run.editor.value(run.editor.factor(name), value)
     if asked.factor is not None:
         values_of(run, asked)
-    for value in asked.values or [0] if asked.component is not None else []:
+    for value in (asked.values or [0]) if asked.component is not None else []:
         run.editor.component_value(asked.component or 0, value)
 
 

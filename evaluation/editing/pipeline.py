@@ -213,7 +213,9 @@ def measure_iin(
     """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
     # Runs of earlier versions do not have the setting.
     device, how = latents.mean.device, config.get("compose") or default_composition(encoder.latent_shape)
-    most = config.measured_images or (PHOTOGRAPHS if data.counterfactual is None else DRAWINGS)
+    most = config.measured_images
+    if most is None:
+        most = PHOTOGRAPHS if data.counterfactual is None else DRAWINGS
     test = data.rows(TEST)[:most]
     held = latents.rows(test.to(device))
     figures = run.path / "figures"

@@ -43,7 +43,7 @@ def checked(vectors: Vectors, metric: str) -> Float32[np.ndarray, "n features"]:
     Raises:
         UserError: see `precise`.
     """
-    return precise(vectors, metric).astype(np.float32, copy=False)
+    return precise(as_array(vectors).astype(np.float32, copy=False), metric)
 
 
 def precise(vectors: Vectors, metric: str) -> Float[np.ndarray, "n features"]:

@@ -62,8 +62,11 @@ def compared_methods(config: Settings, paired: bool) -> tuple[list[str], str]:
     Raises:
         UserError: an unknown method.
     """
-    methods = config.methods or [method for method in METHODS if paired or method not in SAME]
+    methods = config.methods
+    if methods is None:
+        methods = [method for method in METHODS if paired or method not in SAME]
     methods = [methods] if isinstance(methods, str) else list(methods)
+    check_methods(methods)
     against = config.against or ("centred_pca" if paired else "pca")
     check_methods([*methods, against])
     return list(dict.fromkeys([*methods, against])), against

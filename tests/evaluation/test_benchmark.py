@@ -100,3 +100,9 @@ def test_search_and_splice_are_timed_against_what_they_are_compared_with(capsys:
 def test_unknown_options_are_one_line() -> None:
     with pytest.raises(UserError, match=r"Expected one value for an option among what, .*, got 'step=3'"):
         benchmark.main(["step=3"])
+
+
+@pytest.mark.parametrize("what", ["search", "splice"])
+def test_no_row_is_no_default(what: str) -> None:
+    with pytest.raises(UserError, match="Expected rows= to be at least 1, got 0: leave it out"):
+        benchmark.main([f"what={what}", "rows=0"])

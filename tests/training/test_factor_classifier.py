@@ -263,3 +263,8 @@ def test_a_short_run_trains_its_judge_for_an_epoch_at_least(data: ImageData, mon
     for scale in (1.0, 0.5, 0.001, 4.0):
         train_judge(data, width=8, scale=scale)
     assert epochs == [60, 30, 1, 60]
+
+
+def test_no_epoch_is_no_default(data: ImageData) -> None:
+    with pytest.raises(ValueError, match="Expected epochs to be at least 1, got 0"):
+        train_judge(data, epochs=0)

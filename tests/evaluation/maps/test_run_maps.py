@@ -37,3 +37,8 @@ def test_the_neighbours_of_umap_can_be_chosen(tmp_path: Path, neighbours: int) -
     asked = Options("", method="umap", spaces=["features"], neighbours=neighbours)
     with pytest.raises(UserError, match=f"from 2 to less than the 9 rows, got {neighbours}: choose neighbours=4"):
         map_run(run_of(tmp_path, "kind"), asked)
+
+
+def test_no_space_is_no_default(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Expected spaces= among features, as the run has them, got none"):
+        map_run(run_of(tmp_path, "kind"), Options("", method="pca", spaces=[]))

@@ -165,6 +165,7 @@ def test_the_command_adds_to_a_finished_run(
     ("overrides", "line"),
     [
         (["dims=[13]"], "Expected dims= from 1 to 12, the embeddings' width, got 13"),
+        (["methods=[]"], "Expected methods among pca, .*, got none"),
         (["methods=[isomap]"], "Expected methods among pca, .*, got 'isomap'"),
         (["against=tsne"], "Expected methods among pca, .*, got 'tsne'"),
         (["fit_on=test"], "Expected fit_on to be train or all, got test"),
