@@ -5,7 +5,7 @@ what:
                                neither: to each value it has
   factor=sex donor=ID_OR_PATH  a factor's block taken from another image
   component=2 values=[-3,2]    one component set, in standard deviations; without values: -3 to +3
-  edits={glasses:1,hat:0}      several factors, one after the other
+  'edits={glasses:1,hat:0}'    several factors, one after the other
 of which images:
   images=[a.png,b.png]         these photographs; else n=8 images of split=test, drawn with seed=0, of which with
                                value= only those labelled otherwise

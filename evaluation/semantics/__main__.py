@@ -11,7 +11,7 @@ how:
   confidence=0.5       probability below which neither text is taken for a label
   measure=pearson      or spearman, mutual_information; k=10 components are named for each attribute
   space=features       of a run, or iin, dec, autoencoder (default: an IIN's codes)
-  prompt_encoder={architecture:ViT-B-32,weights:openai}  the CLIP that reads images where encoder= or the run has none
+  'prompt_encoder={architecture:ViT-B-32,weights:openai}'  the CLIP that reads images where encoder= or the run has none
   n=5000               rows for correlations and the gap; most=500 test images to edit; seed=0
   out=embeddings/semantics, a folder for tables and pictures (of a run: its figures); json=true prints one JSON object
 """

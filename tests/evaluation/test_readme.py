@@ -5,6 +5,7 @@ import itertools
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,6 +44,18 @@ def arguments(*program: str) -> list[list[str]]:
     found = [command[len(program) :] for command in COMMANDS if command[: len(program)] == list(program)]
     assert found, f"The pages have no {' '.join(program)}."
     return found
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_bash_passes_every_command_on_as_written(tmp_path: Path) -> None:
+    """Outside of quotes, bash expands {a,b} to two arguments."""
+    lines = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
+    lines = [line for line in lines if shlex.split(line, comments=True)]
+    script = "".join(f"printf '%s\\0' {line.partition('  #')[0].partition(' # ')[0]}\nprintf '\\n'\n" for line in lines)
+    output = subprocess.run(
+        ["/bin/bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split("\0")[:-1] for line in output.splitlines()] == [command for command in COMMANDS if command]
 
 
 def test_make_has_the_targets() -> None:
