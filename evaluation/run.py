@@ -32,7 +32,6 @@ from datamodules.features import FeatureData, as_read, extract
 from datamodules.texts import TextData, extract_texts
 from evaluation.editing.editor import Edited, ImageEditor, Images, decode_latents, encode_images
 from evaluation.editing.photographs import Preprocessing, kept_place
-from evaluation.report.tables import CLUSTER_METHODS
 from models import UserError, dlib_faces, near_names
 from models.interfaces import FeatureEncoder, TextEncoder
 from training.build import build, is_trained_here
@@ -145,14 +144,12 @@ class LoadedRun:
         Raises:
             UserError: no checkpoint of one, or one of other features.
         """
-        from training.clusterers import KINDS
+        from training.clusterers import clusterers
 
-        file = self.path / "checkpoints" / "last.ckpt"
-        if self.config.model.name not in KINDS:
-            raise UserError(
-                f"Expected a run of {' or '.join(KINDS)}, got one of {self.config.model.name} at {self.path}."
-            )
-        return load_module(KINDS[self.config.model.name], file).to(self.device)
+        file, name, known = self.path / "checkpoints" / "last.ckpt", self.config.model.name, clusterers(self.config)
+        if name not in known:
+            raise UserError(f"Expected a run of a clustering model, such as dec, got one of {name} at {self.path}.")
+        return load_module(known[name], file).to(self.device)
 
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> Float[Tensor, "n features"]:
@@ -297,6 +294,6 @@ def described(run: LoadedRun) -> pd.DataFrame:
     table = table.assign(**words(data.factors))
     if (file := run.path / "assignments.parquet").is_file():
         found = pd.read_parquet(file)
-        methods = [name for name in CLUSTER_METHODS if name in found]
+        methods = [str(name) for name in found if f"{name}/certainty" in found]
         table = table.assign(**{f"{name} cluster": found[name].astype(str).to_numpy() for name in methods})
     return table

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from evaluation.command import command, options
 from evaluation.report.tables import (
-    CLUSTER_METHODS,
     LABEL_FREE,
     PREFIXES,
     SCORES,
     SHOWN,
     cluster_rows,
     editor_title,
+    method_title,
     score_text,
 )
 from models import UserError
@@ -78,7 +78,7 @@ def clustering_table(runs: Sequence[Mapping[str, float]]) -> str:
     shown = {s: title for s, title in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
     lines = ["| factor | rows | method | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 3) + "|"]
     for (factor, part, method), row in rows.items():
-        cells = [factor, part, CLUSTER_METHODS[method], *(score_text(row.get(score)) for score in shown)]
+        cells = [factor, part, method_title(method), *(score_text(row.get(score)) for score in shown)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if rows else ""
 

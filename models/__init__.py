@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["UserError", "check_choice", "near_names"]
+__all__ = ["UserError", "check_choice", "check_whole", "near_names"]
 
 
 class UserError(ValueError):
@@ -11,6 +11,18 @@ class UserError(ValueError):
 
     The message is one line: what was expected, what was given, what to do. Commands print it and exit with code 2.
     """
+
+
+def check_whole(name: str, value: object, least: int) -> None:
+    """Refuse a setting that is not a whole number of at least `least`.
+
+    Raises:
+        UserError: it is another number or no number.
+
+    >>> check_whole("temi.heads", 8, 1)
+    """
+    if type(value) is not int or value < least:
+        raise UserError(f"Expected {name} to be a whole number of at least {least}, got {value!r}.")
 
 
 def check_choice(setting: str, value: object, choices: Sequence[str | None]) -> None:

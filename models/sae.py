@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
-from models import UserError, check_choice
+from models import UserError, check_choice, check_whole
 from models.batches import inputs_of
 
 __all__ = ["SAE", "Codes", "auxiliary_loss", "combination", "matryoshka_loss", "top_units"]
@@ -122,6 +122,8 @@ class SAE(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_choice("sae.weighting", weighting, ("uniform", "reverse"))
+        check_whole("sae.expansion", expansion, 1)
+        check_whole("sae.dead_after", dead_after, 1)
         width, active = expansion * features, sorted([active] if isinstance(active, int) else active)
         if not active or active[0] < 1 or active[-1] > width:
             raise UserError(f"Expected sae.active from 1 to {width}, the units there are, got {active}: choose others.")

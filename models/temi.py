@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from models import check_whole
 from models.neighbours import nearest
 from models.turtle import standardisation
 
@@ -134,6 +135,8 @@ class TEMI(pl.LightningModule):
         warmup: int = 100,
     ) -> None:
         super().__init__()
+        for name, value in (("heads", heads), ("hidden", hidden), ("neighbours", neighbours)):
+            check_whole(f"temi.{name}", value, 1)
         self.save_hyperparameters()
         self.student = Heads(heads, features, hidden, clusters)
         self.teacher = Heads(heads, features, hidden, clusters).requires_grad_(False)

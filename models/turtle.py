@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from models import UserError
+from models import UserError, check_whole
 from models.batches import inputs_of
 
 __all__ = ["TURTLE", "cross_entropy", "fit_linear", "generalization_score", "mean_entropy", "standardisation"]
@@ -169,6 +169,7 @@ class TURTLE(pl.LightningModule):
         learning_rate: float = 1e-2,
     ) -> None:
         super().__init__()
+        check_whole("turtle.heads", heads, 1)
         self.save_hyperparameters()
         self.direction = torch.nn.Parameter(torch.zeros(heads, clusters, features))
         self.gain = torch.nn.Parameter(torch.ones(heads, clusters, 1))

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from models import check_choice
+from models import check_choice, check_whole
 from models.batches import inputs_of
 from models.final_decoder import FinalDecoder
 from models.gaussian import draw, kl_divergence
@@ -73,6 +73,7 @@ class VAE(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_choice("vae.likelihood", likelihood, ("gaussian", "laplace"))
+        check_whole("vae.final_width", final_width, 0)
         self.save_hyperparameters()
         self.size = size
         self.latent_shape: tuple[int, ...] = (latent,)

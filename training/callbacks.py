@@ -1,24 +1,18 @@
 """Lightning callbacks of every stage: stop at NaN, print progress, store the random state, log images."""
 
-import re
 import sys
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
 from models import UserError
-from models.spatial_guide import SpatialGuide
 from training.run_folder import Run
 
-__all__ = ["Pictures", "Watch"]
-
-# Stages that cannot resume with another learning rate (names without the seed) -> the section that sets their rate.
-STARTED_AGAIN = {"layer": "autoencoder", "final_decoder": "vae", "isometric": "mds", "isotonic": "mds"} | {
-    stage: stage for stage in ("autoencoder", "dec", "idec", "turtle", "temi", "matryoshka", "sae", "embedding")
-}
+__all__ = ["Bar", "Pictures", "Watch"]
 
 
 def complete_epoch(progress: dict[str, Any]) -> None:
@@ -55,8 +49,10 @@ def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> No
 class Watch(pl.Callback):
     """Store the random state in checkpoints, stop at NaN, print progress lines, and time the waiting for data."""
 
-    def __init__(self, run: Run, stage: str) -> None:
+    def __init__(self, run: Run, stage: str, rate: str, changeable: bool) -> None:
         self.run, self.stage = run, stage
+        self.rate = rate  # the setting of the learning rate
+        self.changeable = changeable  # by ckpt=
         self.first = 0  # the step at which this fit starts or resumes
         self.waited = self.worked = 0.0
         self.mark = time.perf_counter()
@@ -77,13 +73,11 @@ class Watch(pl.Callback):
 
     def diverged(self, trainer: pl.Trainer, what: str) -> UserError:
         """Return an error that advises a lower rate, from the last good checkpoint where the stage can resume."""
-        model = re.sub(r"(_\d+)+$", "", self.stage)  # without the number of the seed
-        settings = "spatial_guide" if isinstance(trainer.lightning_module, SpatialGuide) else model
-        folder, rate = self.run.path / "checkpoints", f"{STARTED_AGAIN.get(model, settings)}.learning_rate"
+        folder = self.run.path / "checkpoints"
         kept = sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != f"{self.stage}.partial.ckpt", path.name))
-        advice = f"lower {rate} and start again with another run_dir="
-        if kept and model not in STARTED_AGAIN:
-            advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {rate}"
+        advice = f"lower {self.rate} and start again with another run_dir="
+        if kept and self.changeable:
+            advice = f"the last good checkpoint is kept: go on with ckpt={kept[0]} and a lower {self.rate}"
         return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -113,6 +107,33 @@ class Watch(pl.Callback):
         torch.set_rng_state(checkpoint["rng"]["cpu"].cpu())
         if torch.cuda.is_available() and "cuda" in checkpoint["rng"]:
             torch.cuda.set_rng_state(checkpoint["rng"]["cuda"].cpu())
+
+
+class Bar(pl.Callback):
+    """Show the stage, its step of all steps, the loss and the time left, on a terminal."""
+
+    def __init__(self, stage: str) -> None:
+        loss = TextColumn("loss {task.fields[loss]}")
+        columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn()
+        self.progress, self.stage = Progress(*columns, transient=True), stage
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.progress.start()
+        self.task = self.progress.add_task(self.stage, total=trainer.max_steps, completed=trainer.global_step, loss="…")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self.progress.update(self.task, completed=trainer.global_step)
+        if index % 10 == 9:  # reading the loss makes a GPU wait
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+            self.progress.update(self.task, loss=f"{float(loss):.4g}")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.progress.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.progress.stop()  # which gives the terminal its cursor back
 
 
 class Pictures(pl.Callback):

@@ -11,26 +11,41 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from hydra.utils import get_object
 from jaxtyping import Float, Int64
+from omegaconf import DictConfig
 from torch import Tensor
 
 from datamodules.batches import row_batches
 from models.autoencoder import Autoencoder, Layer
 from models.dec import DEC, kmeans
 from models.precision import fast_precision
-from models.temi import TEMI
-from models.turtle import TURTLE
 from training.build import build
 from training.checkpoints import finish, load_module
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
 
-__all__ = ["ClustererFits", "Fitted", "KINDS", "METHODS", "by_centers"]
+__all__ = ["ClustererFits", "Fitted", "by_centers", "clusterers", "methods"]
 
 CHUNK = 4096
-METHODS = ("kmeans", "autoencoder", "dec", "idec", "turtle", "temi")
-KINDS: dict[str, type[pl.LightningModule]] = {"dec": DEC, "idec": DEC, "turtle": TURTLE, "temi": TEMI}
+CODES = ("kmeans", "autoencoder")  # k-means on the features, and on the auto-encoder's codes
+
+
+def clusterers(config: Settings) -> dict[str, type[pl.LightningModule]]:
+    """Return the class of each method that is trained: of the sections that build a module with `assign`."""
+    found: dict[str, type[pl.LightningModule]] = {}
+    for name, section in config.items():
+        if isinstance(section, DictConfig) and "_target_" in section:
+            target = get_object(section._target_)
+            if isinstance(target, type) and hasattr(target, "assign"):
+                found[str(name)] = target
+    return found
+
+
+def methods(config: Settings) -> list[str]:
+    """Return the names of all clustering methods that a configuration has."""
+    return [*CODES, *clusterers(config)]
 
 
 class Fitted(NamedTuple):
@@ -75,9 +90,8 @@ class ClustererFits:
             return self.kmeans(method, self.values)
         if method == "autoencoder":
             return self.kmeans("codes", self.codes)
-        if method in ("dec", "idec"):
-            return self.dec(method)
-        return self.head(method)
+        kind = clusterers(self.config)[method]
+        return self.dec(method) if issubclass(kind, DEC) else self.head(method, kind)
 
     def name(self, stage: str) -> str:
         """Name a stage and its checkpoint; the first seed's names have no number."""
@@ -110,8 +124,9 @@ class ClustererFits:
             batches = row_batches(tensors, size, self.seed, torch.arange(len(vectors)), min(interval, steps))
             bf16 = self.config.trainer.bf16
             half = fast_precision(self.device) == torch.bfloat16 if bf16 is None else bf16
-            precision = "bf16-mixed" if half and kind in (Autoencoder, Layer, DEC) else "32-true"
-            timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision)
+            precision = "bf16-mixed" if half and issubclass(kind, (Autoencoder, Layer, DEC)) else "32-true"
+            rate = f"{'autoencoder' if kind is Layer else stage}.learning_rate"
+            timed.items = size * fit(module, batches, self.run, name, self.config, steps, precision, rate=rate)
         finish(module, self.run, name, file.stem)
         return module.to(self.device).eval().requires_grad_(False)
 
@@ -174,8 +189,8 @@ class ClustererFits:
         module = self.trained(method, DEC, make, known, steps, settings.batch_size, settings.interval)
         return self.assigned(module, self.values)
 
-    def head(self, method: str) -> Fitted:
-        """Fit TURTLE or TEMI on the features or on the auto-encoder's codes."""
+    def head(self, method: str, kind: type[pl.LightningModule]) -> Fitted:
+        """Fit a method whose outputs are clusters, such as TURTLE, on the features or on the auto-encoder's codes."""
         vectors = self.codes if self.config.head_input == "codes" else self.values
         known, settings = self.known(vectors), self.config.trainer[method]
 
@@ -185,7 +200,7 @@ class ClustererFits:
             return module
 
         module = self.trained(
-            method, KINDS[method], make, known, stage_steps(self.config, settings.steps), settings.batch_size, 100
+            method, kind, make, known, stage_steps(self.config, settings.steps), settings.batch_size, 100
         )
         return self.assigned(module, vectors)
 

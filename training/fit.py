@@ -15,10 +15,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from training.build import build, device_of
-from training.callbacks import Watch
+from training.callbacks import Bar, Watch
 from training.checkpoints import check_readable
 from training.run_folder import Run
-from training.settings import Settings
+from training.settings import Settings, of_pipeline
 
 __all__ = ["STEPS_PER_EPOCH", "fit", "stage_steps"]
 
@@ -71,8 +71,12 @@ def fit(
     precision: str = "32-true",
     callbacks: tuple[pl.Callback, ...] = (),
     clip: float | None = None,
+    rate: str | None = None,
 ) -> int:
     """Train up to `steps` steps, resuming from the stage's partial checkpoint if there is one.
+
+    Gradients are clipped to the norm `clip`. `rate` names the setting of the learning rate where that is not
+    NAME.learning_rate.
 
     Returns:
         The number of steps taken by this call.
@@ -83,7 +87,8 @@ def fit(
     folder = run.path / "checkpoints"
     partial = folder / f"{name}.partial.ckpt"
     check_readable(partial)
-    watch = Watch(run, name)
+    rate = rate or f"{name}.learning_rate"
+    watch = Watch(run, name, rate, any(rate in keys for keys in of_pipeline(config, "CHANGEABLE").values()))
     keep = pl.callbacks.ModelCheckpoint(
         folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -101,9 +106,9 @@ def fit(
                 keep,
                 *callbacks,
                 *configured_callbacks(config),
-                *([pl.callbacks.RichProgressBar()] if terminal else []),
+                *([Bar(name)] if terminal else []),
             ],
-            enable_progress_bar=terminal,
+            enable_progress_bar=False,
             enable_model_summary=False,
             gradient_clip_val=clip,
             log_every_n_steps=min(20, steps, len(batches)),

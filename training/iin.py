@@ -36,8 +36,15 @@ from training.run_folder import Run
 from training.settings import Settings
 from training.vae import grid
 
-__all__ = ["check_iin", "train_guide", "train_iin", "train_interpretation"]
+__all__ = ["CHANGEABLE", "check_iin", "train_guide", "train_iin", "train_interpretation"]
 
+# The settings that a run may continue with changed until the checkpoint is there.
+CHANGEABLE = {
+    "guide": (
+        "guide.learning_rate", "trainer.guide", "spatial_guide.learning_rate", "trainer.spatial_guide", "trainer.scale",
+    ),  # fmt: skip
+    "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
+}
 READER = 1_000_003  # offset of the reader's seed from the judge's
 READER_WIDTH = 16  # the judge's is 24
 EDITED = 256  # rows that the guide edits at a time
@@ -147,19 +154,18 @@ def train_guide(
     guide = build_guide(config, labels, encoder.latent_shape, **parts)
     with run.stage("guide") as stage:
         guide.start(latents.mean.cpu(), latents.logvar.cpu(), labels.values)
+        settings = config.trainer.spatial_guide if spatial else config.trainer.guide
         if isinstance(guide, SpatialGuide):
-            steps, size = (
-                stage_steps(config, config.trainer.spatial_guide.steps),
-                config.trainer.spatial_guide.batch_size,
-            )
+            steps, size = stage_steps(config, settings.steps), settings.batch_size
             batches = labelled_batches(latents, labels, torch.arange(len(labels.values)), size, config.seed + 1)
         else:
             guide.decode, guide.read = decoder(encoder), read
-            steps, size = sum(parts.values()), config.trainer.guide.batch_size
+            steps, size = sum(parts.values()), settings.batch_size
             batches = pair_batches(
                 pair_sampler(config, labels), latents, labels, size, config.seed + 1, STEPS_PER_EPOCH, partners=False
             )
-        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=1.0 if spatial else 1000.0)
+        rate = "spatial_guide.learning_rate" if spatial else "guide.learning_rate"
+        stage.items = size * fit(guide, batches, run, "guide", config, steps, clip=settings.get("clip"), rate=rate)
     finish(guide, run, "guide")
     return guide.to(device_of(config)).eval().requires_grad_(False)
 
@@ -271,7 +277,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
             batches = pair_batches(sampler, latents, labels, size, config.seed + 2, STEPS_PER_EPOCH, partners)
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
-        clip = 200.0 if iin.objective == "faithful" else None
+        clip = length.get("clip") if iin.objective == "faithful" else None
         stage.items = size * fit(iin, batches, run, "iin", config, steps, callbacks=(pictures,), clip=clip)
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))

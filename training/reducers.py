@@ -216,4 +216,5 @@ class ReducerFits:
         steps = stage_steps(self.config, min(settings.epochs * -(-rows // size), settings.steps))
         interval = min(max(STEPS_PER_EPOCH, steps // 20), steps)
         batches = row_batches(tensors, size, self.config.seed, torch.arange(rows), interval)
-        return size * fit(module, batches, self.run, name, self.config, steps)
+        rate = f"{'mds' if method in NEURAL else method}.learning_rate"
+        return size * fit(module, batches, self.run, name, self.config, steps, rate=rate)

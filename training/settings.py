@@ -6,6 +6,7 @@ resumes with the settings stored in the folder, of which those may change that n
 
 import inspect
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from models import UserError, check_choice, near_names
+from models import UserError, check_choice, check_whole, near_names
 from models.composition import COMPOSITIONS
 from training.renamed import EXPERIMENTS
 
@@ -27,18 +28,6 @@ Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape chec
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
         "judge_model", "compose")  # fmt: skip
-# For each stage, by the name of its final checkpoint: the settings that may change until that checkpoint exists.
-STAGES = {
-    "vae": ("vae.learning_rate", "trainer.vae", "trainer.final_decoder", "trainer.bf16", "trainer.scale"),
-    "guide": (
-        "guide.learning_rate",
-        "trainer.guide",
-        "spatial_guide.learning_rate",
-        "trainer.spatial_guide",
-        "trainer.scale",
-    ),
-    "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
-}
 # Modules that have moved: the name that runs of earlier versions store -> the name today.
 MOVED = {
     "models.encoders": "models.sd_vae",
@@ -50,22 +39,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 REFERRED = ("image_size",)  # other settings interpolate it
 MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # their keys are free
 PAIRS = "datamodules.captions.pairs"  # pairs of an image and a text, which only model=mds reads
-OPEN = ("measured_images",)  # null is allowed: the default then depends on the data
-LEAST = {  # the smallest allowed value of each whole number
-    "seed": 0, "measured_images": 1, "trainer.vae.steps": 1, "trainer.vae.batch_size": 1,
-    "trainer.final_decoder.steps": 1, "trainer.final_decoder.batch_size": 1, "vae.final_width": 0,
-    "trainer.guide.batch_size": 1, "trainer.iin.steps": 1, "trainer.iin.batch_size": 1, "seeds": 1,
-    "trainer.autoencoder.epochs": 1, "trainer.autoencoder.steps": 1, "trainer.autoencoder.layer_epochs": 0,
-    "trainer.autoencoder.batch_size": 1, "trainer.dec.steps": 1, "trainer.dec.interval": 1, "trainer.dec.batch_size": 1,
-    "trainer.turtle.steps": 1, "trainer.turtle.batch_size": 1, "trainer.temi.steps": 1, "trainer.temi.batch_size": 1,
-    "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1, "trainer.mds.epochs": 1,
-    "trainer.mds.steps": 1, "trainer.mds.batch_size": 2, "trainer.matryoshka.epochs": 1, "trainer.matryoshka.steps": 1,
-    "trainer.matryoshka.batch_size": 2, "trainer.sae.steps": 1, "trainer.sae.batch_size": 1, "sae.expansion": 1,
-    "sae.dead_after": 1, "trainer.embedding.epochs": 1, "trainer.embedding.patience": 1,
-    "trainer.embedding.batch_size": 1, "words": 1, "length": 1, "trainer.spatial_guide.steps": 1,
-    "trainer.spatial_guide.batch_size": 1, "trainer.reading.steps": 1, "trainer.reading.batch_size": 1,
-    "trainer.spatial_iin.steps": 1, "trainer.spatial_iin.batch_size": 1, "spatial_guide_edits": 1,
-}  # fmt: skip
+SMALLEST = {"layer_epochs": 0}  # the smallest value of a whole number of a stage, where that is not 1
 
 
 def resolve_settings(
@@ -157,7 +131,7 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
         settings.data.cache_dir = settings.cache_dir  # the stored value is resolved and no longer follows cache_dir
     changed = differences(before, settings)
-    fixed = {key: values for key, values in changed.items() if not changeable(key, folder)}
+    fixed = {key: values for key, values in changed.items() if not changeable(key, settings, folder)}
     if fixed:
         raise UserError(
             f"Expected the settings that {folder} was started with, got {listed(fixed)}, on which what is trained "
@@ -250,15 +224,25 @@ def listed(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key}={now} (there {before})" for key, (before, now) in words.items())
 
 
-def changeable(key: str, folder: Path) -> bool:
+def of_pipeline(settings: Settings, constant: str) -> Mapping[str, Any]:
+    """Return a constant of the module that the model's pipeline is in, empty where it has none.
+
+    `CHANGEABLE` maps a stage's checkpoint to the settings that may still change while there is no such file, `MINIMUM`
+    a whole number among the settings to the smallest one that makes sense.
+    """
+    module = import_module(str(settings.model.pipeline).rpartition(".")[0])
+    return getattr(module, constant, {})
+
+
+def changeable(key: str, settings: Settings, folder: Path) -> bool:
     """Tell whether a run may continue with this setting changed: no stage that depends on it is finished."""
-    finished = {stage: (folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in STAGES}
-    depends = [stage for stage, keys in STAGES.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
+    stages = of_pipeline(settings, "CHANGEABLE")
+    depends = [stage for stage, keys in stages.items() if any(f"{key}.".startswith(f"{name}.") for name in keys)]
     return (
         key.split(".")[0] in ("judge_model", "logger", "callbacks")
         or key in FREE
         or bool(depends)
-        and not any(finished[stage] for stage in depends)
+        and not any((folder / "checkpoints" / f"{stage}.ckpt").is_file() for stage in depends)
     )
 
 
@@ -270,14 +254,34 @@ def shortened(settings: Settings) -> str:
     return f"QUICK RUN: it was trained for {scale:g} of the steps that it needs, so its numbers mean nothing."
 
 
+def stages(settings: Settings) -> list[tuple[str, Settings]]:
+    """Return the trainer's settings of each stage by its name."""
+    trainer = settings.get("trainer") or {}
+    return [(name, section) for name, section in trainer.items() if isinstance(section, DictConfig)]
+
+
+def whole_numbers(settings: Settings) -> dict[str, int]:
+    """Return the minimum of every setting that is a whole number."""
+    trained = {
+        f"trainer.{stage}.{key}": SMALLEST.get(str(key), 1)
+        for stage, section in stages(settings)
+        for key in section
+        if key != "clip"
+    }
+    return {"seed": 0, "measured_images": 1} | trained | dict(of_pipeline(settings, "MINIMUM"))
+
+
 def check_numbers(settings: Settings) -> None:
     """Check the numbers at the start of a run, before a late stage would fail on one of them."""
-    for key, least in LEAST.items():
-        value = OmegaConf.select(settings, key, default=least)  # a run has no settings of the models it does not train
-        if value is None and key in OPEN:
+    for key, least in whole_numbers(settings).items():
+        value = OmegaConf.select(settings, key, default=least)
+        if value is None and key == "measured_images":  # the default then depends on the data
             continue
-        if type(value) is not int or value < least:
-            raise UserError(f"Expected {key} to be a whole number of at least {least}, got {value!r}.")
+        check_whole(key, value, least)
+    for stage, section in stages(settings):
+        clip = section.get("clip")
+        if clip is not None and (type(clip) not in (int, float) or not clip > 0):
+            raise UserError(f"Expected trainer.{stage}.clip to be null or a positive number, got {clip!r}.")
     check_choice("compose", OmegaConf.select(settings, "compose"), (None, *COMPOSITIONS))
     for key in ("trainer.devices", "trainer.num_nodes"):
         if (value := OmegaConf.select(settings, key, default=1)) != 1:

@@ -25,7 +25,10 @@ from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
 
-__all__ = ["grid", "train_vae"]
+__all__ = ["CHANGEABLE", "grid", "train_vae"]
+
+# The settings that a run may continue with changed until vae.ckpt is there.
+CHANGEABLE = {"vae": ("vae.learning_rate", "trainer.vae", "trainer.final_decoder", "trainer.bf16", "trainer.scale")}
 
 
 def grid(images: Tensor, columns: int) -> Tensor:
@@ -74,7 +77,8 @@ def train_final_decoder(config: Settings, vae: VAE, images: Tensor, data: ImageD
         tensors = {"images": images[rows], "mean": means}
         batches = row_batches(tensors, size, config.seed + 3, torch.arange(len(rows)), STEPS_PER_EPOCH)
         vae.final.train()
-        stage.items = size * fit(vae.final, batches, run, "final_decoder", config, steps, precision)
+        rate = "vae.learning_rate"
+        stage.items = size * fit(vae.final, batches, run, "final_decoder", config, steps, precision, rate=rate)
     (run.path / "checkpoints" / "final_decoder.partial.ckpt").unlink(missing_ok=True)
 
 

@@ -29,6 +29,8 @@ from training.settings import Settings
 
 __all__ = ["KeepBest", "learn_embedding", "run_embedding"]
 
+MINIMUM = {"words": 1, "length": 1}  # see training.settings.of_pipeline
+
 
 class KeepBest(pl.Callback):
     """Computes the validation loss after each epoch, keeps the best weights, and stops when patience ends."""

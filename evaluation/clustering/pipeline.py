@@ -14,8 +14,8 @@ from datamodules.texts import TextData
 from evaluation.clustering.results import write_results
 from evaluation.clustering.scores import occupancy, scores, silhouette, stability, used_clusters
 from models import UserError, check_choice, near_names
-from training.build import device_of
-from training.clusterers import METHODS, ClustererFits, Fitted
+from training.build import build, device_of
+from training.clusterers import ClustererFits, Fitted, clusterers, methods
 from training.data import load_data
 from training.features import features_of
 from training.run_folder import Run
@@ -23,6 +23,7 @@ from training.settings import Settings
 
 __all__ = ["check_settings", "cluster", "run_clustering", "scored"]
 
+MINIMUM = {"seeds": 1}  # see training.settings.of_pipeline
 SEPARATE = 0.01  # of the codes' spread: centres that are nearer are one
 
 
@@ -75,11 +76,14 @@ def check_settings(config: Settings, data: ImageData | TextData | FeatureData) -
     Raises:
         UserError: an unknown method, label, fit_on or head_input; a label without classes; a k that does not fit.
     """
-    unknown = [method for method in config.methods if method not in METHODS]
+    known = methods(config)
+    unknown = [method for method in config.methods if method not in known]
     if unknown or not config.methods:
         got = repr(unknown[0]) if unknown else "none"
-        near = near_names(unknown[0], METHODS) if unknown else ""
-        raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
+        near = near_names(unknown[0], known) if unknown else ""
+        raise UserError(f"Expected methods among {', '.join(known)}, got {got}.{near}")
+    for method in set(config.methods) & set(clusterers(config)):
+        build(config[method], features=2, clusters=2)  # refuses its settings before any time is spent on others
     check_choice("fit_on", config.fit_on, ("train", "all"))
     check_choice("head_input", config.head_input, ("features", "codes"))
     scored(config, data.factors)

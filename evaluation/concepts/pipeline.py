@@ -151,11 +151,12 @@ def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, r
         pl.seed_everything(config.seed, verbose=False)
         known = data.values[data.split != TEST].to(device)
         sae = build(config.sae, features=known.shape[1])
-        steps, size = stage_steps(config, config.trainer.sae.steps), min(config.trainer.sae.batch_size, len(known))
+        settings = config.trainer.sae
+        steps, size = stage_steps(config, settings.steps), min(settings.batch_size, len(known))
         with run.stage("sae") as stage:
             sae.start(known)
             batches = row_batches({"features": known}, size, config.seed, torch.arange(len(known)), STEPS_PER_EPOCH)
-            stage.items = size * fit(sae, batches, run, "sae", config, steps, clip=1.0)
+            stage.items = size * fit(sae, batches, run, "sae", config, steps, clip=settings.get("clip"))
         finish(sae, run, "sae", "last")
     with run.stage("concepts", len(data.ids)):
         texts = None if data.texts is None else (data.texts, data.values)

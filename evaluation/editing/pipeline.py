@@ -35,10 +35,12 @@ from training.committee import Committee, train_committee
 from training.data import load_data
 from training.factor_classifier import judge_quality, unfit
 from training.features import frozen_encoder, latents_of
+from training.iin import CHANGEABLE as IIN_STAGES
 from training.iin import train_interpretation
 from training.oracle import train_oracle
 from training.run_folder import Run
 from training.settings import Settings
+from training.vae import CHANGEABLE as VAE_STAGES
 
 __all__ = [
     "identity_model",
@@ -49,6 +51,9 @@ __all__ = [
     "run_editing",
 ]
 
+# See training.settings.of_pipeline.
+CHANGEABLE = VAE_STAGES | IIN_STAGES
+MINIMUM = {"spatial_guide_edits": 1}
 DRAWINGS, PHOTOGRAPHS = 500, 300  # edited per factor at most: decoding photographs is most of an evaluation's time
 STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
 DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")

@@ -25,6 +25,7 @@ from training.settings import Settings
 
 __all__ = ["compare", "measured", "run_reduction", "write_results"]
 
+MINIMUM = {"trainer.mds.batch_size": 2, "trainer.matryoshka.batch_size": 2}  # see training.settings.of_pipeline
 DRAWS = 1000
 BAND = (2.5, 97.5)  # percent
 KEPT = 0.9  # of the full embeddings' r1: how many dimensions a method needs for it is its headline

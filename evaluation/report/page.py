@@ -20,13 +20,13 @@ from evaluation.report.edits import (
 from evaluation.report.html import STYLE, Files, card, duration, picture, section, warned
 from evaluation.report.reduction_table import CAPTION, reduction_tables
 from evaluation.report.tables import (
-    CLUSTER_METHODS,
     HEADINGS,
     LABEL_FREE,
     SCORES,
     best_methods,
     cluster_rows,
     edit_rows,
+    method_title,
     score_text,
     unjudged,
 )
@@ -124,7 +124,7 @@ def clusterings(metrics: Mapping[str, float]) -> str:
             for s in shown
         )
         names = f"<th>{escape(factor)}</th>" if factors else ""
-        bodies += f"<tr>{names}<td class=name>{part}</td><td class=name>{CLUSTER_METHODS[method]}</td>{cells}</tr>"
+        bodies += f"<tr>{names}<td class=name>{part}</td><td class=name>{method_title(method)}</td>{cells}</tr>"
     heads = "".join(f"<th>{title}</th>" for title in shown.values())
     head = f"<thead><tr>{'<th>factor</th>' if factors else ''}<th class=name>rows</th><th class=name>method</th>{heads}"
     caption = (

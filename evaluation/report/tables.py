@@ -8,8 +8,6 @@ from rich.table import Table
 from training.factor_classifier import UNFIT_BELOW
 
 __all__ = [
-    "CLUSTER_METHODS",
-    "Comparison",
     "FINAL",
     "HEADINGS",
     "HIGHER",
@@ -18,6 +16,7 @@ __all__ = [
     "PREFIXES",
     "SCORES",
     "SHOWN",
+    "Comparison",
     "best",
     "best_methods",
     "by_member",
@@ -30,6 +29,7 @@ __all__ = [
     "editor_title",
     "final_metrics",
     "invariance_line",
+    "method_title",
     "metric_table",
     "score_text",
     "unjudged",
@@ -76,12 +76,17 @@ SHORT = {"leakage_at_equal": "at equal", "identity_distance": "distance"}  # in 
 # .04, a difference of two .06: three of those.
 DISAGREE = 0.2
 OTHER = ("time/", "throughput/", "memory/", "waiting/")
-CLUSTER_METHODS = {  # a clustering's key in metrics.json, and what it is called
+CLUSTER_METHODS = {  # a clustering's key in metrics.json, and its name where that is written otherwise
     "kmeans": "k-means", "autoencoder": "auto-encoder", "dec": "DEC", "idec": "IDEC", "turtle": "TURTLE",
     "temi": "TEMI",
 }  # fmt: skip
 SCORES = {"ami": "AMI", "ari": "ARI", "fmi": "FMI", "nmi": "NMI", "accuracy": "accuracy"}
 LABEL_FREE = {"silhouette": "silhouette", "stability": "stability", "used_clusters": "used clusters"}
+
+
+def method_title(method: str) -> str:
+    """Return a clustering method's name as people write it, from its key in metrics.json."""
+    return CLUSTER_METHODS.get(method, method)
 
 
 def editor_title(key: str) -> str:
@@ -204,7 +209,9 @@ def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dic
     for key, value in metrics.items():
         path = key.removeprefix("heldout/").split("/")
         score = path[-1].removesuffix("_mean")
-        if path[0] not in CLUSTER_METHODS or score not in {**SCORES, **LABEL_FREE}:
+        counts = (f"{path[0]}/used_clusters{end}" for end in ("", "_mean"))  # which every clustering has
+        method = path[0] in CLUSTER_METHODS or any(count in metrics for count in counts)
+        if not method or score not in {**SCORES, **LABEL_FREE}:
             continue
         sd = metrics.get(f"{key.removesuffix('_mean')}_sd") if path[-1] != score else None
         place = ("/".join(path[1:-1]), "held-out" if key.startswith("heldout/") else "fitted", path[0])
@@ -256,5 +263,5 @@ def cluster_table(metrics: Mapping[str, float]) -> Table:
             for text in [terminal_text(score, row.get(score))]
         ]
         first = [factor] if len(table.columns) == len(shown) + 3 else []
-        table.add_row(*first, part, CLUSTER_METHODS[method], *cells)
+        table.add_row(*first, part, method_title(method), *cells)
     return table
