@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["Batches", "row_batches", "shuffled"]
+__all__ = ["Batches", "row_batches", "shuffled", "validation_batches"]
+
+VALIDATED = 2048  # rows that a loss on held-out rows is averaged over at most
 
 Draw = Callable[[int], Sequence[Tensor]]  # of an epoch's number all its indices: one tensor or several of equal length
 
@@ -68,3 +70,13 @@ def shuffled(rows: Int64[Tensor, " rows"], seed: int, count: int) -> Draw:
         return [torch.cat([order(int(p))[needed[passes == p] % len(rows)] for p in passes.unique()])]
 
     return draw
+
+
+def validation_batches(tensors: dict[str, Tensor], rows: Int64[Tensor, " rows"], size: int) -> Batches:
+    """Return batches of up to `size` of these rows in their order, of 2,048 rows at most.
+
+    >>> [batch["x"].tolist() for batch in validation_batches({"x": torch.arange(10)}, torch.tensor([3, 5, 7]), 2)]
+    [[3, 5], [7]]
+    """
+    some = rows[:VALIDATED]
+    return Batches(lambda _: [some], partial(taken, tensors), size, -(-len(some) // size))

@@ -191,12 +191,17 @@ class IIN(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Any, _: int) -> None:
-        """Log `val/label`, the label loss, and `val/nll_bits_per_dim` of posterior means under T and N(0, I) codes."""
+        """Log `val/label`, the label loss, and `val/nll_bits_per_dim` of posterior means under T and N(0, I) codes.
+
+        `val/loss` is the second one for objective=likelihood, else the first one.
+        """
         batch = labelled_batch(batch, len(self.factors))
         numbers = {"label": self.reading_term(self.components(batch["mean"])[:, : self.residual], batch["labels"])}
         if not isinstance(self.flow, DiffusionFlow):
             codes, log_det = self.flow(batch["mean"])
             numbers["nll_bits_per_dim"] = bits_per_dim(codes, log_det).mean()
+        likelihood = self.objective == "likelihood" and "nll_bits_per_dim" in numbers
+        numbers["loss"] = numbers["nll_bits_per_dim" if likelihood else "label"]
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=len(batch["mean"]))
 
     def faithful_terms(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

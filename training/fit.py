@@ -7,13 +7,16 @@ so that a killed run resumes where it stopped.
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.compile import to_uncompiled
 
+from datamodules.batches import Batches
 from training.build import build, device_of
 from training.callbacks import Bar, Watch
 from training.checkpoints import check_readable
@@ -56,9 +59,24 @@ def configured_logger(config: Settings, stage: str) -> list[Logger]:
     return [build({key: stage if value is None else value for key, value in settings.items()})]
 
 
+def monitored(callback: pl.Callback) -> bool:
+    """Tell whether a callback watches a metric of held-out rows."""
+    return str(getattr(callback, "monitor", None)).startswith("val/")
+
+
 def configured_callbacks(config: Settings) -> list[pl.Callback]:
     """Build the callbacks of `callbacks=`, one for each entry."""
     return [build(settings) for settings in (config.get("callbacks") or {}).values()]
+
+
+@contextmanager
+def compiled(module: pl.LightningModule, wanted: bool) -> Iterator[Any]:
+    """Compile the module's steps by torch.compile inside the block, if that is wanted."""
+    if not wanted:
+        yield module
+        return
+    yield torch.compile(module)
+    to_uncompiled(module)
 
 
 def fit(
@@ -72,11 +90,13 @@ def fit(
     callbacks: tuple[pl.Callback, ...] = (),
     clip: float | None = None,
     rate: str | None = None,
+    validation: Callable[[], Batches] | None = None,
 ) -> int:
     """Train up to `steps` steps, resuming from the stage's partial checkpoint if there is one.
 
     Gradients are clipped to the norm `clip`. `rate` names the setting of the learning rate where that is not
-    NAME.learning_rate.
+    NAME.learning_rate. `validation` gives batches of held-out rows, on which `callbacks=` may watch the module
+    after every epoch; where there are none, such callbacks are left out.
 
     Returns:
         The number of steps taken by this call.
@@ -92,7 +112,9 @@ def fit(
     keep = pl.callbacks.ModelCheckpoint(
         folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    terminal = sys.stdout.isatty()
+    watching = configured_callbacks(config)
+    held_out = validation() if validation and any(map(monitored, watching)) else None
+    watching = [callback for callback in watching if held_out or not monitored(callback)]
     with quiet():
         trainer = pl.Trainer(
             accelerator=device_of(config).type.replace("cuda", "gpu"),
@@ -101,18 +123,13 @@ def fit(
             max_epochs=-1,  # until the steps are done
             precision=precision,  # type: ignore[arg-type]
             logger=[TensorBoardLogger(run.path, name="tensorboard", version=name), *configured_logger(config, name)],
-            callbacks=[
-                watch,
-                keep,
-                *callbacks,
-                *configured_callbacks(config),
-                *([Bar(name)] if terminal else []),
-            ],
+            callbacks=[watch, keep, *callbacks, *watching, *([Bar(name)] if sys.stdout.isatty() else [])],
             enable_progress_bar=False,
             enable_model_summary=False,
             gradient_clip_val=clip,
             log_every_n_steps=min(20, steps, len(batches)),
             num_sanity_val_steps=0,
         )
-        trainer.fit(module, batches, ckpt_path=partial if partial.exists() else None)
+        with compiled(module, bool(config.get("compile"))) as trained:
+            trainer.fit(trained, batches, held_out or None, ckpt_path=partial if partial.exists() else None)
     return trainer.global_step - watch.first

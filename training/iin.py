@@ -1,8 +1,10 @@
 """Train the guide and the invertible network of a run, or load them if the run has trained them already."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
 import torch
@@ -10,13 +12,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from datamodules.batches import Batches, row_batches
+from datamodules.batches import Batches, row_batches, validation_batches
 from datamodules.factors import FactorTable, ImageData
 from datamodules.features import Latents
 from datamodules.pairs import PairSampler, discretise, edit_batches, pair_batches
 from datamodules.people import training_halves
 from datamodules.progress import with_progress
-from datamodules.splits import TRAIN
+from datamodules.splits import TRAIN, VALIDATION
 from models import UserError
 from models.diffusion_flow import DiffusionFlow
 from models.guide import Guide
@@ -38,10 +40,15 @@ from training.vae import grid
 
 __all__ = ["CHANGEABLE", "check_iin", "train_guide", "train_iin", "train_interpretation"]
 
+Validation: TypeAlias = Callable[[], Batches] | None
 # The settings that a run may continue with changed until the checkpoint is there.
 CHANGEABLE = {
     "guide": (
-        "guide.learning_rate", "trainer.guide", "spatial_guide.learning_rate", "trainer.spatial_guide", "trainer.scale",
+        "guide.learning_rate",
+        "trainer.guide",
+        "spatial_guide.learning_rate",
+        "trainer.spatial_guide",
+        "trainer.scale",
     ),  # fmt: skip
     "last": ("iin.learning_rate", "trainer.iin", "trainer.reading", "trainer.spatial_iin", "trainer.scale"),
 }
@@ -233,7 +240,7 @@ def reader_rows(data: ImageData) -> Tensor:
 
 
 def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Guide | SpatialGuide | None, run: Run,
-              encoder: ImageEncoder, reader: Tensor | None = None) -> IIN:  # fmt: skip
+              encoder: ImageEncoder, reader: Tensor | None = None, validation: Validation = None) -> IIN:  # fmt: skip
     """Train the invertible network of a run on latents and labels of the training split, or load it.
 
     The reading network of a diffusion flow is trained only on the rows `reader` of these, because the judges are
@@ -278,7 +285,9 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         shown = latents.mean[:: max(1, len(latents.mean) // 8)][:8]
         pictures = Pictures(lambda module: edit_grids(module, shown, latents, labels, encoder))
         clip = length.get("clip") if iin.objective == "faithful" else None
-        stage.items = size * fit(iin, batches, run, "iin", config, steps, callbacks=(pictures,), clip=clip)
+        stage.items = size * fit(
+            iin, batches, run, "iin", config, steps, callbacks=(pictures,), clip=clip, validation=validation
+        )
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
     finish(iin, run, "iin", "last")
@@ -294,4 +303,6 @@ def train_interpretation(config: Settings, data: ImageData, latents: Latents, en
     diffusion = len(encoder.latent_shape) == 3 and config.iin.coupling in (None, "diffusion")
     reader = reader_rows(data) if diffusion and faithful else None
     guide = train_guide(config, data, known, encoder, run) if faithful else None
-    return train_iin(config, known, labels, guide, run, encoder, reader)
+    held = {"mean": latents.mean, "labels": data.factors.values}
+    validation = partial(validation_batches, held, data.rows(VALIDATION), 256) if labels.factors else None
+    return train_iin(config, known, labels, guide, run, encoder, reader, validation)

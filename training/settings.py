@@ -5,6 +5,8 @@ resumes with the settings stored in the folder, of which those may change that n
 """
 
 import inspect
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +29,7 @@ Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape chec
 # Paths change no number; `groups` only records which configuration files the values came from.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
-        "judge_model", "compose")  # fmt: skip
+        "judge_model", "compose", "compile")  # fmt: skip
 # Modules that have moved: the name that runs of earlier versions store -> the name today.
 MOVED = {
     "models.encoders": "models.sd_vae",
@@ -230,8 +232,8 @@ def of_pipeline(settings: Settings, constant: str) -> Mapping[str, Any]:
     `CHANGEABLE` maps a stage's checkpoint to the settings that may still change while there is no such file, `MINIMUM`
     a whole number among the settings to the smallest one that makes sense.
     """
-    module = import_module(str(settings.model.pipeline).rpartition(".")[0])
-    return getattr(module, constant, {})
+    pipeline = OmegaConf.select(settings, "model.pipeline")
+    return {} if pipeline is None else getattr(import_module(pipeline.rpartition(".")[0]), constant, {})
 
 
 def changeable(key: str, settings: Settings, folder: Path) -> bool:
@@ -252,6 +254,14 @@ def shortened(settings: Settings) -> str:
     if not isinstance(scale, int | float) or scale >= 1:
         return ""
     return f"QUICK RUN: it was trained for {scale:g} of the steps that it needs, so its numbers mean nothing."
+
+
+def check_compile(wanted: Any) -> None:
+    """Refuse compile=true where there is no compiler that torch.compile could call."""
+    if wanted not in (True, False):
+        raise UserError(f"Expected compile to be true or false, got {wanted!r}.")
+    if wanted and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise UserError("Expected a C++ compiler for compile=true, got none: install g++, or leave it out.")
 
 
 def stages(settings: Settings) -> list[tuple[str, Settings]]:
@@ -289,6 +299,7 @@ def check_numbers(settings: Settings) -> None:
                 f"Expected {key}=1, as a model is trained on one device, got {value!r}: leave it out; features are "
                 "computed on several by python -m evaluation.extract."
             )
+    check_compile(settings.get("compile", False))
     scale = OmegaConf.select(settings, "trainer.scale")
     if scale is not None and (type(scale) not in (int, float) or not 0 < scale < float("inf")):
         raise UserError(f"Expected trainer.scale to be a positive number, got {scale!r}.")

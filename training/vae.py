@@ -9,11 +9,11 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import row_batches
+from datamodules.batches import row_batches, validation_batches
 from datamodules.cache import code_digest, fingerprint
 from datamodules.factors import ImageData
 from datamodules.features import as_read
-from datamodules.splits import TRAIN
+from datamodules.splits import TRAIN, VALIDATION
 from models import UserError, final_decoder, gaussian, muon, networks
 from models.precision import fast_precision
 from models.vae import VAE
@@ -96,7 +96,10 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         batches = row_batches({"images": images}, size, config.seed, data.rows(TRAIN), STEPS_PER_EPOCH)
         pictures = Pictures(lambda module: [("reconstructions", reconstruction_grid(module, shown))])
         precision = "bf16-mixed" if bf16 else "32-true"
-        stage.items = size * fit(vae, batches, run, "vae", config, steps, precision, (pictures,))
+        stage.items = size * fit(
+            vae, batches, run, "vae", config, steps, precision, (pictures,),
+            validation=lambda: validation_batches({"images": images}, data.rows(VALIDATION), size),
+        )  # fmt: skip
     if vae.final is not None:
         train_final_decoder(config, vae, images, data, run, precision)
     return vae

@@ -120,7 +120,7 @@ def test_an_iin_of_latents_and_labels(tmp_path: Path, features: Tensor) -> None:
     iin.start(features, torch.full_like(features, -5.0), labels[:, None])
     fit = trainer(tmp_path, 40)
     fit.fit(iin, loader(features, labels), loader(features, labels))
-    assert {"val/label", "val/nll_bits_per_dim"} <= fit.callback_metrics.keys()
+    assert {"val/loss", "val/label", "val/nll_bits_per_dim"} <= fit.callback_metrics.keys()
     with pytest.raises(RuntimeError, match="Expected a calibrated network, got one that is not: call calibrate"):
         iin.set_component(features, 0, 3.0)
     iin.calibrate(features, labels[:, None])

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from models.autoencoder import Autoencoder
-from training.clusterers import KINDS, ClustererFits, by_centers
+from training.clusterers import ClustererFits, by_centers, methods
 from training.run_folder import Run, Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # the stages share it
@@ -33,9 +33,9 @@ def test_certainty_by_hand() -> None:
     assert certainty.tolist() == pytest.approx([1, 2 / 3, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["autoencoder", *KINDS])
+@pytest.mark.parametrize("name", ["autoencoder", "dec", "idec", "turtle", "temi"])
 def test_the_configuration_shows_every_argument_at_its_default(name: str) -> None:
-    kind = KINDS.get(name, Autoencoder)
+    kind = get_object(MODEL[name]._target_)
     shown = {key: value for key, value in MODEL[name].items() if not key.startswith("_")}
     defaults = {
         key: parameter.default
@@ -45,6 +45,12 @@ def test_the_configuration_shows_every_argument_at_its_default(name: str) -> Non
     assert set(shown) == set(defaults)
     changed = {key for key in shown if shown[key] != (list(d) if isinstance(d := defaults[key], tuple) else d)}
     assert changed == ({"reconstruction_weight", "clustering_weight", "learning_rate"} if name == "idec" else set())
+
+
+def test_the_methods_are_what_the_configuration_builds() -> None:
+    assert methods(MODEL) == ["kmeans", "autoencoder", "dec", "idec", "turtle", "temi"]
+    more = OmegaConf.merge(MODEL, {"own": {"_target_": "models.turtle.TURTLE"}, "none": {"_target_": "pathlib.Path"}})
+    assert methods(more)[-1] == "own"
 
 
 class Watched(Run):

@@ -1,5 +1,6 @@
 """One stage's training: what stops it, what it keeps, and with which rate it goes on."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import Batches, row_batches
+from datamodules.batches import Batches, row_batches, validation_batches
 from models import UserError
 from models.muon import Muon
 from training.build import device_of
+from training.callbacks import Bar
 from training.checkpoints import finish
 from training.fit import fit
 from training.run_folder import Run
 
+fitting = sys.modules["training.fit"]  # the module; its function has the same name
 CONFIG = OmegaConf.create({"trainer": {"accelerator": "cpu", "devices": 1, "scale": 1.0}})
 STEPS, NAN = 220, 150
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")  # as fitting.py asks, too
@@ -71,7 +74,10 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.mark.parametrize("nan", ["loss", "weights"])
 @pytest.mark.parametrize("schedule", ["cycle", "lambda"])
-def test_nan_keeps_the_last_good_checkpoint_and_a_lower_rate_goes_on_from_it(run: Run, nan: str, schedule: str) -> None:
+def test_nan_keeps_the_last_good_checkpoint_and_a_lower_rate_goes_on_from_it(
+    run: Run, nan: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "of_pipeline", lambda *_: {"line": ("line.learning_rate",)})
     kept = run.path / "checkpoints/line.partial.ckpt"
     with pytest.raises(UserError, match=rf"Expected .*finite .* go on with ckpt={kept} and a lower line.learning_rate"):
         fit(line(nan=nan, schedule=schedule), batches(), run, "line", CONFIG, STEPS)
@@ -109,7 +115,7 @@ def test_before_the_first_checkpoint_none_is_promised(run: Run) -> None:
 @pytest.mark.parametrize(("stage", "setting"), [("dec_1", "dec"), ("layer_2_10", "autoencoder"), ("temi", "temi")])
 def test_a_clustering_starts_again_at_a_lower_rate(run: Run, stage: str, setting: str) -> None:
     with pytest.raises(UserError, match=f"stage {stage}; lower {setting}.learning_rate and start again with") as error:
-        fit(line(nan="loss"), batches(), run, stage, CONFIG, STEPS)
+        fit(line(nan="loss"), batches(), run, stage, CONFIG, STEPS, rate=f"{setting}.learning_rate")
     assert "ckpt" not in str(error.value)
 
 
@@ -152,3 +158,50 @@ def test_a_second_logger_and_callbacks(tmp_path: Path) -> None:
     table = (tmp_path / "run/csv/line/metrics.csv").read_text()
     assert "lr-" in table.splitlines()[0]
     assert any((tmp_path / "run/tensorboard/line").iterdir())
+
+
+EARLY = {
+    "_target_": "pytorch_lightning.callbacks.EarlyStopping",
+    "monitor": "val/loss",
+    "patience": 1,
+    "min_delta": 1e9,
+}
+
+
+class Validated(Line):
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        self.log("val/loss", (self.layer(batch["x"]) - batch["x"].flip(1)).square().mean())
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(16, 200), (0, STEPS)])
+def test_early_stopping_where_there_are_held_out_rows(run: Run, rows: int, steps: int) -> None:
+    config: Any = OmegaConf.merge(CONFIG, {"callbacks": {"early_stopping": EARLY}})
+    held_out = {"x": torch.randn(16, 4, generator=torch.Generator().manual_seed(1))}
+    found = fit(Validated(), batches(), run, "line", config, STEPS,
+                validation=lambda: validation_batches(held_out, torch.arange(rows), 8))  # fmt: skip
+    assert found == steps  # patience ends after the second epoch
+    assert fit(line(), batches(), Run(run.path.parent / "b", CONFIG), "line", config, STEPS) == STEPS
+
+
+def test_compiled_steps_reach_the_same_weights(run: Run) -> None:
+    plain, compiled = line(), line()
+    fit(plain, batches(), run, "plain", CONFIG, 20)
+    fit(compiled, batches(), run, "compiled", OmegaConf.merge(CONFIG, {"compile": True}), 20)
+    assert torch.allclose(plain.layer.weight, compiled.layer.weight, atol=1e-5)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_the_bar_says_stage_step_loss_and_time_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown: list[str] = []
+
+    class Shown(Bar):
+        def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            with self.progress.console.capture() as captured:
+                self.progress.console.print(self.progress.get_renderable())
+            shown.append(captured.get())
+            super().on_train_end(trainer, module)
+
+    monkeypatch.setattr(fitting, "Bar", Shown)
+    fit(line(), batches(), run, "line", CONFIG, 120)
+    assert "line" in shown[0] and "120/120" in shown[0] and "loss " in shown[0] and "0:00:00" in shown[0]
