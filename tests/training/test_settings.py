@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from models import UserError
+from training.build import build
 from training.run_folder import Run
 from training.settings import resolve_settings, stored
 
@@ -132,7 +133,6 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
         ("seeds=0", "seeds to be a whole number of at least 1, got 0"),
         ("seeds=two", "seeds to be a whole number of at least 1, got 'two'"),
         ("seeds=null", "seeds to be a whole number of at least 1, got None"),
-        ("temi.heads=0", "temi.heads to be a whole number of at least 1, got 0"),
         (
             "trainer.autoencoder.batch_size=0",
             "trainer.autoencoder.batch_size to be a whole number of at least 1, got 0",
@@ -145,6 +145,25 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
 def test_numbers_of_clusterings_are_refused_at_once(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"Expected {message}"):
         resolve_settings(composed(tmp_path, "model=dec", override))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "override"),
+    [
+        ("temi", {"features": 4, "clusters": 2}, "heads=0"),
+        ("temi", {"features": 4, "clusters": 2}, "neighbours=0"),
+        ("temi", {"features": 4, "clusters": 2}, "hidden=-1"),
+        ("turtle", {"features": 4, "clusters": 2}, "heads=0"),
+        ("sae", {"features": 4}, "expansion=0"),
+        ("sae", {"features": 4}, "dead_after=0"),
+        ("vae", {}, "final_width=-1"),
+    ],
+)
+def test_constructors_refuse_their_own_numbers(tmp_path: Path, name: str, given: dict[str, int], override: str) -> None:
+    config = composed(tmp_path, f"model={name}", f"{name}.{override}")
+    key, value = override.split("=")
+    with pytest.raises(UserError, match=f"Expected {name}.{key} to be a whole number of at least .*, got {value}"):
+        build(config[name], **given, **({"flip": False} if name == "vae" else {}))
 
 
 @pytest.mark.parametrize(
