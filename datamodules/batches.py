@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-__all__ = ["Batches", "row_batches", "shuffled", "validation_batches"]
+__all__ = ["Batches", "ValidationBatches", "row_batches", "shuffled"]
 
 VALIDATED = 2048  # rows that a loss on held-out rows is averaged over at most
 
@@ -72,11 +72,18 @@ def shuffled(rows: Int64[Tensor, " rows"], seed: int, count: int) -> Draw:
     return draw
 
 
-def validation_batches(tensors: dict[str, Tensor], rows: Int64[Tensor, " rows"], size: int) -> Batches:
-    """Return batches of up to `size` of these rows in their order, of 2,048 rows at most.
+class ValidationBatches:
+    """A data loader of batches of up to `size` rows in their order, of 2,048 rows at most.
 
-    >>> [batch["x"].tolist() for batch in validation_batches({"x": torch.arange(10)}, torch.tensor([3, 5, 7]), 2)]
+    >>> [batch["x"].tolist() for batch in ValidationBatches({"x": torch.arange(10)}, torch.tensor([3, 5, 7]), 2)]
     [[3, 5], [7]]
     """
-    some = rows[:VALIDATED]
-    return Batches(lambda _: [some], partial(taken, tensors), size, -(-len(some) // size))
+
+    def __init__(self, tensors: dict[str, Tensor], rows: Int64[Tensor, " rows"], size: int) -> None:
+        self.tensors, self.parts = tensors, rows[:VALIDATED].split(size) if len(rows) else ()
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (taken(self.tensors, part) for part in self.parts)

@@ -56,8 +56,7 @@ class IIN(pl.LightningModule):
         label_deviation: σ of a component around its label.
         likelihood_weight: weight of the residual's likelihood under `faithful`.
         reach: under `faithful` an edit sets a component to `reach` times the label's value. A guide with a reader
-            changes latents by more than the classes differ, and T, which is injective, needs codes outside of the
-            data's for that.
+            changes latents by more than the classes differ, so T, which is injective, needs codes outside the data's.
         optimizer: `muon` (see `models/muon.py`; the default for `faithful`) or the authors' `adam` (for `likelihood`,
             whose steps are so fast that Muon would take half as long again).
         learning_rate: by default 1e-2 for Muon and 1e-3 for Adam. It falls linearly to 0, with Muon from the start,
@@ -191,16 +190,12 @@ class IIN(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Any, _: int) -> None:
-        """Log `val/label`, the label loss, and `val/nll_bits_per_dim` of posterior means under T and N(0, I) codes.
-
-        `val/loss` is the second one for objective=likelihood, else the first one.
-        """
+        """Log `val/label`, `val/nll_bits_per_dim` of posterior means and, of these, the objective as `val/loss`."""
         batch = labelled_batch(batch, len(self.factors))
         numbers = {"label": self.reading_term(self.components(batch["mean"])[:, : self.residual], batch["labels"])}
         if not isinstance(self.flow, DiffusionFlow):
-            codes, log_det = self.flow(batch["mean"])
-            numbers["nll_bits_per_dim"] = bits_per_dim(codes, log_det).mean()
-        likelihood = self.objective == "likelihood" and "nll_bits_per_dim" in numbers
+            numbers["nll_bits_per_dim"] = bits_per_dim(*self.flow(batch["mean"])).mean()
+        likelihood = self.objective == "likelihood" and len(numbers) > 1
         numbers["loss"] = numbers["nll_bits_per_dim" if likelihood else "label"]
         self.log_dict({f"val/{name}": value for name, value in numbers.items()}, batch_size=len(batch["mean"]))
 

@@ -140,3 +140,13 @@ def test_importing_changes_nothing_outside() -> None:
     code = [sys.executable, "-c", EFFECTS, ",".join(sorted(libraries)), ",".join([*modules, "train"])]
     result = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == ""
+
+
+def test_files_and_functions_are_short() -> None:
+    """At most 350 lines a file and 60 a function, so that each is read at one sitting."""
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.compile import to_uncompiled
 
-from datamodules.batches import Batches
+from datamodules.batches import ValidationBatches
 from training.build import build, device_of
 from training.callbacks import Bar, Watch
 from training.checkpoints import check_readable
@@ -90,7 +90,7 @@ def fit(
     callbacks: tuple[pl.Callback, ...] = (),
     clip: float | None = None,
     rate: str | None = None,
-    validation: Callable[[], Batches] | None = None,
+    validation: Callable[[], ValidationBatches] | None = None,
 ) -> int:
     """Train up to `steps` steps, resuming from the stage's partial checkpoint if there is one.
 

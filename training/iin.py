@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from datamodules.batches import Batches, row_batches, validation_batches
+from datamodules.batches import Batches, ValidationBatches, row_batches
 from datamodules.factors import FactorTable, ImageData
 from datamodules.features import Latents
 from datamodules.pairs import PairSampler, discretise, edit_batches, pair_batches
@@ -40,7 +40,7 @@ from training.vae import grid
 
 __all__ = ["CHANGEABLE", "check_iin", "train_guide", "train_iin", "train_interpretation"]
 
-Validation: TypeAlias = Callable[[], Batches] | None
+Validation: TypeAlias = Callable[[], ValidationBatches] | None
 # The settings that a run may continue with changed until the checkpoint is there.
 CHANGEABLE = {
     "guide": (
@@ -304,5 +304,5 @@ def train_interpretation(config: Settings, data: ImageData, latents: Latents, en
     reader = reader_rows(data) if diffusion and faithful else None
     guide = train_guide(config, data, known, encoder, run) if faithful else None
     held = {"mean": latents.mean, "labels": data.factors.values}
-    validation = partial(validation_batches, held, data.rows(VALIDATION), 256) if labels.factors else None
+    validation = partial(ValidationBatches, held, data.rows(VALIDATION), 256) if labels.factors else None
     return train_iin(config, known, labels, guide, run, encoder, reader, validation)

@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import row_batches, validation_batches
+from datamodules.batches import ValidationBatches, row_batches
 from datamodules.cache import code_digest, fingerprint
 from datamodules.factors import ImageData
 from datamodules.features import as_read
@@ -98,7 +98,7 @@ def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run
         precision = "bf16-mixed" if bf16 else "32-true"
         stage.items = size * fit(
             vae, batches, run, "vae", config, steps, precision, (pictures,),
-            validation=lambda: validation_batches({"images": images}, data.rows(VALIDATION), size),
+            validation=lambda: ValidationBatches({"images": images}, data.rows(VALIDATION), size),
         )  # fmt: skip
     if vae.final is not None:
         train_final_decoder(config, vae, images, data, run, precision)

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from datamodules.batches import Batches, row_batches, validation_batches
+from datamodules.batches import Batches, ValidationBatches, row_batches
 from models import UserError
 from models.muon import Muon
 from training.build import device_of
@@ -178,7 +178,7 @@ def test_early_stopping_where_there_are_held_out_rows(run: Run, rows: int, steps
     config: Any = OmegaConf.merge(CONFIG, {"callbacks": {"early_stopping": EARLY}})
     held_out = {"x": torch.randn(16, 4, generator=torch.Generator().manual_seed(1))}
     found = fit(Validated(), batches(), run, "line", config, STEPS,
-                validation=lambda: validation_batches(held_out, torch.arange(rows), 8))  # fmt: skip
+                validation=lambda: ValidationBatches(held_out, torch.arange(rows), 8))  # fmt: skip
     assert found == steps  # patience ends after the second epoch
     assert fit(line(), batches(), Run(run.path.parent / "b", CONFIG), "line", config, STEPS) == STEPS
 
