@@ -14,9 +14,17 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import UserError, check_choice
+from models import check_choice
 from models.backbones import Backbone
-from models.clip_weights import RESIZE, choose_activation, find_source, load_model, load_tokenizer, preprocessing
+from models.clip_weights import (
+    RESIZE,
+    choose_activation,
+    find_source,
+    load_model,
+    load_tokenizer,
+    preprocessing,
+    triple,
+)
 from models.precision import half_precision
 from models.weights import weights_sha256
 
@@ -88,14 +96,3 @@ class CLIP(Backbone):
                      for i in range(0, len(texts), 256)]  # fmt: skip
         features = torch.cat(parts).float()
         return F.normalize(features, dim=1) if self.normalize else features
-
-
-def triple(name: str, value: Sequence[float]) -> tuple[float, ...]:
-    """Return the three numbers of an option.
-
-    Raises:
-        UserError: there are more or fewer.
-    """
-    if len(value) != 3:
-        raise UserError(f"Expected encoder.{name} to be three numbers, of R, G and B, got {list(value)}.")
-    return tuple(float(v) for v in value)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,16 @@ from models import UserError, check_choice
 from models.backbones import RANDOM, Preprocessing, reason, seeded, suggestion
 from models.sd_vae import first_line
 
-__all__ = ["RESIZE", "Source", "choose_activation", "find_source", "load_model", "load_tokenizer", "preprocessing"]
+__all__ = [
+    "RESIZE",
+    "Source",
+    "choose_activation",
+    "find_source",
+    "load_model",
+    "load_tokenizer",
+    "preprocessing",
+    "triple",
+]
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in a folder, or on the hub
@@ -43,6 +52,17 @@ class Source:
     file: Path | str | None
     quick_gelu: bool | None
     preprocessing: dict[str, Any]
+
+
+def triple(name: str, value: Sequence[float]) -> tuple[float, ...]:
+    """Return the three numbers of an option.
+
+    Raises:
+        UserError: there are more or fewer.
+    """
+    if len(value) != 3:
+        raise UserError(f"Expected encoder.{name} to be three numbers, of R, G and B, got {list(value)}.")
+    return tuple(float(v) for v in value)
 
 
 def find_source(architecture: str, weights: str | None, given: dict[str, Any]) -> Source:
