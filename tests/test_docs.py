@@ -57,6 +57,11 @@ def test_help_texts_keep_their_columns(site: Path) -> None:
     assert "\n  factor=glasses value=1       a factor set to a value" in page
 
 
+def test_examples_are_code(site: Path) -> None:
+    page = (site / "api" / "datamodules.html").read_text()
+    assert "&gt;&gt;&gt;" in page and not re.search(r"<blockquote>|<p>[^<]*&gt;&gt;&gt;", page)
+
+
 def test_nothing_is_loaded_from_a_network(site: Path) -> None:
     for file in site.rglob("*.html"):
         loads = Loads()
