@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from pytorch_lightning.utilities.compile import to_uncompiled
 
 from datamodules.batches import ValidationBatches
 from training.build import build, device_of
@@ -70,13 +68,19 @@ def configured_callbacks(config: Settings) -> list[pl.Callback]:
 
 
 @contextmanager
-def compiled(module: pl.LightningModule, wanted: bool) -> Iterator[Any]:
-    """Compile the module's steps by torch.compile inside the block, if that is wanted."""
-    if not wanted:
-        yield module
-        return
-    yield torch.compile(module)
-    to_uncompiled(module)
+def compiled(module: pl.LightningModule, wanted: bool) -> Iterator[None]:
+    """Compile the module's networks by torch.compile inside the block, if that is wanted.
+
+    Its steps stay as they are: they read the trainer's counters, so each would be compiled anew.
+    """
+    networks = list(module.children()) if wanted else []
+    for network in networks:
+        network.compile()
+    try:
+        yield
+    finally:
+        for network in networks:
+            network._compiled_call_impl = None
 
 
 def fit(
@@ -130,6 +134,6 @@ def fit(
             log_every_n_steps=min(20, steps, len(batches)),
             num_sanity_val_steps=0,
         )
-        with compiled(module, bool(config.get("compile"))) as trained:
-            trainer.fit(trained, batches, held_out or None, ckpt_path=partial if partial.exists() else None)
+        with compiled(module, bool(config.get("compile"))):
+            trainer.fit(module, batches, held_out or None, ckpt_path=partial if partial.exists() else None)
     return trainer.global_step - watch.first
