@@ -19,21 +19,21 @@ GROUPS = {
 
 
 def commands() -> dict[str, str]:
-    """Every module that can be typed and the first sentence of its docstring, read without importing it."""
+    """List the modules that can be run and the first sentence of each one's docstring, without importing them."""
     found = {}
     files = {path.stem: path for path in HERE.glob("*.py")} | {
         path.parent.name: path for path in HERE.glob("*/__main__.py")
     }
     for name, path in sorted(files.items()):
         source = path.read_text()
-        if not name.startswith("__") and "command(main)" in source:
+        if not name.startswith("__") and "    command(main" in source:
             text = ast.get_docstring(ast.parse(source)) or ""
             found[name] = re.split(r":\s+python -m| \(python -m|\n\n", text)[0].replace("\n", " ").rstrip(".")
     return found
 
 
 def choices(group: str) -> dict[str, str]:
-    """The YAML files of a group of the configuration and the first comment of each."""
+    """List the YAML files of a group of the configuration and the first comment of each."""
     found = {}
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         comments = [line.lstrip("# ") for line in path.read_text().splitlines() if re.match(r"# (?!@package)", line)]
@@ -42,6 +42,7 @@ def choices(group: str) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Print the commands, models, data sets and encoders with a line each."""
     tables = {"Commands, python -m evaluation.NAME": commands()}
     tables |= {title: choices(group) for group, title in GROUPS.items()}
     for title, table in tables.items():

@@ -1,19 +1,19 @@
-"""Speeds as ratios within one run: python -m evaluation.benchmark [what=flow] [batch=256 steps=30 rounds=15].
+"""Measure speeds as ratios within one process: python -m evaluation.benchmark [task=flow] [batch=256 steps=30].
 
-what=flow, how fast the flow trains. Three loops over the same pairs, in turn, in short rounds, so that the two sides of
-a ratio saw the machine in the same state; medians over the rounds:
+task=flow measures the training of the flow. Three loops run over the same pairs, in turn and in short rounds, so that
+both sides of a ratio meet the machine in the same state; medians over the rounds:
 
-    cached     Facet's own training loop on cached latents
+    cached     the training loop of Facet on cached latents
     encoding   the same loop, encoding both images of every pair at every step, as the public IIN code does
-    bare       nothing but the FrEIA flow's forward and backward on both halves of the batch
+    bare       nothing but the forward and backward passes of the FrEIA flow on both halves of the batch
 
-what=extraction, how fast features are computed (architecture=ViT-B-32 images=256 batch=32 rounds=5): images from a
-memory map through preprocessing and CLIP (random weights) into the cache, against nothing but CLIP's forward pass on
-images that are ready.
+task=extraction measures the computation of features (architecture=ViT-B-32 images=256 batch=32 rounds=5): images from a
+memory map through preprocessing and CLIP (random weights) into the cache, against nothing but the forward pass of CLIP
+on preprocessed images.
 
-what=search, how fast the nearest rows of a query are found (rows=1000000): exactly, in a matrix of 512 columns on disk,
-against nothing but its product with the query. what=splice, how fast texts are found that rows are made of (rows=1000):
-SpLiCE's solver against scikit-learn's Lasso on the same rows, 512 numbers wide, and 5,000 texts.
+task=search measures exact nearest-neighbour search (rows=1000000) in a matrix of 512 columns on disk, against nothing
+but the product of the matrix with the query. task=splice measures sparse decomposition into texts (rows=1000): the
+solver of SpLiCE against the Lasso of scikit-learn on the same rows of 512 numbers and 5,000 texts.
 """
 
 import json
@@ -38,7 +38,7 @@ from datamodules.factors import FactorTable
 from datamodules.feature_cache import Shards, fill
 from datamodules.features import Latents
 from datamodules.pairs import PairSampler, pair_batches
-from evaluation.command import command, options
+from evaluation.command import command, option, parse_options
 from evaluation.embeddings.search import Index
 from models import UserError, check_choice
 from models.clip import CLIP
@@ -52,19 +52,21 @@ from training.fit import quiet as silent
 
 @dataclass
 class Options:
-    what: str = "flow"
-    architecture: str = "ViT-B-32"
-    batch: int = 256
-    steps: int = 30
-    rounds: int = 15
-    size: int = 64
-    images: int = 2048
-    rows: int | None = None
-    json: bool = False
+    """Options, given as key=value."""
+
+    task: str = option("flow", "what is measured: flow, extraction, search or splice", former="what")
+    architecture: str = option("ViT-B-32", "CLIP architecture of task=extraction")
+    batch: int = option(256, "images or pairs per batch")
+    steps: int = option(30, "training steps per round of task=flow")
+    rounds: int = option(15, "rounds whose median is taken")
+    size: int = option(64, "side of the images of task=flow, in pixels")
+    images: int = option(2048, "number of images of task=flow and task=extraction")
+    rows: int | None = option(None, "rows of task=search and task=splice (default: 1000000 and 1000)")
+    json: bool = option(False, "print one JSON object instead of a table")
 
 
-class Encoding:
-    """The pair batches, with latents computed from the images at every step."""
+class EncodingBatches:
+    """Pair batches whose latents are computed from the images at every step."""
 
     def __init__(self, batches: Batches, images: Tensor, vae: VAE) -> None:
         self.batches, self.images, self.vae = batches, images, vae
@@ -80,8 +82,8 @@ class Encoding:
             yield batch | {"mean": mean, "logvar": logvar, "partner_mean": other, "partner_logvar": other_logvar}
 
 
-def with_rows(batches: Batches) -> Batches:
-    """Pair batches that also say which rows they are of."""
+def with_row_numbers(batches: Batches) -> Batches:
+    """Add the row numbers of their images to pair batches."""
 
     def take(anchors: Tensor, partners: Tensor, factor: Tensor) -> dict[str, Tensor]:
         return batches.take(anchors, partners, factor) | {"row": anchors, "partner_row": partners}
@@ -90,7 +92,7 @@ def with_rows(batches: Batches) -> Batches:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock seconds, the device's queue included."""
+    """Measure the wall-clock seconds of a function, waiting for the device to finish."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -99,6 +101,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def fit(iin: IIN, batches: Any, steps: int) -> None:
+    """Train an IIN for a number of steps, without logs and checkpoints."""
     quiet = {
         "logger": False,
         "enable_checkpointing": False,
@@ -110,7 +113,7 @@ def fit(iin: IIN, batches: Any, steps: int) -> None:
 
 
 def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
-    """FrEIA's flow alone: forward and backward of both halves, in one pass, which is faster than two."""
+    """Run the FrEIA flow alone, forward and backward: both halves in one pass, which is faster than two."""
     assert isinstance(iin.flow, Flow)  # of flat latents
     inn, both = iin.flow.inn.to(a.device), torch.cat([a, b])
     for _ in range(steps):
@@ -120,20 +123,20 @@ def bare(iin: IIN, a: Tensor, b: Tensor, steps: int) -> None:
 
 
 def rounds(loops: dict[str, Callable[[], Any]], count: int) -> Float[Tensor, "loops rounds"]:
-    """Seconds of every loop in every round, the loops in turn; a first round warms up."""
+    """Measure the seconds of every loop in every round, the loops in turn; a first round warms up."""
     times = [[seconds(loop) for loop in loops.values()] for _ in range(count + 1)]
     return torch.tensor(times[1:]).T
 
 
-def extraction(asked: Options, device: str) -> dict[str, str | float]:
-    """Images per second of the whole extraction, and of the network alone."""
-    encoder = CLIP(asked.architecture, "random").to(device)
-    side, n = encoder.prepare.crop, asked.images
+def extraction(options: Options, device: str) -> dict[str, str | float]:
+    """Measure the images per second of the whole extraction, and of the network alone."""
+    encoder = CLIP(options.architecture, "random").to(device)
+    side, n = encoder.prepare.crop, options.images
     with TemporaryDirectory() as folder:
         file = Path(folder) / "images"
         np.random.default_rng(0).integers(0, 256, (n, 3, side, side), dtype=np.uint8).tofile(file)
         images = torch.from_file(str(file), size=n * 3 * side * side, dtype=torch.uint8).view(n, 3, side, side)
-        ready = [encoder.prepare(part.to(device)) for part in images.split(asked.batch)]
+        ready = [encoder.prepare(part.to(device)) for part in images.split(options.batch)]
         shards = Shards(Path(folder), (n, encoder.features))
         shards.open()
 
@@ -143,9 +146,9 @@ def extraction(asked: Options, device: str) -> dict[str, str | float]:
                     encoder(part)
 
         def whole() -> None:
-            fill(images, encoder.embed, shards, list(range(shards.count)), device, asked.batch, shown=False)
+            fill(images, encoder.embed, shards, list(range(shards.count)), device, options.batch, shown=False)
 
-        alone, all_of_it = rounds({"network": network, "extraction": whole}, asked.rounds)
+        alone, all_of_it = rounds({"network": network, "extraction": whole}, options.rounds)
     return {
         "images_per_s/network": n / float(alone.median()),
         "images_per_s/extraction": n / float(all_of_it.median()),
@@ -153,9 +156,9 @@ def extraction(asked: Options, device: str) -> dict[str, str | float]:
     }
 
 
-def search(asked: Options, device: str) -> dict[str, str | float]:
-    """Milliseconds of a query, and of nothing but the product with every row; memory that is not the file's."""
-    n, width, generator = 1_000_000 if asked.rows is None else asked.rows, 512, np.random.default_rng(0)
+def search(options: Options, device: str) -> dict[str, str | float]:
+    """Measure the milliseconds of a query and of its product with every row, and the memory beside the mapped file."""
+    n, width, generator = 1_000_000 if options.rows is None else options.rows, 512, np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "rows.npy"
         values = np.lib.format.open_memmap(file, "w+", np.float32, (n, width))
@@ -164,13 +167,13 @@ def search(asked: Options, device: str) -> dict[str, str | float]:
             part[:] = generator.standard_normal(part.shape, np.float32)
         values.flush()
         values = np.load(file, mmap_mode="r")
-        query, before = generator.standard_normal((1, width), np.float32), own_memory()
+        query, before = generator.standard_normal((1, width), np.float32), private_memory()
         index = Index(values)
         found, alone = rounds({
             "search": lambda: index.ends(query, 10),
             "product": lambda: values @ query[0],
-        }, asked.rounds)  # fmt: skip
-        held = own_memory() - before
+        }, options.rounds)  # fmt: skip
+        held = private_memory() - before
     return {
         "ms_per_query/search": 1000 * float(found.median()),
         "ms_per_query/product": 1000 * float(alone.median()),
@@ -180,19 +183,19 @@ def search(asked: Options, device: str) -> dict[str, str | float]:
     }
 
 
-def own_memory() -> float:
-    """MiB of this process that are no mapped file's."""
+def private_memory() -> float:
+    """Return the MiB of this process without memory-mapped files."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def splice(asked: Options, device: str) -> dict[str, str | float]:
-    """Rows per second of both solvers at two penalties, and how far their weights differ at most."""
+def splice(options: Options, device: str) -> dict[str, str | float]:
+    """Measure the rows per second of both solvers at two penalties, and the largest difference of their weights."""
     from sklearn.linear_model import Lasso
 
-    n, width, vocabulary = 1000 if asked.rows is None else asked.rows, 512, 5000
+    n, width, vocabulary = 1000 if options.rows is None else options.rows, 512, 5000
     torch.manual_seed(0)
-    groups = torch.randn(300, width)[torch.randint(300, (vocabulary,))]  # texts that are alike, as words are
+    groups = torch.randn(300, width)[torch.randint(300, (vocabulary,))]  # similar texts, as the words of a topic are
     texts = normalize(groups + 0.7 * torch.randn(vocabulary, width), dim=1)
     weights = torch.relu(torch.randn(n, vocabulary)) * (torch.rand(n, vocabulary) < 0.003)
     rows = normalize(weights @ texts + 0.02 * torch.randn(n, width), dim=1)
@@ -203,57 +206,60 @@ def splice(asked: Options, device: str) -> dict[str, str | float]:
         started = time.perf_counter()
         own = nonnegative_lasso(rows, texts, penalty)
         middle = time.perf_counter()
-        theirs = lasso.fit(np.asfortranarray(texts.T.numpy()), rows.T.numpy()).coef_
+        reference = lasso.fit(np.asfortranarray(texts.T.numpy()), rows.T.numpy()).coef_
         ended = time.perf_counter()
         result |= {
             f"rows_per_s/splice_{penalty}": n / (middle - started),
             f"rows_per_s/lasso_{penalty}": n / (ended - middle),
             f"splice_over_lasso_{penalty}": (ended - middle) / (middle - started),
             f"texts_per_row_{penalty}": float((own.values > 0).sum(1).float().mean()),
-            f"largest_difference_{penalty}": float(np.abs(own.dense(vocabulary).numpy() - theirs).max()),
+            f"largest_difference_{penalty}": float(np.abs(own.dense(vocabulary).numpy() - reference).max()),
         }
     return result
 
 
-def flow(asked: Options, device: str) -> dict[str, str | float]:
+def flow(options: Options, device: str) -> dict[str, str | float]:
+    """Measure the pairs per second of the training loop with and without cached latents, and of the bare flow."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     pl.seed_everything(0, verbose=False)
-    scenes = sample_parameters(asked.images, 0)
-    images = torch.cat([render(scenes.rows(slice(i, i + 64)), asked.size) for i in range(0, asked.images, 64)]).to(
+    scenes = sample_parameters(options.images, 0)
+    images = torch.cat([render(scenes.rows(slice(i, i + 64)), options.size) for i in range(0, options.images, 64)]).to(
         device
     )
-    vae = VAE(size=asked.size).eval().to(device)
+    vae = VAE(size=options.size).eval().to(device)
     with torch.no_grad():
         encoded = [vae.encode(part) for part in images.split(256)]
     latents = Latents(*(torch.cat(part) for part in zip(*encoded, strict=True)))
     table = FactorTable(FACTORS, scenes.factors)
     iin = IIN(64, [(f.name, f.kind, list(f.values)) for f in FACTORS], objective="likelihood")
     iin.start(latents.mean.cpu(), latents.logvar.cpu(), table.values)
-    batches = with_rows(pair_batches(PairSampler(table), latents, table, asked.batch, 0, asked.steps, partners=True))
-    encoding = Encoding(batches, images, vae)
+    pairs = pair_batches(PairSampler(table), latents, table, options.batch, 0, options.steps, partners=True)
+    batches = with_row_numbers(pairs)
+    encoding = EncodingBatches(batches, images, vae)
     first = next(iter(batches))
     loops = {
-        "cached": lambda: fit(iin, batches, asked.steps),
-        "bare": lambda: bare(iin, first["mean"], first["partner_mean"], asked.steps),
-        "encoding": lambda: fit(iin, encoding, asked.steps),
+        "cached": lambda: fit(iin, batches, options.steps),
+        "bare": lambda: bare(iin, first["mean"], first["partner_mean"], options.steps),
+        "encoding": lambda: fit(iin, encoding, options.steps),
     }
-    cached, bare_flow, encoding_too = each = rounds(loops, asked.rounds) / asked.steps
+    cached, bare_flow, encoding_too = each = rounds(loops, options.rounds) / options.steps
     return {
-        **{f"pairs_per_s/{name}": asked.batch / float(row.median()) for name, row in zip(loops, each, strict=True)},
+        **{f"pairs_per_s/{name}": options.batch / float(row.median()) for name, row in zip(loops, each, strict=True)},
         "speed_up_by_cache": float((encoding_too / cached).median()),
         "step_over_bare_flow": float((cached / bare_flow).median()),
     }
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    each = {"flow": flow, "extraction": extraction, "search": search, "splice": splice}
-    check_choice("what", asked.what, tuple(each))
-    if asked.rows is not None and asked.rows < 1:
-        raise UserError(f"Expected rows= to be at least 1, got {asked.rows}: leave it out for the usual number.")
+    """Measure one task and print its numbers."""
+    options = parse_options(Options, arguments)
+    tasks = {"flow": flow, "extraction": extraction, "search": search, "splice": splice}
+    check_choice("task", options.task, tuple(tasks))
+    if options.rows is not None and options.rows < 1:
+        raise UserError(f"Expected rows= to be at least 1, got {options.rows}: leave it out for the usual number.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    result = {"device": device, **each[asked.what](asked, device)}
-    if asked.json:
+    result = {"device": device, **tasks[options.task](options, device)}
+    if options.json:
         print(json.dumps(result))
         return
     for name, value in result.items():
@@ -261,4 +267,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

@@ -1,65 +1,115 @@
-"""Parse the options of the commands `python -m evaluation.<name> key=value ...` and print errors as one line."""
+"""Parse the options of the commands `python -m evaluation.<name> key=value ...`, print their help and their errors."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, field, fields
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models import UserError, near_names
 
-__all__ = ["aside", "command", "options"]
+__all__ = ["command", "help_text", "json_only", "option", "parse_options"]
 
 T = TypeVar("T")
+WIDTH = 120  # characters of a line of the help
 
 
-def options(schema: type[T], arguments: Sequence[str]) -> T:
-    """key=value arguments, in the same syntax as train.py's, as an instance of a dataclass of options.
+def option(default: Any, description: str, former: str | None = None) -> Any:
+    """Declare an option of a command: a dataclass field with a default, a description for --help, and a former name.
+
+    The default of a required option is `omegaconf.MISSING`. Under its former name an option still works, and a line on
+    the standard error says what it is called now.
+    """
+    metadata = {"description": description, "former": former}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def parse_options(schema: type[T], arguments: Sequence[str]) -> T:
+    """Parse key=value arguments, in the syntax of train.py, into an instance of a dataclass of options.
 
     Raises:
         UserError: no key=value, an unknown key, a value of another type, a mandatory one missing.
     """
-    names = [field.name for field in fields(schema)]  # type: ignore[arg-type]  # a dataclass
-    chosen = OmegaConf.structured(schema)
+    names = [each.name for each in fields(schema)]  # type: ignore[arg-type]  # a dataclass
+    former = {each.metadata.get("former"): each.name for each in fields(schema)}  # type: ignore[arg-type]
+    parsed = OmegaConf.structured(schema)
     for argument in arguments:
         try:
             override = OverridesParser.create().parse_override(argument)
         except HydraException as error:
             raise UserError(f"Expected key=value, got {argument!r}: quote values with special characters.") from error
         name = override.key_or_group
+        if name in former:
+            print(f"{name}= is now called {former[name]}=: the former name still works.", file=sys.stderr)
+            name = former[name]
         if name not in names or override.type is not OverrideType.CHANGE or override.is_sweep_override():
             near = near_names(name, names)
             raise UserError(f"Expected one value for an option among {', '.join(names)}, got {argument!r}.{near}")
         try:
-            OmegaConf.update(chosen, name, override.value(), merge=False)
+            OmegaConf.update(parsed, name, override.value(), merge=False)
         except OmegaConfBaseException as error:
             reason = str(error).split("\n")[0]
             raise UserError(f"Expected another kind of value for {name}, got {argument!r}: {reason}.") from error
     try:
-        return OmegaConf.to_object(chosen)  # type: ignore[return-value]  # an instance of the schema
+        return OmegaConf.to_object(parsed)  # type: ignore[return-value]  # an instance of the schema
     except MissingMandatoryValue as error:
-        missing = [name for name in names if OmegaConf.is_missing(chosen, name)]
+        missing = [name for name in names if OmegaConf.is_missing(parsed, name)]
         raise UserError(f"Expected {missing[0]}=..., got none: --help shows the options.") from error
 
 
+def described_default(each: Field[Any]) -> str:
+    """Write a field's default as one would type it: "(default: 8)", "(required)", "(default: none)"."""
+    default = each.default if each.default_factory is NO_DEFAULT else each.default_factory()
+    if default == MISSING:
+        return "(required)"
+    if default is None or default == []:
+        return "(default: none)"
+    text = f"[{','.join(map(str, default))}]" if isinstance(default, list) else str(default)
+    return f"(default: {text.lower() if isinstance(default, bool) else text})"
+
+
+def help_text(schema: type) -> list[str]:
+    """Describe each option of a dataclass in a line, long ones wrapped: its name, its description and its default.
+
+    A description that says itself what the default is gets nothing added.
+    """
+    width = max(len(each.name) for each in fields(schema)) + 2
+    lines = []
+    for each in fields(schema):
+        description = each.metadata.get("description", "")
+        text = description if "(default: " in description else f"{description} {described_default(each)}"
+        start = f"  {each.name:{width}}"
+        lines.append(textwrap.fill(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)))
+    return lines
+
+
 @contextmanager
-def aside(json: bool) -> Iterator[None]:
-    """While a command works: where it is to print one JSON object, progress goes to the standard error."""
+def json_only(json: bool) -> Iterator[None]:
+    """Keep the standard output for one JSON object, if the command is to print one: progress goes to standard error."""
     with redirect_stdout(sys.stderr) if json else nullcontext():
         yield
 
 
-def command(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a command on the command line's arguments; what a user can mend is one line and exit code 2."""
+def command(main: Callable[[Sequence[str]], None], *schemas: type) -> None:
+    """Run a command on the command line's arguments; print its help, or an error of the user as one line, exit code 2.
+
+    The help is the text of the module and the options of the schemas, dataclasses whose docstrings are the headings.
+    """
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print((sys.modules[main.__module__].__doc__ or "").strip())
+        for schema in schemas:
+            print("", schema.__doc__, *help_text(schema), sep="\n")
         return
     try:
         main(arguments)

@@ -1,20 +1,11 @@
-"""Goes from one embedding to another: python -m evaluation.interpolate run=RUN or data=... [encoder=...] ...
+"""Interpolate between two embeddings: python -m evaluation.interpolate run=RUN or data=... between=[A,B] ...
 
-what:
-  "between=[a cat,a dog]" names of rows, image files, or texts that the encoder embeds
-  n=48                    points between the two
-  ways=[linear,spherical] a straight line; an arc, whose length changes evenly from one end's to the other's
-  k=3                     nearest rows that are told at every step, without those of the two ends; metric=cosine
-  diffusion=FOLDER        draws images=8 steps of each way by Stable Diffusion (a folder, or a name on the hub), both
-                          ends being texts: the states of their tokens are gone between, from the noise of one seed=;
-                          denoising=30 steps, guidance=7.5
-how:
-  map=pca                 or umap, tsne: fitted on up to rows=2000 rows, the ways placed on it and drawn; null: none;
-                          perplexity=30 of t-SNE, neighbours=15 of UMAP
-  seed=0; out=embeddings/interpolate, a folder for what is drawn (of a run: its figures)
-  json=true               prints one JSON object
+    "between=[a cat,a dog]"    two names of rows, image files, or texts, which the encoder embeds
 
-Where the encoder has a decoder (run=RUN of a VAE), images of the steps are drawn.
+A linear interpolation is the straight line between the two, a spherical one the arc whose norm changes evenly from that
+of the first to that of the second. The command lists every step with its nearest rows, and draws it on a map. Where the
+encoder has a decoder (run=RUN of a VAE), the steps are decoded into images; with diffusion= the token states of two
+texts are interpolated and drawn by Stable Diffusion.
 """
 
 import json
@@ -24,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.command import aside, command
+from evaluation.command import command, json_only
 from evaluation.embeddings.interpolation import (
     LINES,
     Options,
-    decoded,
-    diffused,
+    decode_steps,
+    diffuse_steps,
     draw_images,
     interpolate,
-    map_ways,
-    way,
+    map_interpolation,
+    step_table,
 )
 from evaluation.embeddings.rows import draw_map
-from evaluation.embeddings.source import asked_source
+from evaluation.embeddings.source import SourceOptions, options_and_source
 from models import UserError
 from models.stable_diffusion import StableDiffusion
 from training.files import jsonable, write_file
@@ -45,38 +36,41 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked, source = asked_source(Options, arguments, "embeddings/interpolate")
-    if len(asked.between) != 2:
-        raise UserError(f"Expected between=[a,b], got {len(asked.between)} of them: name the two ends.")
+    """Interpolate, write tables and pictures, and print the steps."""
+    options, source = options_and_source(Options, arguments, "embeddings/interpolate")
+    if len(options.between) != 2:
+        raise UserError(f"Expected between=[a,b], got {len(options.between)} of them: name the two ends.")
     files: list[Path] = []
-    with aside(asked.json):
-        first, second = asked.between
-        model = None if asked.diffusion is None else StableDiffusion(asked.diffusion, source.device)  # or its error
-        found = way(source, first, second, asked.n, asked.ways)
-        table = interpolate(source, found, asked.k, asked.metric)
+    with json_only(options.json):
+        first, second = options.between
+        # Loaded first, so that an error in its name comes before the work.
+        model = None if options.diffusion is None else StableDiffusion(options.diffusion, source.device)
+        path = interpolate(source, first, second, options.n, options.interpolations)
+        table = step_table(source, path, options.k, options.metric)
         files.append(source.folder / "steps.csv")
         write_file(files[0], table.to_csv(index=False))
-        if asked.map is not None:
-            places, one = map_ways(source, found, asked.map, asked.metric, asked.rows, asked.perplexity,
-                                   asked.neighbours, asked.seed)  # fmt: skip
-            files.extend(draw_map(source.folder, "between", one, places, "t", f"Path from {first} to {second}"))
+        if options.map is not None:
+            points, path_map = map_interpolation(source, path, options.map, options.metric, options.rows,
+                                                 options.perplexity, options.neighbours, options.seed)  # fmt: skip
+            title = f"Path from {first} to {second}"
+            files.extend(draw_map(source.folder, "between", path_map, points, "t", title))
         if source.can_decode:
             files.append(source.folder / "images.png")
-            draw_images(files[-1], *decoded(source, found))
+            draw_images(files[-1], *decode_steps(source, path))
         if model is not None:
             files.append(source.folder / "diffusion.png")
-            images = diffused(model, asked.between, asked.ways, asked.images, asked.seed, asked.denoising,
-                              asked.guidance)  # fmt: skip
+            images = diffuse_steps(model, options.between, options.interpolations, options.images, options.seed,
+                                   options.denoising, options.guidance)  # fmt: skip
             draw_images(files[-1], *images)
-    if asked.json:
+    if options.json:
         answer: dict[str, Any] = {"steps": table.to_dict("records"), "files": [str(file) for file in files]}
         print(json.dumps(jsonable(answer)))
         return
-    some = table["step"].isin(np.linspace(0, table["step"].max(), LINES).round())
-    print(table[some].round(3).to_string(index=False))
+    shown = table["step"].isin(np.linspace(0, table["step"].max(), LINES).round())
+    print(table[shown].round(3).to_string(index=False))
     for file in files:
         print(f"Open: {file}")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options, SourceOptions)

@@ -1,26 +1,19 @@
-"""Maps embeddings, and new ones onto the same map: python -m evaluation.project run=RUN or data=... [encoder=...] ...
+"""Map embeddings by t-SNE, UMAP or PCA: python -m evaluation.project run=RUN or data=... [encoder=...] ...
 
-how:
-  method=tsne                  or umap, pca; dimensions=2 or 3; metric=cosine or euclidean; seed=0
-  n=5000                       rows drawn at random (default: as many as the method can take)
-  perplexity=30 neighbours=15  of t-SNE; of UMAP
-what is new:
-  'prompts=[a dog,"a, cat"]'   texts or image files, placed on the map of the others
-  reducer=FILE                 no new map: the data's rows are placed on the one that was saved in reducer.npz
-what for:
-  colour=COLUMN                split, or a label of the rows (default: what is new, or the first label)
-  out=embeddings/project       a folder for the page, the picture, points.parquet, the projector and reducer.npz
-  json=true                    prints one JSON object: files, places of what is new, how far the map can be trusted
+    method=umap 'prompts=[a dog,"a, cat"]'    fit a map, and place new texts or image files on it
+    reducer=reducer.npz                       place the rows of the data on a saved map
+
+The command writes a page, a picture, points.parquet, a TensorBoard projector and reducer.npz.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.command import aside, command
-from evaluation.embeddings.project import OF_A_MAP, Options, colour_of, fit_map, place_rows, write_map
-from evaluation.embeddings.rows import column, some_rows
-from evaluation.embeddings.source import asked_source
+from evaluation.command import command, json_only
+from evaluation.embeddings.project import MAP_OPTIONS, Options, colour_of, fit_map, place_rows, write_map
+from evaluation.embeddings.rows import column, sample_rows
+from evaluation.embeddings.source import SourceOptions, options_and_source
 from evaluation.maps.export import atlas_command, check_columns
 from evaluation.maps.placement import load_reducer
 from models import UserError
@@ -30,22 +23,23 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked, source = asked_source(Options, arguments, "embeddings/project")
-    if asked.reducer is not None and asked.prompts is not None:
+    """Fit a map or place rows on a saved one, write it, and print where the new points are."""
+    options, source = options_and_source(Options, arguments, "embeddings/project")
+    if options.reducer is not None and options.prompts is not None:
         raise UserError("Expected reducer= or prompts=, got both: give the prompts as data=texts to place them.")
-    if asked.reducer is not None and (fixed := [a for a in arguments if a.split("=")[0] in OF_A_MAP]):
-        raise UserError(f"Expected reducer= to say how the map was made, got {' '.join(fixed)}, too: leave that out.")
-    with aside(asked.json):
-        check_columns(source.table)  # before a long search for a map
-        if asked.colour not in (None, "kind"):
-            column(source.table, str(asked.colour))
-        if asked.reducer is not None:
-            reducer = load_reducer(asked.reducer)
-            placed = place_rows(reducer, some_rows(source, asked.n, asked.seed))
+    if options.reducer is not None and (fixed := [a for a in arguments if a.split("=")[0] in MAP_OPTIONS]):
+        raise UserError(f"Expected no options of a new map beside reducer=, got {' '.join(fixed)}: leave that out.")
+    with json_only(options.json):
+        check_columns(source.table)  # before the long fit of a map
+        if options.colour not in (None, "kind"):
+            column(source.table, str(options.colour))
+        if options.reducer is not None:
+            reducer = load_reducer(options.reducer)
+            placed = place_rows(reducer, sample_rows(source, options.n, options.seed))
         else:
-            placed = fit_map(source, asked)
-        files = write_map(source.folder, placed, colour_of(placed, asked), source.vectors.name)
-    if asked.json:
+            placed = fit_map(source, options)
+        files = write_map(source.folder, placed, colour_of(placed, options), source.vectors.name)
+    if options.json:
         places = {"placed": placed.places.to_dict("records")} if placed.new else {}
         print(json.dumps(jsonable(files | placed.quality | places)))
         return
@@ -58,4 +52,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options, SourceOptions)

@@ -1,16 +1,12 @@
-"""What changes when one property of a thing changes: python -m evaluation.properties encoder=clip ...
+"""Measure how embeddings compose of properties: python -m evaluation.properties encoder=clip template=... values=...
 
-of texts:
-  'template="a {colour} {object}"' 'values={colour:[red,blue],object:[car,cup]}'
-                             each of the objects in each of the colours, embedded (encoder=clip or sentence)
-  'words=["a {} thing","a {}"]'  how a single word of each property is told, for the score of real words
-or of rows:
-  factors=[colour,object]    labels of run=RUN or data=...; the mean of the rows with the same labels
-and:
-  property=colour            whose differences are drawn (default: the first)
-  seed=0; out=embeddings/properties, a folder for tables and pictures (of a run: its figures); json=true
+The embeddings of every combination of properties come from texts or from labelled rows:
 
-Embeddings are taken at unit length. Ideal words: Trager et al. 2023, https://arxiv.org/abs/2302.14383.
+    'template="a {colour} {object}"' 'values={colour:[red,blue],object:[car,cup]}'    encoder=clip or sentence
+    factors=[colour,object]                                                           run=RUN or data=...
+
+Of each property the command measures how consistent its difference vectors are, and of all how well ideal words (Trager
+et al. 2023, https://arxiv.org/abs/2302.14383) explain the embeddings, which are taken at unit length.
 """
 
 import json
@@ -19,26 +15,27 @@ from typing import Any
 
 import pandas as pd
 
-from evaluation.command import aside, command
+from evaluation.command import command, json_only
 from evaluation.embeddings.ideal_words import compositionality, consistency
-from evaluation.embeddings.properties import Options, asked_grid, draw
-from evaluation.embeddings.source import asked_source
+from evaluation.embeddings.properties import Options, draw, grid_of
+from evaluation.embeddings.source import SourceOptions, options_and_source
 from training.files import jsonable, write_file
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked, source = asked_source(Options, arguments, "embeddings/properties")
-    with aside(asked.json):
-        grid = asked_grid(source, asked)
-        name = asked.property or next(iter(grid.values))
+    """Measure the consistency and the compositionality of the properties, and print them."""
+    options, source = options_and_source(Options, arguments, "embeddings/properties")
+    with json_only(options.json):
+        grid = grid_of(source, options)
+        name = options.property or next(iter(grid.values))
         grid.axis(name)
         changes = pd.concat([consistency(grid, each) for each in grid.values], ignore_index=True)
         scores = compositionality(grid)
         write_file(source.folder / "changes.csv", changes.to_csv(index=False))
-        files = [source.folder / "changes.csv", *draw(source.folder, grid, name, asked.seed)]
-    if asked.json:
+        files = [source.folder / "changes.csv", *draw(source.folder, grid, name, options.seed)]
+    if options.json:
         answer: dict[str, Any] = {"changes": changes.to_dict("records"), "compositionality": scores}
         print(json.dumps(jsonable(answer | {"files": [str(file) for file in files]})))
         return
@@ -49,4 +46,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options, SourceOptions)

@@ -1,8 +1,8 @@
-"""Applies a reduction that a run has fitted to new rows:
+"""Apply a fitted reduction of a run to new rows:
 python -m evaluation.reducers run=RUN method=isometric dim=32 rows=new.npy out=codes.npy [kind=text] [json=true].
 
-Closed-form reductions and the Matryoshka map have every width up to the widest that was fitted; neural MDS and the
-auto-encoder have those that they were trained for. Of pairs, new rows are texts (kind=text) or images (kind=image).
+Closed-form reductions and the Matryoshka map have every number of dimensions up to the largest that was fitted; neural
+MDS and the auto-encoder have those that they were trained for.
 From Python: `reducer(load("runs/digits/mds").path, "pca", 8)(rows)`.
 """
 
@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from datamodules.cache import write_whole
 from datamodules.vectors import vectors
-from evaluation.command import aside, command, options
+from evaluation.command import command, json_only, option, parse_options
 from evaluation.run import load
 from models import check_choice
 from training.reducers import KINDS, reducer
@@ -26,28 +26,31 @@ __all__ = ["Options", "main"]
 
 @dataclass
 class Options:
-    run: str = MISSING
-    method: str = MISSING
-    dim: int = MISSING
-    rows: str = MISSING
-    out: str = MISSING
-    kind: str = "text"
-    json: bool = False
+    """Options, given as key=value."""
+
+    run: str = option(MISSING, "run folder of model=mds, or a folder whose newest run is taken")
+    method: str = option(MISSING, "method of the reduction, such as pca, isometric or matryoshka")
+    dim: int = option(MISSING, "number of dimensions")
+    rows: str = option(MISSING, "file of the new vectors: .npy, .npz, .csv, .parquet and the like")
+    out: str = option(MISSING, "file to write the reduced vectors to, as .npy")
+    kind: str = option("text", "of a run on pairs, the kind of the new vectors: text or image")
+    json: bool = option(False, "print one JSON object: rows, columns, file")
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    check_choice("kind", asked.kind, KINDS)
-    with aside(asked.json):
-        found = reducer(load(asked.run).path, asked.method, asked.dim)
-    codes = found(vectors(asked.rows).values, KINDS.index(asked.kind)).numpy()
-    with write_whole(Path(asked.out).expanduser()) as temporary, temporary.open("wb") as file:
+    """Reduce the vectors of a file, and write the result to another."""
+    options = parse_options(Options, arguments)
+    check_choice("kind", options.kind, KINDS)
+    with json_only(options.json):
+        reduce = reducer(load(options.run).path, options.method, options.dim)
+    codes = reduce(vectors(options.rows).values, KINDS.index(options.kind)).numpy()
+    with write_whole(Path(options.out).expanduser()) as temporary, temporary.open("wb") as file:
         np.save(file, codes)
-    if asked.json:
-        print(json.dumps({"rows": len(codes), "columns": codes.shape[1], "file": asked.out}))
+    if options.json:
+        print(json.dumps({"rows": len(codes), "columns": codes.shape[1], "file": options.out}))
         return
-    print(f"{len(codes)} rows of {codes.shape[1]} numbers in {asked.out}")
+    print(f"{len(codes)} rows of {codes.shape[1]} numbers in {options.out}")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

@@ -1,19 +1,19 @@
-"""Reductions of embeddings against the number of dimensions: python -m evaluation.retrieval run=RUN [dims=[8,32]]
-[methods=[pca,isometric]] [against=pca] [json=true].
+"""Measure the retrieval of reduced embeddings by their number of dimensions: python -m evaluation.retrieval run=RUN
+[dims=[8,32]] [methods=[pca,isometric]] [against=pca] [json=true].
 
-Of a run of model=mds, which fits what is missing. Of pairs: text → image and image → text R@1, 5 and 10 among held-out
-pairs. Of other rows, asked of held-out ones about those that were fitted on: the accuracy of a vote of the 1, 5 and 10
-nearest about a label (label/NAME), and the share of the 1, 5 and 10 nearest that stay so (neighbours). In a run of
-fit_on=all every row is fitted on and asked about. retrieval.csv has for every method, width and direction
+The run is one of model=mds; reductions that it does not have yet are fitted. On pairs the command measures
+text → image and image → text recall@1, 5 and 10 among held-out pairs. On other rows the queries are held-out rows and
+the candidates are the rows that the reductions were fitted on: it measures the accuracy of k-NN classification of each
+label with k = 1, 5 and 10 (label/NAME), and the share of the k nearest neighbours that are kept (neighbours). In a run
+with fit_on=all every row is fitted on and is a query. retrieval.csv has for every method, number of dimensions and
+direction
 
-  r1, r5, r10, correct, n     shares, and those right at 1 of the n that were asked
-  r1_low, r1_high             95 % of 1,000 bootstrap draws of the images (of the rows) that were asked
-  against, p                  McNemar's exact test against another method at the same width
-  difference_low, _high       95 % of the same draws of the difference in r1
+  r1, r5, r10, correct, n     recall@1, 5 and 10, the number of correct queries at 1, and the number of queries
+  r1_low, r1_high             95 % interval of recall@1 over 1,000 bootstrap draws of the images (or the rows) queried
+  against, p                  exact test of McNemar against another method at the same number of dimensions
+  difference_low, _high       95 % interval, over the same draws, of the difference in recall@1
 
-Captions of one image are drawn together, and are one query of the test.
-
-`full` are the embeddings as they are.
+Captions of one image are drawn together, and count as one query of the test. `full` is the embedding without reduction.
 """
 
 import json
@@ -24,7 +24,7 @@ from omegaconf import MISSING, OmegaConf
 
 from datamodules.captions import PairData, extract_pairs
 from datamodules.features import FeatureData
-from evaluation.command import aside, command, options
+from evaluation.command import command, json_only, option, parse_options
 from evaluation.reduction.pipeline import measured, write_results
 from evaluation.report.page import write_report
 from evaluation.run import load
@@ -36,32 +36,35 @@ __all__ = ["Options", "main"]
 
 @dataclass
 class Options:
-    run: str = MISSING
-    dims: list[int] | None = None
-    methods: list[str] | None = None
-    against: str | None = None
-    json: bool = False
+    """Options, given as key=value."""
+
+    run: str = option(MISSING, "run folder of model=mds, or a folder whose newest run is taken")
+    dims: list[int] | None = option(None, "numbers of dimensions (default: the run's)")
+    methods: list[str] | None = option(None, "reduction methods (default: the run's)")
+    against: str | None = option(None, "method that the others are tested against (default: the run's)")
+    json: bool = option(False, "print retrieval.csv as JSON")
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    run = load(asked.run)
+    """Fit what is missing, measure retrieval, and write the table, the figure and the report."""
+    options = parse_options(Options, arguments)
+    run = load(options.run)
     if run.config.model.name != "mds":
         raise UserError(f"Expected a run of model=mds, got one of {run.config.model.name} at {run.path}: train one.")
-    changed = {key: value for key, value in vars(asked).items() if key not in ("run", "json") and value is not None}
+    changed = {key: value for key, value in vars(options).items() if key not in ("run", "json") and value is not None}
     config, record = OmegaConf.merge(run.config, changed), Run(run.path, run.config)
-    with aside(asked.json):
+    with json_only(options.json):
         data = run.data if isinstance(run.data, PairData) else run.vectors
         if isinstance(data, PairData) and not isinstance(data.texts, FeatureData):
             data = extract_pairs(data, run.encoder, config.cache_dir, run.device)
         table = write_results(measured(config, data, record, run.device), record)
         record.save()
         report = write_report(run.path)
-    if asked.json:
+    if options.json:
         print(json.dumps(json.loads(table.to_json(orient="records"))))
     else:
         print(f"\nOpen: {report}")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

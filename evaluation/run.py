@@ -1,4 +1,4 @@
-"""A finished run, read back.
+"""Load a finished run, to edit images with it or to read its data, encoder and networks.
 
 ```python
 from evaluation.run import load
@@ -31,7 +31,7 @@ from datamodules.factors import SPLIT_WORDS, words
 from datamodules.features import FeatureData, as_read, extract
 from datamodules.texts import TextData, extract_texts
 from evaluation.editing.editor import Edited, ImageEditor, Images, decode_latents, encode_images
-from evaluation.editing.photographs import Preprocessing, kept_place
+from evaluation.editing.photographs import Preprocessing, stored_landmarks
 from models import UserError, dlib_faces, near_names
 from models.interfaces import FeatureEncoder, TextEncoder
 from training.build import build, is_trained_here
@@ -46,13 +46,13 @@ BATCH = 256
 
 
 def load(path: str | Path, device: str | None = None) -> "LoadedRun":
-    """A finished run, or the newest one below the path.
+    """Load a finished run, or the newest one below the path.
 
-    It is opened where it was computed, on a GPU or on the CPU, as the features of the one are not those of the other;
-    on the CPU where there is no GPU.
+    It is loaded on the kind of device that computed it, as the features of a GPU differ from those of a CPU; on the CPU
+    where there is no GPU.
 
     Raises:
-        UserError: as `find_run`; nothing that is finished.
+        UserError: no run at the path, see `find_run`; a run that is not finished.
     """
     folder = find_run(path)
     if not finished(folder):
@@ -67,7 +67,7 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
 
 @dataclass
 class LoadedRun:
-    """A finished run; its data, encoder and network are loaded when first asked for."""
+    """A finished run, whose data, encoder and network are loaded on first use."""
 
     path: Path
     config: Any  # OmegaConf's DictConfig, a class that the shape checks warn of
@@ -79,14 +79,14 @@ class LoadedRun:
         """`ImageData`, `TextData`, or `FeatureData` of a user's own vectors.
 
         Raises:
-            UserError: data that cannot be read, or other data than the run was made of.
+            UserError: data that cannot be read, or other data than the run was trained on.
         """
         data = build(self.config.data)
         recorded = self.manifest.get("data", {}).get("fingerprint")
         if recorded and recorded != data.fingerprint:
             raise UserError(
-                f"Expected the data that {self.path} was made of (fingerprint {recorded[:12]}), got other data in its "
-                f"place ({data.fingerprint[:12]}): put the files back, or train a new run."
+                f"Expected the data that {self.path} was trained on (fingerprint {recorded[:12]}), got other data in "
+                f"its place ({data.fingerprint[:12]}): put the files back, or train a new run."
             )
         return data
 
@@ -95,7 +95,7 @@ class LoadedRun:
         """The frozen encoder, see docs/architecture.md.
 
         Raises:
-            UserError: no checkpoint; an encoder that makes other latents than the run's.
+            UserError: no checkpoint; an encoder of other latents than the run's.
         """
         settings = self.config.encoder
         if is_trained_here(self.config):
@@ -131,11 +131,11 @@ class LoadedRun:
 
     @cached_property
     def vectors(self) -> FeatureData:
-        """The features of the run's data, from the cache or computed anew."""
+        """The features of the run's data, from the cache or computed."""
         if isinstance(self.data, FeatureData):
             return self.data
-        found = extract_texts if isinstance(self.data, TextData) else extract
-        return found(self.data, self.encoder, self.config.cache_dir, self.device)
+        compute = extract_texts if isinstance(self.data, TextData) else extract
+        return compute(self.data, self.encoder, self.config.cache_dir, self.device)
 
     @cached_property
     def clusterer(self) -> Any:
@@ -153,15 +153,15 @@ class LoadedRun:
 
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> Float[Tensor, "n features"]:
-        """Features of pictures or image files, cropped and resized as the run's data was.
+        """Compute the features of pictures or image files, cropped and resized like the run's data.
 
         Raises:
             UserError: no image; one that cannot be read; a run of vectors, whose encoder is not known.
         """
         if "features" in self.manifest.get("data", {}):
             raise UserError(
-                f"Expected a run of images, got one of vectors at {self.path}, and nothing here makes vectors of "
-                "images: train a run on the images themselves, data=folder encoder=..., to ask it about new ones."
+                f"Expected a run of images, got one of vectors at {self.path}, whose encoder is not known: train a run "
+                "on the images themselves, data=folder encoder=..., to use it on new ones."
             )
         if not len(images):
             raise UserError("Expected at least one image, got none.")
@@ -171,16 +171,16 @@ class LoadedRun:
         return self.encode(as_read(pixels, encoder.size))
 
     def encode(self, pixels: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n d"]:
-        """Latents of images of the encoder's size."""
+        """Encode images of the encoder's size into latents."""
         return encode_images(self.encoder, pixels, self.device)
 
     def decode(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 size size"]:
-        """Images of latents, in [0, 1], on the CPU."""
+        """Decode latents into images in [0, 1], on the CPU."""
         return decode_latents(self.encoder, latents)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
-        """Features of new texts.
+        """Compute the features of new texts.
 
         Raises:
             UserError: no text; an encoder that reads none.
@@ -211,7 +211,7 @@ class LoadedRun:
         )
 
     def donor(self, donor: ImageSource, align: str = "auto") -> UInt8[Tensor, "1 3 size size"]:
-        """A picture, the image at a path, or the one of that id in the run's data, which is never aligned.
+        """Read the donor of a swap: a picture, an image file, or an id of the run's data, which is never aligned.
 
         Raises:
             UserError: neither a file nor an id; an image that cannot be read, or shows no face.
@@ -225,13 +225,13 @@ class LoadedRun:
 
     @cached_property
     def landmarks(self) -> tuple[Float[Tensor, "5 2"] | None, str]:
-        """Where the faces of the run's images lie, as shares of their side; or None, and why it is not known."""
+        """The landmarks of a typical face in the run's images, as shares of their side; or None, and the reason."""
         if not dlib_faces.are_installed():
             return None, "the extra that finds faces is not installed (pip install -c constraints.txt -e '.[faces]')"
         try:
-            place = kept_place(self.path, lambda: self.data)
+            place = stored_landmarks(self.path, lambda: self.data)
         except UserError as error:
-            return None, f"where faces lie in this run's images cannot be seen ({error})"
+            return None, f"the landmarks of this run's images cannot be found ({error})"
         return place, "" if place is not None else "most of this run's images show no face to align it to"
 
     def edit(self, images: Images, /, *values: Mapping[str, str | int | float], **options: Any) -> Edited:
@@ -243,7 +243,7 @@ class LoadedRun:
         return self.editor.set_component(images, component, value, **options)
 
     def swap(self, images: Images, donor: ImageSource, factor: str, align: str = "auto", **options: Any) -> Edited:
-        """Take a factor's block from a donor, see `ImageEditor.swap`; the donor may be an id of the run's data.
+        """Swap the block of a factor with that of a donor, see `ImageEditor.swap`; it may be an id of the run's data.
 
         Raises:
             UserError: see `donor`.
@@ -267,28 +267,28 @@ class LoadedRun:
 
 
 def spaces_of(run: LoadedRun, chosen: Sequence[str] | None) -> dict[str, Float[Tensor, "n _"]]:
-    """The features, and every space that the run's models map them to.
+    """Return the features of a run and the codes of its models: the chosen spaces, or all.
 
     Raises:
         UserError: a space that the run does not have.
     """
-    made: dict[str, Any] = {"features": lambda: run.vectors.values}
+    spaces: dict[str, Any] = {"features": lambda: run.vectors.values}
     if (file := run.path / "codes.npy").is_file():
-        made["autoencoder"] = lambda: torch.from_numpy(np.load(file))
+        spaces["autoencoder"] = lambda: torch.from_numpy(np.load(file))
     if run.config.model.name in ("dec", "idec") and (run.path / "checkpoints" / "last.ckpt").is_file():
-        made[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
+        spaces[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
     if run.config.model.name == "iin":
-        made["iin"] = lambda: run.iin.encode(run.vectors.values.to(run.device)).detach().cpu()
-    wanted = list(made) if chosen is None else list(chosen)
-    unknown = [name for name in wanted if name not in made]
-    if unknown or not wanted:
-        got, near = (repr(unknown[0]), near_names(unknown[0], made)) if unknown else ("none", "")
-        raise UserError(f"Expected spaces= among {', '.join(made)}, as the run has them, got {got}.{near}")
-    return {name: made[name]() for name in wanted}
+        spaces["iin"] = lambda: run.iin.encode(run.vectors.values.to(run.device)).detach().cpu()
+    names = list(spaces) if chosen is None else list(chosen)
+    unknown = [name for name in names if name not in spaces]
+    if unknown or not names:
+        got, near = (repr(unknown[0]), near_names(unknown[0], spaces)) if unknown else ("none", "")
+        raise UserError(f"Expected spaces= among {', '.join(spaces)}, as the run has them, got {got}.{near}")
+    return {name: spaces[name]() for name in names}
 
 
 def described(run: LoadedRun) -> pd.DataFrame:
-    """id, split, labels and clusters of every row."""
+    """Tabulate id, split, labels and clusters of every row of a run."""
     data = run.vectors
     table = pd.DataFrame({"id": data.ids, "split": [SPLIT_WORDS[part] for part in data.split.tolist()]})
     table = table.assign(**words(data.factors))

@@ -1,15 +1,15 @@
-"""Mean ± sd over finished runs, as Markdown: python -m evaluation.table runs=[RUN,RUN,...] [json=true].
+"""Tabulate mean ± sd over finished runs, as Markdown: python -m evaluation.table runs=[RUN,RUN,...] [json=true].
 
-Prints the comparison of the editors per factor with the judge's accuracy, or that of the clusterings, and every
-timing. Clusterings: of one run, over the seeds that it has, or over several runs of one seed each.
+The command prints the comparison of the editors per factor with the accuracy of the judge, or that of the clusterings,
+and every timing. Clusterings are compared over the seeds of one run, or over several runs of one seed each.
 """
 
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from evaluation.command import command, options
+from evaluation.command import command, option, parse_options
 from evaluation.report.tables import (
     LABEL_FREE,
     PREFIXES,
@@ -29,23 +29,30 @@ __all__ = ["clustering_table", "edit_table", "summarise"]
 
 @dataclass
 class Options:
-    runs: list[str] = field(default_factory=list)
-    json: bool = False
+    """Options, given as key=value."""
+
+    runs: list[str] = option([], "run folders")
+    json: bool = option(False, "print one JSON object: the mean and sd of every metric")
 
 
 def summarise(runs: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
-    """(mean, sd) of every metric that all runs have; sd is that of the sample, 0 of a single run."""
+    """Compute mean and sd of every metric that all runs have; the sd is that of the sample, 0 for a single run.
+
+    >>> summarise([{"ami": 0.5}, {"ami": 0.7, "ari": 0.4}])["ami"][0]
+    0.6
+    """
     shared = set.intersection(*(set(run) for run in runs))
     columns = {key: [run[key] for run in runs] for key in sorted(shared)}
     return {key: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for key, v in columns.items()}
 
 
 def cell(summary: Mapping[str, tuple[float, float]], key: str) -> str:
+    """Format a metric as "mean ± sd"; empty where it is missing."""
     return f"{summary[key][0]:.3f} ± {summary[key][1]:.3f}" if key in summary else ""
 
 
 def edit_table(summary: Mapping[str, tuple[float, float]]) -> str:
-    """One row per factor and editor."""
+    """Tabulate the metrics of edits, one row per factor and editor."""
     factors = list(dict.fromkeys(key.split("/")[1] for key in summary if key.startswith("judge/")))
     lines = ["| factor (judge) | editor | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for factor in factors:
@@ -58,7 +65,7 @@ def edit_table(summary: Mapping[str, tuple[float, float]]) -> str:
 
 
 def clustering_table(runs: Sequence[Mapping[str, float]]) -> str:
-    """One row per factor, rows that are scored, and method; empty where the runs are no clusterings.
+    """Tabulate the scores of clusterings, one row per factor, split and method; empty for runs without clusterings.
 
     Raises:
         UserError: several runs of several seeds each.
@@ -84,23 +91,24 @@ def clustering_table(runs: Sequence[Mapping[str, float]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    if not asked.runs:
-        raise UserError("Expected runs=[RUN,RUN,...], got none.")
-    runs = [read_json(find_run(run) / "metrics.json") for run in asked.runs]
+    """Print the tables of the runs."""
+    options = parse_options(Options, arguments)
+    if not options.runs:
+        raise UserError("Expected runs=[RUN,RUN,...], got none: name one or more run folders.")
+    runs = [read_json(find_run(run) / "metrics.json") for run in options.runs]
     summary = summarise(runs)
-    if asked.json:
+    if options.json:
         print(json.dumps({key: {"mean": mean, "sd": sd} for key, (mean, sd) in summary.items()}))
         return
     print(clustering_table(runs) or edit_table(summary))
-    rest = [
+    other_metrics = [
         key
         for key in summary
         if key.split("/")[0] in ("reconstruction", "kl", "active_units", "flow", "time", "waiting", "memory")
     ]
     print("\n| number | mean ± sd |\n|---|---|")
-    print("\n".join(f"| {key} | {cell(summary, key)} |" for key in rest))
+    print("\n".join(f"| {key} | {cell(summary, key)} |" for key in other_metrics))
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

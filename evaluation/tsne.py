@@ -1,16 +1,14 @@
-"""Maps of a run's features and of what its model made of them: python -m evaluation.tsne run=RUN [method=umap].
+"""Map the features of a run and the codes of its models: python -m evaluation.tsne run=RUN [method=umap].
 
-Side by side, coloured by label and by cluster: a picture, a page with thumbnails on hover, TensorBoard's projector, and
-points.parquet for Embedding Atlas. Options: method=tsne, umap or pca; dimensions=2 or 3; spaces=[features,autoencoder];
-n=5000 rows (default: as many as the method can take); perplexity=30 of t-SNE; neighbours=15 of UMAP; metric=euclidean
-or cosine; seed=0; json=true.
+The maps lie side by side, coloured by label and by cluster: in a picture, on a page with thumbnails on hover, in the
+projector of TensorBoard, and in points.parquet for Embedding Atlas.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.command import aside, command, options
+from evaluation.command import command, json_only, parse_options
 from evaluation.maps.export import atlas_command
 from evaluation.maps.run_maps import Options, map_run
 from evaluation.run import load
@@ -19,11 +17,12 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    run = load(asked.run)
-    with aside(asked.json):
-        result = map_run(run, asked)
-    if asked.json:
+    """Draw the maps of a run, and print the files that were written."""
+    options = parse_options(Options, arguments)
+    run = load(options.run)
+    with json_only(options.json):
+        result = map_run(run, options)
+    if options.json:
         print(json.dumps(result))
         return
     print(f"Open: {result['page']}\n      {result['figure']}\n      tensorboard --logdir {run.path / 'tensorboard'}")
@@ -31,4 +30,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

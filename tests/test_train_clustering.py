@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> Path:
     path = folder / "runs/digits/dec/first"
     result = train(folder, "model=dec", *SMALL, f"run_dir={path}")
-    assert "k=10, as digit has so many classes." in result.stdout
+    assert "k=10, the number of classes of digit." in result.stdout
     assert f"Open: {path / 'report.html'}" in result.stdout
     return path
 

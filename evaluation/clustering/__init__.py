@@ -1,1 +1,1 @@
-"""Clusterings of features: fitted by every method, scored, drawn."""
+"""Clustering of features: fits of every method, scores, tables and figures."""

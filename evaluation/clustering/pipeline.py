@@ -1,4 +1,4 @@
-"""Fit the clusterings of a run on the same features, score them, and write assignments and pictures."""
+"""Fit the clusterings of a run on the same features, score them, and write assignments and figures."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ from training.settings import Settings
 __all__ = ["check_settings", "cluster", "run_clustering", "scored"]
 
 MINIMUM = {"seeds": 1}  # see training.settings.of_pipeline
-SEPARATE = 0.01  # of the codes' spread: centres that are nearer are one
+SEPARATE = 0.01  # share of the codes' spread; centres that are closer have collapsed into one
 
 
 def fitted_rows(config: Settings, data: ImageData | TextData | FeatureData) -> Int64[Tensor, " rows"]:
-    """The rows that are clustered; the others are only asked about."""
+    """Select the rows that clusterings are fitted on; the others are only assigned to clusters."""
     return torch.arange(len(data.ids)) if config.fit_on == "all" else torch.nonzero(data.split != TEST).flatten()
 
 
 def scored(config: Settings, factors: FactorTable) -> list[int]:
-    """The factors that clusters are compared with: `label`, or all that have classes.
+    """Select the factors that clusters are compared with: `label`, or all that have classes.
 
     Raises:
         UserError: a label that is no factor, or one without classes.
@@ -51,7 +51,9 @@ def scored(config: Settings, factors: FactorTable) -> list[int]:
 
 
 def number_of_clusters(config: Settings, factors: FactorTable, rows: int) -> int:
-    """k as asked for, or as many as the one labelled factor has classes: the only thing that labels are used for.
+    """Return k of the configuration, or the number of classes of the only labelled factor.
+
+    Labels are used for nothing else before the scores.
 
     Raises:
         UserError: neither; fewer than 2; more than there are rows.
@@ -71,7 +73,7 @@ def number_of_clusters(config: Settings, factors: FactorTable, rows: int) -> int
 
 
 def check_settings(config: Settings, data: ImageData | TextData | FeatureData) -> None:
-    """Refuse what does not fit the data, before any time is spent on its features.
+    """Check the settings against the data, before the features are computed.
 
     Raises:
         UserError: an unknown method, label, fit_on or head_input; a label without classes; a k that does not fit.
@@ -89,11 +91,11 @@ def check_settings(config: Settings, data: ImageData | TextData | FeatureData) -
     scored(config, data.factors)
     k = number_of_clusters(config, data.factors, len(fitted_rows(config, data)))
     if config.k is None:
-        print(f"k={k}, as {data.factors.factors[scored(config, data.factors)[0]].name} has so many classes.")
+        print(f"k={k}, the number of classes of {data.factors.factors[scored(config, data.factors)[0]].name}.")
 
 
 def summarised(prefix: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """`prefix/number` of one seed; of several `prefix/number_mean` and `_sd`, that of the sample."""
+    """Summarise metrics over seeds: `prefix/metric` of one seed, `prefix/metric_mean` and `_sd` (sample) of several."""
     if len(per_seed) == 1:
         return {f"{prefix}/{key}": value for key, value in per_seed[0].items()}
     result: dict[str, float] = {}
@@ -105,30 +107,30 @@ def summarised(prefix: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str
 
 def measured(method: str, fits: Sequence[Fitted], data: FeatureData, rows: Int64[Tensor, " rows"],
              factors: Sequence[int], k: int) -> dict[str, float]:  # fmt: skip
-    """All numbers of one method: on the rows that it was fitted on and, under `heldout/`, on the test split's."""
+    """Measure one method on the rows that it was fitted on and, under `heldout/`, on the test split."""
     parts = {"": rows} if len(rows) == len(data.ids) else {"": rows, "heldout/": data.rows(TEST)}
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for prefix, part in parts.items():
         for factor in factors:
             labels = data.factors.values[part, factor]
             if labels.isnan().all():
                 continue
             name = f"{prefix}{method}" + (f"/{data.factors.factors[factor].name}" if len(factors) > 1 else "")
-            found |= summarised(name, [scores(labels, fit.clusters[part]) for fit in fits])
+            metrics |= summarised(name, [scores(labels, fit.clusters[part]) for fit in fits])
     shares = [occupancy(fit.clusters[rows], k) for fit in fits]
     details = [
         {"used_clusters": float(used_clusters(share)), "smallest_share": float(share.min()),
          "largest_share": float(share.max()), **fit.details}
         for share, fit in zip(shares, fits, strict=True)
     ]  # fmt: skip
-    found |= summarised(method, details)
+    metrics |= summarised(method, details)
     quality = {"silhouette": silhouette(data.values[rows], fits[0].clusters[rows])}
     quality["stability"] = stability([fit.clusters[rows] for fit in fits])
-    return found | {f"{method}/{key}": value for key, value in quality.items() if value is not None}
+    return metrics | {f"{method}/{key}": value for key, value in quality.items() if value is not None}
 
 
 def collapse_notes(method: str, fits: Sequence[Fitted], rows: Tensor, k: int) -> list[str]:
-    """A line for each fit that left clusters (nearly) empty, or centres (nearly) in one place."""
+    """Describe each fit with (nearly) empty clusters, or with centres that (nearly) coincide, in a line."""
     notes, advice = [], "try fewer clusters, another seed, a lower learning rate or another method."
     for i, fit in enumerate(fits):
         share, where = occupancy(fit.clusters[rows], k), f" (seed {i + 1} of {len(fits)})" if len(fits) > 1 else ""
@@ -138,14 +140,14 @@ def collapse_notes(method: str, fits: Sequence[Fitted], rows: Tensor, k: int) ->
                          f"fewer groups; {advice}")  # fmt: skip
         if (separation := fit.details.get("center_separation", 1.0)) < SEPARATE:
             notes.append(f"{method} has two centres that are {separation:.1e} of the codes' spread apart{where}: "
-                         f"they are one. {advice.capitalize()}")  # fmt: skip
+                         f"they coincide. {advice.capitalize()}")  # fmt: skip
     return notes
 
 
 def cluster(config: Settings, data: FeatureData, run: Run, device: torch.device) -> None:
-    """Fit every method from every seed, and write scores, assignments and pictures into the run folder.
+    """Fit every method from every seed, and write scores, assignments and figures into the run folder.
 
-    The settings are those that `check_settings` let pass.
+    The settings have passed `check_settings`.
 
     Raises:
         UserError: features that are not finite or do not differ.
@@ -154,20 +156,20 @@ def cluster(config: Settings, data: FeatureData, run: Run, device: torch.device)
     rows, factors = fitted_rows(config, data), scored(config, data.factors)
     k = number_of_clusters(config, data.factors, len(rows))
     values = data.values.to(device)
-    found: dict[str, list[Fitted]] = {method: [] for method in config.methods}
+    by_method: dict[str, list[Fitted]] = {method: [] for method in config.methods}
     for seed in range(config.seed, config.seed + config.seeds):
         fits = ClustererFits(config, values, rows, k, seed, run, device)
-        for method, results in found.items():
+        for method, results in by_method.items():
             results.append(fits(method))
         if seed == config.seed:
             first = fits
     with run.stage("scores", len(rows)):
-        for method, results in found.items():
+        for method, results in by_method.items():
             for note in collapse_notes(method, results, rows, k):
                 print(note)
             run.update(measured(method, results, data, rows, factors, k))
     with run.stage("pictures"):
-        write_results(data, found, first, factors)
+        write_results(data, by_method, first, factors)
 
 
 def run_clustering(config: Settings, run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Write clusterings: every row's cluster, classes against clusters, contact sheets of the images."""
+"""Write clusterings: the cluster of every row, contingency tables, and contact sheets of the images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,13 +28,13 @@ __all__ = [
     "write_results",
 ]
 
-ACROSS = 7  # images of each kind
-PER_SHEET = 12  # clusters
-MOST_LETTERED = 40  # classes or clusters whose numbers can be read
+ACROSS = 7  # most certain and least certain images of a cluster in a contact sheet
+PER_SHEET = 12  # clusters of a contact sheet
+MOST_LETTERED = 40  # classes or clusters up to which the numbers are legible
 
 
 def assignments(data: FeatureData, found: Mapping[str, Sequence[Fitted]]) -> pd.DataFrame:
-    """id, split, labels, and of each method the first seed's cluster and its certainty."""
+    """Tabulate id, split, labels, and for each method the cluster of the first seed and its certainty."""
     table: dict[str, Any] = {"id": data.ids, "split": data.split.numpy()}
     for i, factor in enumerate(data.factors.factors):
         table[f"label/{factor.name}"] = data.factors.values[:, i].numpy()
@@ -47,7 +47,7 @@ def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], firs
                   factors: Sequence[int]) -> None:  # fmt: skip
     """Write the assignments of the first seed, beside those of other methods, contingency tables and codes.
 
-    Of the run's own model also labels and pictures.
+    For the run's own model also write `labels.csv` and the figures.
     """
     folder, main, file = first.run.path, first.config.model.name, first.run.path / "assignments.parquet"
     table = assignments(data, found)
@@ -69,7 +69,7 @@ def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], firs
 
 def write_contingencies(folder: Path, data: FeatureData, found: Mapping[str, Sequence[Fitted]],
                         rows: Int64[Tensor, " rows"], factors: Sequence[int]) -> None:  # fmt: skip
-    """`contingency_<method>_<factor>.csv` of the rows that were fitted on."""
+    """Write `contingency_<method>_<factor>.csv` of the rows that were fitted on."""
     for i in factors:
         factor, labels = data.factors.factors[i], data.factors.values[rows, i]
         if not labels.isnan().all():
@@ -87,7 +87,11 @@ def contingency_table(factor: Factor, labels: Float[Tensor, " n"], clusters: Int
 
 
 def matched(table: Int64[np.ndarray, "classes clusters"]) -> Int64[np.ndarray, " clusters"]:
-    """The clusters in an order that puts each class's own on the diagonal, as far as there are."""
+    """Order the clusters so that the one matched to each class is on the diagonal; unmatched clusters come last.
+
+    >>> matched(np.array([[0, 9], [8, 1]])).tolist()
+    [1, 0]
+    """
     from scipy.optimize import linear_sum_assignment
 
     own = linear_sum_assignment(table, maximize=True)[1]
@@ -96,7 +100,7 @@ def matched(table: Int64[np.ndarray, "classes clusters"]) -> Int64[np.ndarray, "
 
 
 def draw_contingency(path: Path, factor: Factor, labels: Float[Tensor, " n"], clusters: Int64[Tensor, " n"]) -> None:
-    """Share of each class (row) in each cluster (column), the clusters in the order of their classes."""
+    """Draw the share of each class (row) in each cluster (column), the clusters in the order of their classes."""
     counts = contingency_table(factor, labels, clusters)
     table, names, classes = counts.to_numpy(), counts.columns, list(counts.index)
     order = matched(table)
@@ -118,12 +122,13 @@ def draw_contingency(path: Path, factor: Factor, labels: Float[Tensor, " n"], cl
 
 
 def rgb(images: UInt8[Tensor, "n channels size size"]) -> UInt8[Tensor, "n 3 size size"]:
+    """Convert grey images to RGB."""
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
 def contact_sheets(folder: Path, data: FeatureData, fitted: Fitted, rows: Int64[Tensor, " rows"],
                    words: Sequence[str]) -> None:  # fmt: skip
-    """`clusters.png`, `clusters_2.png`, ...: a row per cluster with its most certain images, then its least certain."""
+    """Draw `clusters.png`, `clusters_2.png`, ...: the most certain and the least certain images of each cluster."""
     assert data.images is not None
     used = [c for c in range(len(words)) if (fitted.clusters[rows] == c).any()]
     for number, start in enumerate(range(0, len(used), PER_SHEET)):
@@ -147,7 +152,7 @@ def contact_sheets(folder: Path, data: FeatureData, fitted: Fitted, rows: Int64[
 
 def words_of(fitted: Fitted, rows: Int64[Tensor, " rows"], k: int, factor: Factor | None,
              labels: Float[Tensor, " rows"] | None) -> list[str]:  # fmt: skip
-    """Describe each cluster by its number, its size, and the commonest class of its labelled rows."""
+    """Describe each cluster by its number, its size, and the most frequent class of its labelled rows."""
     words = []
     for cluster in range(k):
         own = fitted.clusters[rows] == cluster
@@ -163,7 +168,7 @@ def words_of(fitted: Fitted, rows: Int64[Tensor, " rows"], k: int, factor: Facto
 
 def draw_clusters(folder: Path, data: FeatureData, fitted: Fitted, rows: Int64[Tensor, " rows"], k: int,
                   factors: Sequence[int]) -> None:  # fmt: skip
-    """The pictures of one method on the rows that it was fitted on."""
+    """Draw the figures of one method on the rows that it was fitted on."""
     for i in factors:
         labels = data.factors.values[rows, i]
         if not labels.isnan().all():

@@ -1,4 +1,4 @@
-"""Score two partitions of the same rows by their agreement, and one without labels; pure functions."""
+"""Score the agreement of two partitions of the same rows, and a partition without labels; pure functions."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 Partition: TypeAlias = Tensor | np.ndarray | pd.Series | Sequence[int | float | str | None]
-MOST_COMPARED = 5_000  # rows, for what costs their square
-NEARLY_EMPTY = 0.01  # of an equal share
+MOST_COMPARED = 5_000  # rows of scores whose cost is quadratic
+NEARLY_EMPTY = 0.01  # share of an equal share below which a cluster counts as empty
 
 
 def pair_of_partitions(labels_true: Partition, labels_pred: Partition) -> tuple[np.ndarray, np.ndarray]:
-    """Both as class numbers, rows of unknown true label (NaN, None) left out.
+    """Convert both partitions to class numbers, leaving out rows whose true label is unknown (NaN, None).
 
     Raises:
         UserError: different lengths; no row whose label is known.
@@ -48,14 +48,18 @@ def pair_of_partitions(labels_true: Partition, labels_pred: Partition) -> tuple[
 
 
 def flat_labels(labels: Partition) -> np.ndarray:
-    """Labels as an array; a list's as they are, as numpy would make a word of the NaN among words."""
+    """Convert labels to an array; a list to one of objects, as NumPy would turn a NaN among words into a word."""
     if isinstance(labels, Tensor):
         return as_array(labels)
     return np.array(labels, dtype=object) if isinstance(labels, list | tuple) else np.asarray(labels)
 
 
 def contingency(labels_true: Partition, labels_pred: Partition) -> Int64[np.ndarray, "classes clusters"]:
-    """Count the rows of each class (in sorted order) in each cluster."""
+    """Count the rows of each class (in sorted order) in each cluster.
+
+    >>> contingency(["cat", "cat", "dog"], [1, 0, 0]).tolist()
+    [[1, 1], [1, 0]]
+    """
     true, predicted = pair_of_partitions(labels_true, labels_pred)
     table = np.zeros((true.max() + 1, predicted.max() + 1), dtype=np.int64)
     np.add.at(table, (true, predicted), 1)
@@ -63,10 +67,13 @@ def contingency(labels_true: Partition, labels_pred: Partition) -> Int64[np.ndar
 
 
 def accuracy(labels_true: Partition, labels_pred: Partition) -> float:
-    """Share of rows in the right cluster under the best one-to-one matching of clusters and classes.
+    """Compute clustering accuracy: max_m Σ_i 1[y_i = m(c_i)] / n over one-to-one matchings m of clusters and classes.
 
-    max_m Σ_i 1[y_i = m(c_i)] / n by the Hungarian algorithm. Where there are more clusters than classes, the rows of
-    those that are left over count as wrong.
+    The best matching is found by the Hungarian algorithm. Where there are more clusters than classes, the rows of
+    unmatched clusters count as wrong.
+
+    >>> accuracy([0, 0, 1, 1], [1, 1, 0, 1])
+    0.75
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -75,7 +82,7 @@ def accuracy(labels_true: Partition, labels_pred: Partition) -> float:
 
 
 def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
-    """Agreement of a clustering with classes: 1 is the same partition; ami and ari are 0 on average for a random one.
+    """Score the agreement of a clustering with classes: 1 is the same partition; a random one has ami and ari near 0.
 
     ami, ari, fmi and nmi (arithmetic mean) are scikit-learn's; accuracy is that of the best one-to-one matching. Rows
     whose label is NaN or None are left out.
@@ -96,19 +103,30 @@ def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
 
 
 def occupancy(clusters: Int64[Array, " n"] | Sequence[int], k: int) -> Float[Tensor, " k"]:
-    """Share of the rows in each cluster."""
+    """Compute the share of the rows in each cluster.
+
+    >>> occupancy(torch.tensor([0, 0, 1, 1]), 3).tolist()
+    [0.5, 0.5, 0.0]
+    """
     return as_tensor(clusters).bincount(minlength=k).float() / max(1, len(clusters))
 
 
 def used_clusters(shares: Float[Array, " k"] | Sequence[float]) -> int:
-    """Count the clusters that are used: those with at least 1 % of an equal share of the rows, 1 / k."""
+    """Count the clusters that are used: those with at least 1 % of an equal share of the rows, 1 / k.
+
+    >>> used_clusters(torch.tensor([0.5, 0.5, 0.0]))
+    2
+    """
     return int((as_tensor(shares) * len(shares) >= NEARLY_EMPTY).sum())
 
 
 def stability(partitions: Sequence[Partition]) -> float | None:
-    """Mean adjusted Rand index over all pairs of partitions of the same rows (of several seeds); None of a single one.
+    """Average the adjusted Rand index over all pairs of partitions of the same rows; None for a single partition.
 
-    1 means that every seed finds the same groups.
+    1 means that every seed finds the same clusters.
+
+    >>> stability([[0, 0, 1], [1, 1, 0]])
+    1.0
     """
     from sklearn.metrics import adjusted_rand_score
 
@@ -117,17 +135,17 @@ def stability(partitions: Sequence[Partition]) -> float | None:
 
 
 def sample(n: int, most: int, seed: int) -> np.ndarray:
-    """Row numbers, at most so many, without an order."""
+    """Draw at most `most` of n row numbers without replacement."""
     return np.random.default_rng(seed).choice(n, min(n, most), replace=False)
 
 
 def silhouette(
     values: Float[Array, "n d"], clusters: Int64[Array, " n"] | Sequence[int], seed: int = 0
 ) -> float | None:
-    """Mean silhouette (b - a) / max(a, b) of at most 5,000 rows: 1 compact and apart, 0 touching, negative misplaced.
+    """Average the silhouette (b - a) / max(a, b) of at most 5,000 rows.
 
-    a is a row's mean distance to its own cluster, b that to the nearest other one (Rousseeuw 1987). None where there
-    is one cluster only.
+    a is the mean distance of a row to its own cluster, b that to the nearest other cluster (Rousseeuw 1987). 1 means
+    compact and separated clusters, 0 overlapping ones, negative values misplaced rows. None for a single cluster.
     """
     from sklearn.metrics import silhouette_score
 
@@ -138,11 +156,11 @@ def silhouette(
 
 
 def prediction_strength(values: Float[Array, "n d"], k: int, seed: int = 0, splits: int = 3) -> float:
-    """Return how well k-means on one half of the rows predicts which rows of the other half are together.
+    """Measure how well k-means on one half of the rows predicts which rows of the other half share a cluster.
 
-    Of each cluster of one half (of at least two rows) the share of its pairs that the other half's centres put
-    together; the worst cluster's, averaged over splits. Near 1 where k groups are really there. Tibshirani and
-    Walther (2005), "Cluster Validation by Prediction Strength", who choose the largest k above .8 to .9.
+    For each cluster of one half (of at least two rows) it is the share of its pairs that the centres of the other half
+    assign to one cluster; the minimum over clusters, averaged over splits. It is near 1 where the data has k clusters.
+    Tibshirani and Walther (2005), "Cluster Validation by Prediction Strength", who choose the largest k above .8 to .9.
     """
     from sklearn.cluster import KMeans
 
@@ -151,8 +169,8 @@ def prediction_strength(values: Float[Array, "n d"], k: int, seed: int = 0, spli
     for split in range(splits):
         order = np.random.default_rng([seed, split]).permutation(rows)
         halves = values[order[: len(order) // 2]], values[order[len(order) // 2 :]]
-        there, here = (KMeans(k, n_init=5, random_state=seed + split).fit(half) for half in halves)
-        counts = contingency(here.labels_, there.predict(halves[1])).astype(float)  # clusters here x clusters there
+        first, second = (KMeans(k, n_init=5, random_state=seed + split).fit(half) for half in halves)
+        counts = contingency(second.labels_, first.predict(halves[1])).astype(float)  # own clusters x predicted
         size = counts.sum(1)
         together = (counts * (counts - 1)).sum(1) / np.maximum(size * (size - 1), 1)
         strengths.append(together[size > 1].min())

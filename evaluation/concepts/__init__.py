@@ -1,1 +1,1 @@
-"""Sparse concepts of embeddings: sparse auto-encoders and SpLiCE, their concepts as tables and pictures."""
+"""Sparse concepts of embeddings: sparse auto-encoders and SpLiCE, tables and figures of their concepts."""

@@ -1,29 +1,29 @@
-"""Decompose embeddings into a few concepts each: python -m evaluation.concepts run=RUN or data=... vocabulary=FILE.
+"""Decompose embeddings into sparse concepts: python -m evaluation.concepts run=RUN or data=... vocabulary=FILE.
 
-Of a run of model=sae the concepts are its units, named by the nearest texts of vocabulary= (a file of texts, or vectors
-with vocabulary_names=; by default the rows themselves where these are texts). Of anything else they are the texts of
-the vocabulary (SpLiCE): about active=8 of a row, or as many as penalty= leaves. query=NAME prints what one row, new
-text or image file is made of. Options: method=sae or splice; active=, of an SAE how many units; k=5 rows of a concept;
-out=FOLDER; json=true. Files: concepts.csv, a line per concept; concepts.parquet, a row's concepts;
-figures/concepts.png, and of images a contact sheet.
+The concepts of a run of model=sae are the units of its sparse auto-encoder, named by the nearest texts of the
+vocabulary. For any other data they are the texts of the vocabulary themselves, weighted by SpLiCE.
+
+The command writes concepts.csv, a line per concept; concepts.parquet, the concepts of each row; figures/concepts.png,
+and for images a contact sheet. With query= it prints the concepts of one row, new text or image file instead.
 """
 
 import json
 from collections.abc import Sequence
 
-from evaluation.command import aside, command
+from evaluation.command import command, json_only
 from evaluation.concepts.pipeline import Options, answer
-from evaluation.embeddings.source import asked_source
+from evaluation.embeddings.source import SourceOptions, options_and_source
 from training.files import jsonable
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked, found = asked_source(Options, arguments)
-    with aside(asked.json):
-        result, table = answer(found, asked)
-    if asked.json:
+    """Decompose the embeddings, and print the commonest concepts or those of the query."""
+    options, source = options_and_source(Options, arguments)
+    with json_only(options.json):
+        result, table = answer(source, options)
+    if options.json:
         print(json.dumps(jsonable(result)))
         return
     print(table.to_string(index=False, float_format="{:.3f}".format, max_colwidth=60))
@@ -34,4 +34,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options, SourceOptions)

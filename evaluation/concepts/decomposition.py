@@ -1,7 +1,7 @@
-"""Rows as sums of a few concepts: how good the sums are, what concepts are called, and which rows have most of them.
+"""Decompose rows into sparse concepts: reconstruction metrics, names of concepts, and their top rows.
 
-A concept is a direction, a unit of a sparse auto-encoder or a text of SpLiCE's vocabulary; codes say how much of which
-concepts each row has.
+A concept is a direction: a unit of a sparse auto-encoder, or a text of the vocabulary of SpLiCE. The codes of a row are
+its activations of a few concepts.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,16 @@ __all__ = [
 ]
 
 CHUNK = 4096
-SAMPLE = 500  # rows that SpLiCE's penalty is chosen on
-PCA_ROWS = 20_000  # that principal components are taken from
+SAMPLE = 500  # rows that the penalty of SpLiCE is chosen on
+PCA_ROWS = 20_000  # rows that principal components are computed from
 
 
 def explained_variance(rows: Float[Array, "n d"], decoded: Float[Array, "n d"]) -> float:
-    """1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²: 1 where nothing is lost, 0 for always giving the mean."""
+    """Compute 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²: 1 for a perfect reconstruction, 0 for reconstructing the mean.
+
+    >>> explained_variance(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [2.0]]))
+    0.0
+    """
     rows, decoded = as_tensor(rows), as_tensor(decoded)
     mean = rows.mean(0, dtype=torch.float64)
     parts = zip(rows.split(CHUNK), decoded.split(CHUNK), strict=True)
@@ -49,7 +53,7 @@ def explained_variance(rows: Float[Array, "n d"], decoded: Float[Array, "n d"]) 
 
 
 def report_card(rows: Float[Array, "n d"], decoded: Float[Array, "n d"], codes: Codes) -> dict[str, float]:
-    """`l0`, the concepts of a row; the mean `cosine` of rows and their reconstructions; `explained_variance`."""
+    """Compute `l0`, the mean number of active concepts; the mean `cosine` of reconstructions; `explained_variance`."""
     return {
         "l0": float((codes.values > 0).sum(1).double().mean()),
         "cosine": float(cosine_similarity(as_tensor(rows), as_tensor(decoded), dim=1).double().mean()),
@@ -59,14 +63,14 @@ def report_card(rows: Float[Array, "n d"], decoded: Float[Array, "n d"], codes: 
 
 def nearest_texts(directions: Float[Tensor, "width d"], vocabulary: Float[Tensor, "m d"],
                   k: int) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Cosines and numbers of the k nearest texts to each direction, the texts around their own mean."""
+    """Find the k nearest texts to each direction, the texts centred: their cosines and their numbers."""
     units = normalize(vocabulary.float(), dim=1)
     found = nearest(directions, units - units.mean(0), min(k, len(units)), "cosine")
     return found.similarity.numpy(), found.rows.numpy()
 
 
-def used(codes: Codes) -> pd.DataFrame:
-    """A line for each concept and row in use, by concept, the rows with most of it first."""
+def activations(codes: Codes) -> pd.DataFrame:
+    """Tabulate each positive activation: concept, row, value; by concept, the largest first."""
     row, place = torch.nonzero(codes.values > 0, as_tuple=True)
     concept, value = codes.units[row, place], codes.values[row, place]
     table = pd.DataFrame({"concept": concept.numpy(), "row": row.numpy(), "value": value.numpy()})
@@ -75,11 +79,11 @@ def used(codes: Codes) -> pd.DataFrame:
 
 def concept_table(codes: Codes, titles: Sequence[str], names: Sequence[str], k: int = 5,
                   cosines: Sequence[float] = ()) -> pd.DataFrame:  # fmt: skip
-    """A line per concept, the most used first: share of the rows, mean value there, and the k rows with most of it.
+    """Tabulate the concepts, the most frequent first: share of rows, mean activation, and the k top rows.
 
-    `titles` are the concepts', `cosines` how near they are to their direction, `names` the rows'.
+    `titles` are the names of the concepts, `cosines` those of the names with the directions, `names` those of the rows.
     """
-    table, numbers = used(codes), range(len(titles))
+    table, numbers = activations(codes), range(len(titles))
     groups = table.groupby("concept")["value"]
     lines = pd.DataFrame({"concept": numbers, "name": titles})
     if len(cosines):
@@ -92,7 +96,7 @@ def concept_table(codes: Codes, titles: Sequence[str], names: Sequence[str], k: 
 
 
 def row_table(codes: Codes, ids: Sequence[str], titles: Sequence[str]) -> pd.DataFrame:
-    """List the concepts of each row, the largest first, in a column `features` as Embedding Atlas reads it."""
+    """List the concepts of each row, the largest activation first, as the column `features` of Embedding Atlas."""
     lists = [
         [{"feature": titles[unit], "value": value} for value, unit in zip(values, units, strict=True) if value > 0]
         for values, units in zip(codes.values.tolist(), codes.units.tolist(), strict=True)
@@ -101,14 +105,14 @@ def row_table(codes: Codes, ids: Sequence[str], titles: Sequence[str]) -> pd.Dat
 
 
 class Decomposition:
-    """A way to take rows apart.
+    """A sparse decomposition of rows.
 
     Arguments:
-        kind: sae or splice, what its numbers stand under.
-        model: encodes rows, decodes codes, and has a direction for each concept.
-        titles: what each concept is called.
-        cosines: of the titles' first texts with the directions, where they were found by them.
-        active: units of a row, of an SAE; None: as many as it was trained with.
+        kind: sae or splice, the prefix of its metrics.
+        model: a model that encodes rows, decodes codes, and has a direction for each concept.
+        titles: the names of the concepts.
+        cosines: cosines of the first text of each name with the direction, where names were found by them.
+        active: active units of a row, for an SAE; None: as many as it was trained with.
     """
 
     def __init__(self, kind: str, model: Any, titles: list[str], cosines: Sequence[float] = (),
@@ -116,17 +120,18 @@ class Decomposition:
         self.kind, self.model, self.titles, self.cosines, self.active = kind, model, titles, cosines, active
 
     def rows(self, values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """Return the rows to decompose, of which SpLiCE sees directions alone."""
+        """Return the rows to decompose, normalised for SpLiCE."""
         return normalize(values.float(), dim=1) if self.kind == "splice" else values.float()
 
     def encode(self, values: Float[Tensor, "n d"]) -> Codes:
+        """Compute the codes of rows."""
         more = () if self.active is None else (self.active,)
         return self.model.encode(self.rows(values), *more)
 
     def numbers(self, data: FeatureData, codes: Codes) -> dict[str, float]:
-        """The report card of the rows that are not for testing and, under `heldout/`, of those that are.
+        """Measure the reconstructions of the training and validation rows and, under `heldout/`, of the test rows.
 
-        Beside it what as many principal components explain, fixed directions instead of chosen ones.
+        For comparison, `pca/explained_variance` is that of as many principal components as there are active concepts.
         """
         known = torch.nonzero(data.split != TEST).flatten()
         axes = pca(self.rows(data.values[known[:: -(-len(known) // PCA_ROWS)]]))
@@ -146,7 +151,7 @@ class Decomposition:
 
 def of_sae(sae: SAE, vocabulary: tuple[Sequence[str], Float[Tensor, "m d"]] | None = None, k: int = 3,
            active: int | None = None) -> Decomposition:  # fmt: skip
-    """A sparse auto-encoder, its units called by the k nearest texts of a vocabulary, or by their numbers."""
+    """Decompose by a sparse auto-encoder, its units named by the k nearest texts of a vocabulary, or by numbers."""
     directions = sae.directions.detach().cpu()
     if vocabulary is None:
         return Decomposition("sae", sae, [f"unit {number}" for number in range(len(directions))], (), active)
@@ -158,7 +163,7 @@ def of_sae(sae: SAE, vocabulary: tuple[Sequence[str], Float[Tensor, "m d"]] | No
 
 def of_texts(data: FeatureData, vocabulary: tuple[Sequence[str], Float[Tensor, "m d"]], active: int = 8,
              penalty: float | None = None) -> Decomposition:  # fmt: skip
-    """SpLiCE with this penalty, or one that leaves about `active` texts of a row."""
+    """Decompose by SpLiCE with a penalty, or with the one that leaves about `active` texts per row."""
     names, values = vocabulary
     rows = normalize(data.values[data.split != TEST].float(), dim=1)
     splice = SpLiCE(values, rows.mean(0), 1.0 if penalty is None else penalty)

@@ -1,4 +1,4 @@
-"""What rows are made of: a sparse auto-encoder that is trained here, or texts, and its tables, pictures and numbers."""
+"""Train a sparse auto-encoder or fit SpLiCE, and write concepts as tables, figures and metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from datamodules.features import FeatureData
 from datamodules.splits import TEST
 from datamodules.texts import TextData, read_texts, text_column
 from datamodules.vectors import vectors
+from evaluation.command import option
 from evaluation.concepts.decomposition import Decomposition, concept_table, of_sae, of_texts, row_table
 from evaluation.concepts.figures import draw_concepts, draw_images
 from evaluation.embeddings.source import Source
@@ -35,24 +36,35 @@ from training.settings import Settings
 __all__ = ["Options", "answer", "learn_concepts", "run_concepts"]
 
 CHUNK = 4096
-SHOWN = 20  # lines that are printed
+SHOWN = 20  # concepts that are printed
 
 
 @dataclass
 class Options:
-    method: str | None = None
-    vocabulary: str | None = None
-    vocabulary_names: str | None = None
-    active: int | None = None
-    penalty: float | None = None
-    query: str | None = None
-    k: int = 5
-    out: str | None = None
-    json: bool = False
+    """Options, given as key=value."""
+
+    method: str | None = option(None, "sae or splice (default: sae of a run of model=sae, else splice)")
+    vocabulary: str | None = option(
+        None,
+        "file of texts, or of their vectors with vocabulary_names= (default: the rows themselves if they are texts)",
+    )
+    vocabulary_names: str | None = option(None, "file of the texts of vocabulary= where that has vectors")
+    active: int | None = option(
+        None, "active concepts per row, approximately with splice (default: 8 with splice, as trained with sae)"
+    )
+    penalty: float | None = option(None, "L1 penalty of SpLiCE, instead of active=")
+    query: str | None = option(None, "row, text or image file whose concepts are printed")
+    k: int = option(5, "rows with the largest activations to list for each concept")
+    out: str | None = option(None, "folder for the files (default: the run, or embeddings/concepts)")
+    json: bool = option(False, "print one JSON object")
 
 
 def check_rows(data: FeatureData) -> None:
-    """Raises UserError where a row has no direction, or all are for testing."""
+    """Check that every row is finite and not zero, and that some are not for testing.
+
+    Raises:
+        UserError: a row without a direction; test rows only.
+    """
     bad = torch.cat([~(part.any(1) & part.isfinite().all(1)) for part in data.values.split(CHUNK)])
     if bad.any():
         row = int(bad.nonzero()[0])
@@ -62,26 +74,26 @@ def check_rows(data: FeatureData) -> None:
         raise UserError(f"Expected rows that are not for testing, got none of {len(data.ids)}: change data.split.")
 
 
-def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tensor, "m d"]] | None:
-    """Texts and their embeddings: from files, or the rows themselves where these are texts.
+def vocabulary_of(source: Source, options: Options) -> tuple[list[str], Float[Tensor, "m d"]] | None:
+    """Read texts and their embeddings from files, or take the rows themselves where these are texts.
 
     Raises:
         UserError: a file without texts; embeddings of another width than the rows', or without a direction.
     """
-    data = found.vectors
-    if asked.vocabulary is None:
-        named = data.texts is not None or found.config.data.get("names") is not None
-        return (found.names, data.values) if named else None
-    path = Path(asked.vocabulary).expanduser()
-    if path.suffix.lower() in (".npy", ".npz") or asked.vocabulary_names is not None:
-        texts = vectors(path, names=asked.vocabulary_names)
+    data = source.vectors
+    if options.vocabulary is None:
+        named = data.texts is not None or source.config.data.get("names") is not None
+        return (source.names, data.values) if named else None
+    path = Path(options.vocabulary).expanduser()
+    if path.suffix.lower() in (".npy", ".npz") or options.vocabulary_names is not None:
+        texts = vectors(path, names=options.vocabulary_names)
         names, values = texts.ids, texts.values
     else:
         table = read_texts(path)
         words = table[text_column(path, table, None)].dropna().astype(str).str.strip()
         if not (names := list(dict.fromkeys(word for word in words if word))):
             raise UserError(f"Expected texts in {path}, got {len(words)} empty ones: give a file with some.")
-        values = torch.cat([found.embed_text(names[i : i + 256]) for i in range(0, len(names), 256)])
+        values = torch.cat([source.embed_text(names[i : i + 256]) for i in range(0, len(names), 256)])
     if values.shape[1] != data.values.shape[1]:
         raise UserError(f"Expected a vocabulary of {data.values.shape[1]} numbers a text, as the rows have, got "
                         f"{values.shape[1]} in {path}: embed both by one encoder.")  # fmt: skip
@@ -91,36 +103,36 @@ def vocabulary_of(found: Source, asked: Options) -> tuple[list[str], Float[Tenso
     return names, values
 
 
-def decomposition(found: Source, asked: Options) -> Decomposition:
+def decomposition(source: Source, options: Options) -> Decomposition:
     """Build the decomposition that the options choose.
 
     Raises:
         UserError: a method that the source does not have; no vocabulary for SpLiCE; options of the other method.
     """
-    is_sae = found.run is not None and found.run.config.model.name == "sae"
-    method = asked.method or ("sae" if is_sae else "splice")
+    is_sae = source.run is not None and source.run.config.model.name == "sae"
+    method = options.method or ("sae" if is_sae else "splice")
     check_choice("method", method, ("sae", "splice"))
-    if method == "sae" and (found.run is None or not is_sae):
+    if method == "sae" and (source.run is None or not is_sae):
         raise UserError("Expected run=RUN of model=sae for method=sae, got another: train one, or use method=splice.")
-    if method == "splice" and asked.vocabulary is None:
-        raise UserError("Expected vocabulary=FILE, the texts that rows are made of, got none: give a .txt with some.")
-    if method == "sae" and asked.penalty is not None:
+    if method == "splice" and options.vocabulary is None:
+        raise UserError("Expected vocabulary=FILE, the texts that are the concepts, got none: give a .txt with some.")
+    if method == "sae" and options.penalty is not None:
         raise UserError("Expected penalty= with method=splice, got it with method=sae: choose active= instead.")
-    if asked.penalty is not None and asked.active is not None:
+    if options.penalty is not None and options.active is not None:
         raise UserError("Expected active= or penalty=, either of which says how many texts a row has, got both.")
-    check_rows(found.vectors)
-    vocabulary = vocabulary_of(found, asked)
+    check_rows(source.vectors)
+    vocabulary = vocabulary_of(source, options)
     if method == "splice":
         assert vocabulary is not None
-        return of_texts(found.vectors, vocabulary, 8 if asked.active is None else asked.active, asked.penalty)
-    assert found.run is not None
-    sae = load_module(SAE, found.run.path / "checkpoints" / "last.ckpt").to(found.device)
-    return of_sae(sae, vocabulary, active=asked.active)
+        return of_texts(source.vectors, vocabulary, 8 if options.active is None else options.active, options.penalty)
+    assert source.run is not None
+    sae = load_module(SAE, source.run.path / "checkpoints" / "last.ckpt").to(source.device)
+    return of_sae(sae, vocabulary, active=options.active)
 
 
 def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: Decomposition, codes: Codes,
                   k: int) -> pd.DataFrame:  # fmt: skip
-    """Both tables and the pictures; the table of concepts.
+    """Write both tables and the figures; return the table of concepts.
 
     Raises:
         UserError: a folder that cannot be written.
@@ -139,10 +151,10 @@ def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: 
 
 
 def learn_concepts(config: Settings, data: ImageData | TextData | FeatureData, run: Run, device: torch.device) -> None:
-    """The stages of model=sae: trained on the rows that are not for testing, measured on both parts, and written.
+    """Train the model of model=sae on the rows that are not for testing, measure it on all splits, and write results.
 
     Raises:
-        UserError: rows that are not finite, all equal or zero; settings that no network can be made with.
+        UserError: rows that are not finite, all equal or zero; settings that no network can be built with.
     """
     data = features_of(config, data, run)
     check_rows(data)
@@ -176,25 +188,25 @@ def run_concepts(config: Settings, run: Run) -> None:
     learn_concepts(config, load_data(config, run), run, device)
 
 
-def answer(found: Source, asked: Options) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Answer the command: as JSON, and as a table.
+def answer(source: Source, options: Options) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Answer the command as JSON and as a table.
 
     Raises:
         UserError: see `decomposition`; a query that is neither a row nor a text that can be embedded.
     """
-    if asked.k < 1:
-        raise UserError(f"Expected k of at least 1, got {asked.k}.")
-    parts = decomposition(found, asked)
-    if asked.query is not None:
-        codes = parts.encode(found.embed([asked.query])[0])
-        concepts = row_table(codes, [asked.query], parts.titles)["features"][0]
-        return {"query": asked.query, "concepts": concepts}, pd.DataFrame(concepts, columns=["feature", "value"])
-    folder = found.folder if found.run or asked.out else Path("embeddings/concepts")
-    codes = parts.encode(found.vectors.values)
-    numbers = parts.numbers(found.vectors, codes)
-    table = write_results(folder, found.vectors, found.names, parts, codes, asked.k)
-    own = found.run is not None and (parts.kind == "sae" or found.run.config.model.name != "sae")
-    if own and not asked.out and asked.active is None:  # of other settings they are not the run's
+    if options.k < 1:
+        raise UserError(f"Expected k of at least 1, got {options.k}.")
+    parts = decomposition(source, options)
+    if options.query is not None:
+        codes = parts.encode(source.embed([options.query])[0])
+        concepts = row_table(codes, [options.query], parts.titles)["features"][0]
+        return {"query": options.query, "concepts": concepts}, pd.DataFrame(concepts, columns=["feature", "value"])
+    folder = source.folder if source.run or options.out else Path("embeddings/concepts")
+    codes = parts.encode(source.vectors.values)
+    numbers = parts.numbers(source.vectors, codes)
+    table = write_results(folder, source.vectors, source.names, parts, codes, options.k)
+    own = source.run is not None and (parts.kind == "sae" or source.run.config.model.name != "sae")
+    if own and not options.out and options.active is None:  # the metrics of other settings are not those of the run
         write_json(folder / "metrics.json", read_json(folder / "metrics.json") | numbers)
     if parts.kind == "splice":
         numbers["splice/penalty"] = parts.model.penalty

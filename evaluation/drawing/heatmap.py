@@ -50,7 +50,7 @@ def heatmap(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Fig
         raise UserError(f"Expected at most {MOST_CELLS} rows for a heatmap, got {max(rows, columns)}: name fewer.")
     cell = max(0.12, min(CELL, 14 / max(rows, columns)))
     words = [[shortened(str(name), MOST_LETTERS) for name in axis] for axis in (table.index, table.columns)]
-    size = 9 if cell > 0.2 else 6
+    size = 9.0 if cell > 0.2 else 6.0
     left, foot = (0.2 + max(text_width(word, size) for word in axis) for axis in words)
     head = 0.5 if title else 0.15
     width, height = left + cell * columns + 1.1, foot + cell * rows + head

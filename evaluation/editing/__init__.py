@@ -1,1 +1,1 @@
-"""Edits of images by a finished network: made, composed, measured, drawn."""
+"""Editing of images with an invertible network: edits, their composition into photographs, metrics and figures."""

@@ -1,7 +1,7 @@
-"""Where a run's square lies in a photograph of another size, and how it is taken out of it and put back.
+"""Crop the square that a run sees out of a photograph of another size, and put a change of it back.
 
-A square is a matrix (2, 3) that maps places in the run's images, (x, y) as shares of their side, to pixels of the
-photograph; pixels have their centres at .5. All functions are pure; where faces are is found by `models.dlib_faces`.
+A square is a matrix (2, 3) that maps points of the run's images, (x, y) as shares of their side, to pixels of the
+photograph; pixels have their centres at .5. All functions are pure; faces are detected by `models.dlib_faces`.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -14,12 +14,12 @@ from torch.nn import functional
 __all__ = ["Part", "Square", "centred", "changed_part", "cut_out", "side_of", "similarity"]
 
 Square: TypeAlias = Float[Tensor, "2 3"]
-BORDER = 0.06  # of the square's side: over so much a change fades out where the photograph goes on
-LARGEST = 1024  # pixels: a change never has more detail than an encoder's images, so squares beyond are not resolved
+BORDER = 0.06  # share of the square's side over which a change fades out where the photograph continues
+LARGEST = 1024  # pixels: a change never has more detail than the encoder's images, so larger squares are resized
 
 
 class Part(NamedTuple):
-    """A change of a part of a photograph, in [-1, 1], and the pixels where that begins."""
+    """A change of a part of a photograph, in [-1, 1], and the first row and column of that part."""
 
     change: Float[Tensor, "3 height width"]
     top: int
@@ -27,38 +27,47 @@ class Part(NamedTuple):
 
 
 def similarity(source: Float[Tensor, "n 2"], target: Float[Tensor, "n 2"]) -> Square:
-    """The turn, scale and shift, without mirroring, that bring `source` nearest to `target` (least squares).
+    """Fit the similarity transform, without reflection, that maps `source` to `target` in least squares.
 
-    Umeyama (1991) in two dimensions, where a turn with a scale is one complex number.
+    Umeyama (1991) in two dimensions, where a rotation with a scale is one complex number.
+
+    >>> points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> similarity(points, 2 * points + 3).round(decimals=4).abs().tolist()
+    [[2.0, 0.0, 3.0], [0.0, 2.0, 3.0]]
     """
     source, target = source.double(), target.double()
-    middle, aim = source.mean(0), target.mean(0)
-    (x, y), (u, v) = (source - middle).unbind(1), (target - aim).unbind(1)
+    centre, aim = source.mean(0), target.mean(0)
+    (x, y), (u, v) = (source - centre).unbind(1), (target - aim).unbind(1)
     size = (x.square() + y.square()).sum()
     a, b = (x * u + y * v).sum() / size, (x * v - y * u).sum() / size
-    turn = torch.stack([torch.stack([a, -b]), torch.stack([b, a])])
-    return torch.cat([turn, (aim - turn @ middle)[:, None]], 1).float()
+    rotation = torch.stack([torch.stack([a, -b]), torch.stack([b, a])])
+    return torch.cat([rotation, (aim - rotation @ centre)[:, None]], 1).float()
 
 
 def centred(height: int, width: int, share: float) -> Square:
-    """The square in the middle whose side is that share of the shorter side, as images are decoded."""
+    """Return the square in the middle whose side is a share of the shorter side, as data sets are cropped.
+
+    >>> centred(100, 200, 1.0).tolist()
+    [[100.0, 0.0, 50.0], [0.0, 100.0, 0.0]]
+    """
     side = max(1, round(share * min(height, width)))
     return torch.tensor([[side, 0.0, (width - side) // 2], [0.0, side, (height - side) // 2]])
 
 
 def side_of(square: Square) -> int:
-    """The side at which a square is worked on: that in the photograph, at most 1,024."""
+    """Return the side in pixels at which a square is edited: that in the photograph, at most 1,024."""
     return max(1, min(LARGEST, round(float(square[:, 0].norm()))))
 
 
 def centres(side: int) -> Float[Tensor, " side"]:
+    """Return the centres of pixels as shares of the side."""
     return (torch.arange(side) + 0.5) / side
 
 
 def cut_out(photograph: UInt8[Tensor, "3 height width"], square: Square, side: int) -> Float[Tensor, "3 side side"]:
-    """The square's content in [0, 1]; beyond the photograph its edge goes on.
+    """Crop the content of a square, in [0, 1]; beyond the photograph its edge pixels are repeated.
 
-    A square larger than `side` is taken out at about its own size and averaged down, without aliasing.
+    A square larger than `side` is sampled at about its own size and averaged down, which avoids aliasing.
     """
     height, width = photograph.shape[-2:]
     left, top, right, bottom = bounds(square, height, width, margin=3)  # bicubic reads two pixels around
@@ -67,12 +76,12 @@ def cut_out(photograph: UInt8[Tensor, "3 height width"], square: Square, side: i
     y, x = torch.meshgrid(centres(finer), centres(finer), indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], -1) @ square.T - torch.tensor([left, top])
     grid = places * 2 / torch.tensor([right - left, bottom - top]) - 1
-    taken = functional.grid_sample(region[None], grid[None], "bicubic", "border", align_corners=False)
-    return functional.interpolate(taken, (side, side), mode="area")[0].clamp(0, 1)
+    content = functional.grid_sample(region[None], grid[None], "bicubic", "border", align_corners=False)
+    return functional.interpolate(content, (side, side), mode="area")[0].clamp(0, 1)
 
 
 def bounds(square: Square, height: int, width: int, margin: int = 0) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the photograph's part that holds the square, at least one pixel of it."""
+    """Return left, top, right and bottom of the part of the photograph that holds the square, at least one pixel."""
     shown = corners(square)
     low, high = shown.min(0).values.floor().long() - margin, shown.max(0).values.ceil().long() + margin
     (left, top), (right, bottom) = low.tolist(), high.tolist()
@@ -81,12 +90,13 @@ def bounds(square: Square, height: int, width: int, margin: int = 0) -> tuple[in
 
 
 def inverse(square: Square) -> Square:
-    turn = torch.linalg.inv(square[:, :2])
-    return torch.cat([turn, -turn @ square[:, 2:]], 1)
+    """Invert the affine map of a square."""
+    linear = torch.linalg.inv(square[:, :2])
+    return torch.cat([linear, -linear @ square[:, 2:]], 1)
 
 
 def corners(square: Square) -> Float[Tensor, "4 2"]:
-    """Upper left, upper right, lower right, lower left, in pixels of the photograph."""
+    """Return the upper left, upper right, lower right and lower left corner, in pixels of the photograph."""
     return torch.tensor([[0.0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]]) @ square.T
 
 
@@ -100,7 +110,7 @@ def edges_inside(square: Square, height: int, width: int) -> list[bool]:
 
 
 def softness(places: Float[Tensor, "height width 2"], fading: list[bool]) -> Float[Tensor, "height width"]:
-    """1 inside of the square, falling smoothly to 0 at each edge that fades; 0 outside."""
+    """Weight pixels: 1 inside of the square, falling smoothly to 0 at each edge that fades, and 0 outside."""
     x, y = places.unbind(-1)
     weight = ((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).float()
     for distance, fades in zip((x, y, 1 - x, 1 - y), fading, strict=True):

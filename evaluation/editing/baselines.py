@@ -1,7 +1,7 @@
-"""Linear editors that any flow has to beat. Fitted on training latents and labels, they see latents only.
+"""Linear editors as baselines of the flow: mean difference and linear SVM, fitted on training latents and labels.
 
-Each has the editor interface of docs/architecture.md and lives on the device of the latents it was fitted on.
-Every image's present value is read off its latents by a linear classifier or regression, never off its label.
+Each has the editor interface of docs/architecture.md and stays on the device of the latents it was fitted on. The
+present value of an image is estimated from its latents by a linear classifier or regression, not taken from its label.
 """
 
 import warnings
@@ -35,7 +35,7 @@ class Classes(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """The latents' `step` for one unit of a continuous factor, and its estimate weights · z + offset."""
+    """The `step` of the latents for one unit of a continuous factor, and its estimate weights · z + offset."""
 
     step: Float[Tensor, " features"]
     weights: Float[Tensor, " features"]
@@ -53,7 +53,7 @@ class Normals(NamedTuple):
 def known_rows(
     latents: Float[Tensor, "n features"], labels: Float[Tensor, " n"], factor: Factor
 ) -> tuple[Float[Tensor, "known features"], Float[Tensor, " known"]]:
-    """Latents and labels of the rows with a label.
+    """Select latents and labels of the rows with a label.
 
     Raises:
         UserError: the known labels do not vary.
@@ -71,7 +71,7 @@ def known_rows(
 def class_numbers(
     values: Float[Tensor, " batch"], present: Bool[Tensor, " classes"], factor: Factor
 ) -> Int64[Tensor, " batch"]:
-    """Wanted values as class numbers.
+    """Convert target values to class numbers.
 
     Raises:
         UserError: a class without a training image.
@@ -87,16 +87,17 @@ def class_numbers(
 
 
 def number_of_classes(factor: Factor) -> int:
+    """Count the classes of a factor that is not continuous."""
     return 2 if factor.kind == "binary" else len(factor.values)
 
 
 def with_ridge(covariance: Float[Tensor, "features features"]) -> Float[Tensor, "features features"]:
-    """The covariance plus a little of its mean variance on the diagonal, so that it can be inverted."""
+    """Add a share of the mean variance to the diagonal of a covariance, so that it can be inverted."""
     return covariance + RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), device=covariance.device)
 
 
 def discriminant(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"], classes: int) -> Classes:
-    """Gaussian classes of equal weight and one covariance Σ: scores Σ⁻¹m, offsets −½ mᵀΣ⁻¹m."""
+    """Fit a linear discriminant of classes of equal weight with one covariance Σ: scores Σ⁻¹m, offsets −½ mᵀΣ⁻¹m."""
     onehot = functional.one_hot(labels.long(), classes).float()
     counts = onehot.sum(0)
     means = onehot.T @ z / counts.clamp(min=1)[:, None]
@@ -107,7 +108,7 @@ def discriminant(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"], cl
 
 
 def slope(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"]) -> Slope:
-    """The step cov(z, y) / var(y), regressing latents on the label; weights by ridge regression of y on z."""
+    """Fit the step cov(z, y) / var(y), by regression of the latents on the label, and ridge regression of y on z."""
     centre, mean = z.mean(0), labels.mean()
     z, y = z - centre, labels - mean
     shared = z.T @ y / len(y)
@@ -116,13 +117,13 @@ def slope(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"]) -> Slope:
 
 
 class MeanDifference:
-    """Moves by the mean of the target class minus the mean of the image's own class.
+    """The mean-difference editor: latents move by the mean of the target class minus that of the image's own class.
 
-    The own class is the expectation under a linear discriminant's P(class | z), so an image that could be either
-    moves half the way. A continuous factor moves by (target − estimate) · cov(z, y) / var(y).
+    The mean of the own class is the expectation under P(class | z) of a linear discriminant, so that an ambiguous image
+    moves by half of the difference. A continuous factor moves by (target − estimate) · cov(z, y) / var(y).
 
     Arguments:
-        latents: of the training images.
+        latents: latents of the training images.
         labels: of the same rows; NaN where unknown.
     """
 
@@ -143,7 +144,7 @@ class MeanDifference:
         value: Float[Tensor, " batch"],
         strength: float = 1.0,
     ) -> Float[Tensor, "batch features"]:
-        """The latents with a factor moved towards the value, in the table's unit; see docs/architecture.md."""
+        """Move a factor of latents towards the value, in the unit of the table; see docs/architecture.md."""
         fitted = self.fitted[factor]
         value = value.to(latents.device)
         if isinstance(fitted, Slope):
@@ -155,7 +156,7 @@ class MeanDifference:
 
 
 def support_normals(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"], classes: int, seed: int) -> Normals:
-    """One LinearSVC per class against the rest; a binary factor's class 0 has the opposite normal of class 1."""
+    """Fit one LinearSVC per class against the rest; class 0 of a binary factor has the opposite normal of class 1."""
     normals, present = torch.zeros(classes, z.shape[1], device=z.device), labels.long().bincount(minlength=classes) > 0
     for c in range(1 if classes == 2 else 0, classes):
         if present[c]:
@@ -171,7 +172,7 @@ def support_normals(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"],
 def fit_quietly(
     model: LinearSVC | LinearSVR, z: Float[Tensor, "n features"], targets: Tensor
 ) -> Float[Tensor, " features"]:
-    """The fitted model's coefficients. That liblinear stopped at its iteration limit is no news to the user."""
+    """Fit a model and return its coefficients, without the warning that liblinear stopped at its iteration limit."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(z.cpu().numpy(), targets.cpu().numpy())
@@ -179,7 +180,7 @@ def fit_quietly(
 
 
 def support_slope(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"], seed: int) -> Slope:
-    """LinearSVR of the label; the step along its normal w that changes the estimate by one unit is w / |w|²."""
+    """Fit a LinearSVR of the label; the step along its normal w that changes the estimate by one unit is w / |w|²."""
     mean, deviation = labels.mean(), labels.std()
     model = LinearSVR(loss="squared_epsilon_insensitive", dual=False, random_state=seed)
     weights = fit_quietly(model, z, (labels - mean) / deviation) * deviation
@@ -188,15 +189,15 @@ def support_slope(z: Float[Tensor, "n features"], labels: Float[Tensor, " n"], s
 
 
 class LinearSVM:
-    """InterFaceGAN's edit: along the normal n of a linear SVM, https://arxiv.org/abs/1907.10786.
+    """The editor of InterFaceGAN: along the normal n of a linear SVM, https://arxiv.org/abs/1907.10786.
 
-    In standardised latents, strength 1 moves the projection on n to the target class's mean projection (one class
-    against the rest where there are several), or a continuous factor's estimate to the target value.
+    In standardised latents, strength 1 moves the projection on n to the mean projection of the target class (one class
+    against the rest where there are several), or the estimate of a continuous factor to the target value.
 
     Arguments:
-        latents: of the training images.
-        labels: of the same rows; NaN where unknown.
-        seed: of the rows drawn where there are more than 20,000.
+        latents: latents of the training images.
+        labels: labels of the same rows; NaN where unknown.
+        seed: seed of the rows that are drawn where there are more than 20,000.
     """
 
     def __init__(self, latents: Float[Tensor, "n features"], labels: FactorTable, seed: int = 0) -> None:
@@ -223,7 +224,7 @@ class LinearSVM:
         value: Float[Tensor, " batch"],
         strength: float = 1.0,
     ) -> Float[Tensor, "batch features"]:
-        """The latents with a factor moved towards the value, in the table's unit; see docs/architecture.md."""
+        """Move a factor of latents towards the value, in the unit of the table; see docs/architecture.md."""
         fitted, value = self.fitted[factor], value.to(latents.device)
         z = (latents - self.mean) / self.deviation
         if isinstance(fitted, Slope):
@@ -236,7 +237,7 @@ class LinearSVM:
 
 
 class AtStrength:
-    """An editor whose full edit is that of another one at a strength."""
+    """An editor whose edit at strength 1 is that of another editor at a given strength."""
 
     def __init__(self, editor: Editor, strength: float) -> None:
         self.editor, self.strength = editor, strength
@@ -248,5 +249,5 @@ class AtStrength:
         value: Float[Tensor, " batch"],
         strength: float = 1.0,
     ) -> Float[Tensor, "batch features"]:
-        """The latents with a factor moved towards the value; see docs/architecture.md."""
+        """Move a factor of latents towards the value; see docs/architecture.md."""
         return self.editor.edit(latents, factor, value, strength * self.strength)

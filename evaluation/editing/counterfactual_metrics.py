@@ -1,8 +1,8 @@
-"""Measures of final pictures against photographs, as pure functions.
+"""Metrics of final pictures against photographs, as pure functions.
 
 The names are those of Monteiro et al., "Measuring axiomatic soundness of counterfactual image models" (ICLR 2023,
 https://arxiv.org/abs/2303.01274), and of Melistas et al., "Benchmarking Counterfactual Image Generation" (NeurIPS 2024,
-https://arxiv.org/abs/2403.20287). A final picture is what a user gets of an edit, see `models.composition`.
+https://arxiv.org/abs/2403.20287). A final picture is an edit composed into its photograph, see `models.composition`.
 """
 
 import math
@@ -32,7 +32,7 @@ __all__ = [
     "value_weights",
 ]
 
-W1, W2 = 0.8, 0.2  # of the two probabilities of minimality, as arXiv 2403.20287 weighs them
+W1, W2 = 0.8, 0.2  # weights of the two probabilities of minimality in arXiv 2403.20287
 
 
 class Moments(NamedTuple):
@@ -43,7 +43,7 @@ class Moments(NamedTuple):
 
 
 def read_as_labelled(read: Values, labels: Values, target: Values, factor: Factor, median: float) -> Bool[Tensor, " n"]:
-    """Photographs on which the label is read, and whose target is another value: those that an edit can start from."""
+    """Select the photographs that an edit can start from: the judge reads the label, the target is another value."""
     read, labels, target = map(as_tensor, (read, labels, target))
     known = ~(read.isnan() | labels.isnan() | target.isnan())
     return known & reached(read, labels, factor, median) & ~reached(target, labels, factor, median)
@@ -65,21 +65,29 @@ def effectiveness(
     before, after, labels, target = map(as_tensor, (before, after, labels, target))
     shares: list[float | None] = []
     for read, seen in zip(before, after, strict=True):
-        begins = read_as_labelled(read, labels, target, factor, median)
-        right = reached(seen[begins], target[begins], factor, median) & ~seen[begins].isnan()
-        shares.append(right.double().mean().item() if begins.any() else None)
+        starts = read_as_labelled(read, labels, target, factor, median)
+        succeeded = reached(seen[starts], target[starts], factor, median) & ~seen[starts].isnan()
+        shares.append(succeeded.double().mean().item() if starts.any() else None)
     return shares
 
 
 def mean_absolute_difference(pictures: Shaped[Array, "n *image"], others: Shaped[Array, "n *image"]) -> float:
-    """Mean |a − b| over all pictures, channels and pixels, of uint8 pictures in units of 255."""
+    """Average |a − b| over all pictures, channels and pixels; uint8 pictures are divided by 255.
+
+    >>> mean_absolute_difference(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))
+    0.5
+    """
     pictures, others = as_tensor(pictures), as_tensor(others)
     scale = 255 if pictures.dtype == torch.uint8 else 1
     return absolute_error(pictures.double(), others.double()) / scale / max(pictures.numel(), 1)
 
 
 def identity_distance(originals: Float[Array, "n d"], edited: Float[Array, "n d"]) -> float:
-    """Mean Euclidean distance of face embeddings, final picture against photograph."""
+    """Average the Euclidean distance between the face embeddings of final pictures and of their photographs.
+
+    >>> identity_distance(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+    5.0
+    """
     return (as_tensor(edited) - as_tensor(originals)).norm(dim=1).double().mean().item()
 
 
@@ -90,7 +98,9 @@ def minimality(
     of_target: Bool[Array, "n real"],
     of_label: Bool[Array, "n real"],
 ) -> float:
-    """Counterfactual latent divergence of arXiv 2403.20287, the mean of log(w₁ exp p₁ + w₂ exp p₂); lower is better.
+    """Compute the counterfactual latent divergence of arXiv 2403.20287, mean log(w₁ exp p₁ + w₂ exp p₂).
+
+    Lower is better.
 
     div is the distance of a final picture from its photograph. p₁ = P(S_x* ≤ div) is the share of the real photographs
     with the target value that are no farther from the photograph than that, p₂ = P(S_x ≥ div) the share of those with
@@ -98,8 +108,8 @@ def minimality(
     value has p₁ near 0; one that moves less than people of one value differ has p₂ near 1. No change at all gives
     log(.8 + .2 e) = .295, the farthest change log(.8 e + .2) = .865.
 
-    Distances are Euclidean. `of_target` and `of_label` say which of the real photographs have which value, without the
-    photograph itself. Photographs that lack either are left out; NaN where none is left.
+    Distances are Euclidean. `of_target` and `of_label` mark the real photographs with the target value and with the
+    photograph's own value, except for the photograph itself. Photographs without either are left out; NaN if all are.
     """
     originals, edited, real = map(as_tensor, (originals, edited, real))
     of_target, of_label = as_tensor(of_target), as_tensor(of_label)
@@ -107,18 +117,18 @@ def minimality(
     originals, edited, of_target, of_label = originals[kept], edited[kept], of_target[kept], of_label[kept]
     moved = (edited - originals).double().norm(dim=1)[:, None]
     # Differences and norms, not cdist's products: equal rows have to be 0 apart.
-    apart = torch.cdist(originals.double(), real.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    p1 = ((apart <= moved) & of_target).sum(1) / of_target.sum(1)
-    p2 = ((apart >= moved) & of_label).sum(1) / of_label.sum(1)
+    distances = torch.cdist(originals.double(), real.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    p1 = ((distances <= moved) & of_target).sum(1) / of_target.sum(1)
+    p2 = ((distances >= moved) & of_label).sum(1) / of_label.sum(1)
     return (W1 * p1.double().exp() + W2 * p2.double().exp()).log().mean().item()
 
 
 def value_weights(
     target: Float[Array, " n"] | Sequence[int | float], values: Float[Array, " real"] | Sequence[int | float]
 ) -> tuple[Bool[Tensor, " n"], Float[Tensor, " real"]]:
-    """Weights with which real photographs have each value as often as it is the target of an edit.
+    """Weight real photographs so that each value is as frequent among them as among the targets of the edits.
 
-    Also which edits count: those whose target some real photograph has. The weights sum to 1, or are all 0.
+    Return also which edits count: those whose target some real photograph has. The weights sum to 1, or are all 0.
     """
     target, values = as_tensor(target), as_tensor(values)
     weights, kept = torch.zeros(len(values), dtype=torch.float64), torch.zeros(len(target), dtype=torch.bool)
@@ -131,7 +141,7 @@ def value_weights(
 
 
 def moments(features: Float[Array, "n d"], weights: Values | None = None) -> Moments:
-    """Mean and covariance, in float64; of weighted rows where there are weights."""
+    """Compute mean and covariance in float64, of weighted rows where weights are given."""
     features = as_tensor(features).double().cpu()
     shares = (torch.ones(len(features)) if weights is None else as_tensor(weights)).double().cpu()
     shares = shares / shares.sum()
@@ -141,10 +151,14 @@ def moments(features: Float[Array, "n d"], weights: Values | None = None) -> Mom
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½) of two normal distributions (Dowson and Landau 1982; FID, 2017).
+    """Compute the Fréchet distance of two normal distributions: |m₁ − m₂|² + tr(C₁ + C₂ − 2 (C₁ C₂)^½).
 
-    The trace of (C₁ C₂)^½ is the sum of the square roots of the eigenvalues of C₁^½ C₂ C₁^½, which is symmetric, so
-    singular covariances of few pictures do no harm.
+    Dowson and Landau 1982; FID is this distance in features of Inception (Heusel et al. 2017). The trace of (C₁ C₂)^½
+    is the sum of the square roots of the eigenvalues of C₁^½ C₂ C₁^½, which is symmetric, so that singular covariances
+    of few pictures are handled.
+
+    >>> frechet_distance(Moments(torch.zeros(2), torch.eye(2)), Moments(torch.ones(2), torch.eye(2)))
+    2.0
     """
     values, vectors = torch.linalg.eigh(a.covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -157,14 +171,18 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def counterfactual_image(
     final: Float[Array, "n *image"], photograph: Float[Array, "n *image"], truth: Float[Array, "n *image"]
 ) -> float:
-    """1 − Σ|out − x'| / Σ|x − x'| of final pictures; x' are the true ones, the same scenes drawn with that factor.
+    """Score final pictures against ground-truth counterfactuals x': 1 − Σ|out − x'| / Σ|x − x'|.
 
-    1 is the exact edit, 0 the photograph as it was, below 0 worse than it.
+    1 is the exact edit, 0 the unchanged photograph; below 0 is worse than that.
     """
     return counterfactual_from_errors(absolute_error(final, truth), absolute_error(photograph, truth))
 
 
 def mean_known(numbers: Sequence[float | None]) -> float | None:
-    """The mean of the numbers that there are; None of none."""
+    """Average the finite numbers; None if there are none.
+
+    >>> mean_known([1.0, None, 2.0])
+    1.5
+    """
     known = [number for number in numbers if number is not None and math.isfinite(number)]
     return sum(known) / len(known) if known else None

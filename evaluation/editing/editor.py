@@ -38,9 +38,9 @@ __all__ = ["ALIGNMENTS", "ImageEditor", "check_strength", "decode_latents", "enc
 ALIGNMENTS = ("auto", "none")
 BATCH = 256
 
-# Tensors are uint8, (n, 3, size, size) or one image; others are refused in a line that says so.
+# Tensors are uint8, (n, 3, size, size) or one image; `pictures` refuses others with an error of one line.
 Images: TypeAlias = ImageSource | Sequence[ImageSource] | Shaped[Tensor, "..."]
-Edited: TypeAlias = Image.Image | list[Image.Image]  # one for one, a list for several
+Edited: TypeAlias = Image.Image | list[Image.Image]  # one picture for one image, a list for several
 Landmarks: TypeAlias = Float[Tensor, "5 2"]
 
 
@@ -48,27 +48,27 @@ Landmarks: TypeAlias = Float[Tensor, "5 2"]
 def encode_images(
     encoder: ImageEncoder, pixels: UInt8[Tensor, "n 3 size size"], device: torch.device
 ) -> Float[Tensor, "n d"]:
-    """Posterior means of images of the encoder's size, computed in parts on the device."""
+    """Encode images of the encoder's size into posterior means, in batches on the device."""
     return torch.cat([encoder.encode(part.to(device))[0] for part in pixels.split(BATCH)])
 
 
 @torch.inference_mode()
 def decode_latents(encoder: ImageEncoder, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 size size"]:
-    """Images of latents, in [0, 1], decoded in parts and brought to the CPU."""
+    """Decode latents into images in [0, 1], in batches, on the CPU."""
     return torch.cat([encoder.decode(part).cpu() for part in latents.split(BATCH)])
 
 
 class ImageEditor:
-    """Edits of images, made by an encoder and an invertible network of its latents.
+    """An editor of images that consists of an encoder and an invertible network of its latents.
 
     Arguments:
         encoder: the frozen image encoder, see `models.interfaces.ImageEncoder`.
         iin: the network with `edit`, `swap`, `set_component`, `encode` and `inverse`, such as `models.iin.IIN`.
-        factors: what its components mean.
+        factors: the factors of its blocks of components.
         preprocessing: how images are read for the encoder; by default as squares of its size, in colour.
         ranges: per factor its `low`, `high`, `lowest` and `highest` value, which continuous factors need.
-        landmarks: where five landmarks of a face lie in the encoder's images, as shares of their side; a function of
-            nothing returns them, or None, and why they are not known.
+        landmarks: a function that returns five landmarks of a typical face in the encoder's images, as shares of their
+            side, or None, and the reason why they are not known.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ImageEditor:
         self.device = next(iin.parameters()).device
 
     def factor(self, name: str) -> int:
-        """The number of a factor.
+        """Return the number of a factor.
 
         Raises:
             UserError: no factor has that name; near names are suggested.
@@ -98,24 +98,24 @@ class ImageEditor:
         return FactorTable(self.factors, torch.empty(0, len(self.factors))).index(name)
 
     def value(self, factor: int, value: str | int | float) -> float:
-        """A wanted value in the factor's unit, see `models.labels.factor_value`."""
-        wanted = self.factors[factor]
-        return factor_value(wanted, value, self.ranges.get(wanted.name, {}))
+        """Convert a target value to the unit of the factor, see `models.labels.factor_value`."""
+        edited = self.factors[factor]
+        return factor_value(edited, value, self.ranges.get(edited.name, {}))
 
     def encode(self, pixels: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n d"]:
-        """Latents of images of the encoder's size."""
+        """Encode images of the encoder's size into latents."""
         return encode_images(self.encoder, pixels, self.device)
 
     def decode(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n 3 size size"]:
-        """Images of latents, in [0, 1], on the CPU."""
+        """Decode latents into images in [0, 1], on the CPU."""
         return decode_latents(self.encoder, latents)
 
     def framed(self, images: Sequence[ImageSource], align: str = "auto", face: int = 1) -> list[Framed]:
-        """Photographs of the user's own and the square of each that the run sees.
+        """Read the user's photographs, and choose the square of each that the encoder sees.
 
-        With `align="auto"` it is the one that puts the face where the faces of the run's images are, the largest or,
-        by size, the one of number `face`; where that is not possible, which is said, and with `"none"`, it is the
-        crop in the middle that the run's data has.
+        With `align="auto"` the square puts the face where the faces of the run's images are: the largest face, or the
+        one of number `face` by size. Where that is not possible, which is printed, and with `"none"`, the square is the
+        crop in the middle as in the run's data.
 
         Raises:
             UserError: an image that cannot be read; no face, or no face of that number; another word for `align`.
@@ -123,8 +123,8 @@ class ImageEditor:
         check_choice("align", align, ALIGNMENTS)
         place, why = self.landmarks() if align == "auto" else (None, "align=none")
         if face < 1 or (face > 1 and place is None):
-            wanted = "1 (the largest) or above" if face < 1 else f"1, as no faces are looked for: {why}"
-            raise UserError(f"Expected face={wanted}, got {face}.")
+            expected = "1 (the largest) or above" if face < 1 else f"1, as no faces are detected: {why}"
+            raise UserError(f"Expected face={expected}, got {face}.")
         pictures = [read_photograph(image) for image in images]
         if place is not None:
             names = ["the picture" if isinstance(image, Image.Image) else str(image) for image in images]
@@ -134,7 +134,7 @@ class ImageEditor:
         return [centre_of(picture, self.preprocessing.crop) for picture in pictures]
 
     def subjects(self, images: Sequence[ImageSource], align: str = "auto", face: int = 1) -> Subjects:
-        """Photographs of the user's own, as the encoder reads them; see `framed`."""
+        """Read the user's photographs as the encoder sees them; see `framed`."""
         framed = self.framed(images, align, face)
         seen = self.preprocessing.recoloured(torch.stack([one.seen(self.preprocessing.size) for one in framed]))
         return Subjects(as_read(seen, self.encoder.size), framed)
@@ -151,25 +151,25 @@ class ImageEditor:
         edited: Float[Tensor, "n 3 size size"],
         how: str | None = None,
     ) -> list[Image.Image]:
-        """The pictures a user gets, see `Subjects.composed`."""
+        """Compose edits into their photographs, see `Subjects.composed`."""
         return subjects.composed(reconstruction, edited, how or self.composition)
 
     @torch.inference_mode()
     def edit_latents(
         self, latents: Float[Tensor, "n d"], values: Mapping[str, str | int | float], strength: float = 1.0
     ) -> Float[Tensor, "n d"]:
-        """Factors set one after the other."""
+        """Set factors of latents to values, one after the other."""
         for name, value in values.items():
             factor = self.factor(name)
-            wanted = torch.full((len(latents),), self.value(factor, value), device=latents.device)
-            latents = self.iin.edit(latents, factor, wanted, strength)
+            target = torch.full((len(latents),), self.value(factor, value), device=latents.device)
+            latents = self.iin.edit(latents, factor, target, strength)
         return latents
 
     @torch.inference_mode()
     def component_latents(
         self, latents: Float[Tensor, "n d"], component: int, value: str | int | float, strength: float = 1.0
     ) -> Float[Tensor, "n d"]:
-        """One component set to a value, in standard deviations.
+        """Set one component of latents to a value, in standard deviations.
 
         Raises:
             UserError: no such component, or a value that is no finite number.
@@ -178,7 +178,7 @@ class ImageEditor:
         return self.partly(latents, self.iin.set_component(latents, component, number), strength)
 
     def component_value(self, component: int, value: str | int | float) -> float:
-        """A wanted value of a component as a number.
+        """Convert the target value of a component to a number.
 
         Raises:
             UserError: no such component, or a value that is no finite number.
@@ -204,14 +204,14 @@ class ImageEditor:
         factor: str,
         strength: float = 1.0,
     ) -> Float[Tensor, "n d"]:
-        """A factor's block taken from a donor each, or from one for all."""
+        """Swap the block of a factor with that of a donor each, or of one donor for all."""
         swapped = self.iin.swap(latents, donors.expand_as(latents), self.factor(factor))
         return self.partly(latents, swapped, strength)
 
     def partly(
         self, latents: Float[Tensor, "n d"], edited: Float[Tensor, "n d"], strength: float
     ) -> Float[Tensor, "n d"]:
-        """Between the latents and the edited ones, along a straight line of codes."""
+        """Interpolate linearly between the codes of latents and of their edits, and map back to latents."""
         if strength == 1:
             return edited
         return self.iin.inverse(torch.lerp(self.iin.encode(latents), self.iin.encode(edited), strength))
@@ -225,7 +225,7 @@ class ImageEditor:
         align: str,
         face: int,
     ) -> Edited:
-        """The images with what a change of their latents changes; of strength 0, or without any, bit for bit."""
+        """Compose a change of the latents into images; at strength 0, or without a change, they stay bit for bit."""
         how = how or self.composition
         check_choice("compose", how, COMPOSITIONS)
         check_strength(strength)
@@ -258,18 +258,18 @@ class ImageEditor:
         face: int | None = None,
         **factors: str | int | float,
     ) -> Edited:
-        """Images with factors set to values, `glasses=1` or `{"glasses": "with"}`; one for one, a list for several.
+        """Set factors of images to values, `glasses=1` or `{"glasses": "with"}`; return a picture or a list of them.
 
-        A photograph, a path or a picture, comes back whole, upright and at its own resolution, changed only where the
-        edit changes it; a tensor of the run's size as a picture of that size. `strength` (default 1) is how far to go:
-        0 gives the picture back bit for bit. `compose` is how the change is put into it
-        (`models.composition.COMPOSITIONS`; "none": the decoded edit at the run's size), `align` and `face` which
-        part of a photograph is edited (`framed`). Where a factor has the name of one of these, the factors have to come
-        as a dictionary.
+        A photograph, given as a path or a picture, is returned whole, upright and at its own resolution, changed only
+        where the edit changes it; a tensor of the run's size is returned as a picture of that size. `strength`
+        (default 1) scales the edit: 0 returns the picture bit for bit. `compose` is how the change is composed into it
+        (`models.composition.COMPOSITIONS`; "none" returns the decoded edit at the run's size), `align` and `face`
+        choose the part of a photograph that is edited (`framed`). Where a factor has the name of one of these options,
+        the factors have to be given as a dictionary.
 
         Raises:
-            UserError: an image that cannot be read or shows no face, an unknown factor, a value it does not have; an
-                option that could be a factor, too.
+            UserError: an image that cannot be read or shows no face; an unknown factor, or a value that it does not
+                have; an option that has the name of a factor.
         """
         options = {"strength": strength, "compose": compose, "align": align, "face": face}
         names = {factor.name for factor in self.factors}
@@ -279,12 +279,12 @@ class ImageEditor:
                     f"Expected the factors as a dictionary, as one of them is called {name}, got {name}={value}: write "
                     f"edit(images, {{'{name}': {value!r}}}), and {name}= beside it for the option."
                 )
-        wanted = {name: value for part in (*values, factors) for name, value in part.items()}
-        far = 1.0 if strength is None else strength
-        for name, value in wanted.items():  # before any picture is read
+        targets = {name: value for part in (*values, factors) for name, value in part.items()}
+        scale = 1.0 if strength is None else strength
+        for name, value in targets.items():  # before any picture is read
             self.value(self.factor(name), value)
-        change = lambda latents: self.edit_latents(latents, wanted, far)  # noqa: E731
-        return self.pictures(images, change, far, compose, align or "auto", 1 if face is None else face)
+        change = lambda latents: self.edit_latents(latents, targets, scale)  # noqa: E731
+        return self.pictures(images, change, scale, compose, align or "auto", 1 if face is None else face)
 
     def set_component(
         self,
@@ -296,7 +296,7 @@ class ImageEditor:
         align: str = "auto",
         face: int = 1,
     ) -> Edited:
-        """Images with one component set to a value, in standard deviations; options and result as of `edit`.
+        """Set one component of images to a value, in standard deviations; options and result as for `edit`.
 
         Raises:
             UserError: an image that cannot be read, no such component, a value that is no number.
@@ -314,9 +314,9 @@ class ImageEditor:
         align: str = "auto",
         face: int = 1,
     ) -> Edited:
-        """Images with a factor's block taken from the donor: a picture, a path, or a tensor of the encoder's size.
+        """Swap the block of a factor with that of the donor: a picture, a path, or a tensor of the encoder's size.
 
-        Options and result as of `edit`; of a donor's photograph the largest face is taken.
+        Options and result are as for `edit`; of a photograph as donor the largest face is used.
 
         Raises:
             UserError: an image that cannot be read, an unknown factor.
@@ -327,6 +327,10 @@ class ImageEditor:
 
 
 def check_strength(strength: float) -> None:
-    """Refuse a strength that is no number."""
+    """Check that a strength is a finite number.
+
+    Raises:
+        UserError: NaN or infinity.
+    """
     if not math.isfinite(strength):
         raise UserError(f"Expected strength= as a finite number, got {strength}: 1 is the full edit, 0 none of it.")

@@ -1,4 +1,4 @@
-"""The held-out images that every editor is measured on, and what the judge reads from them and from their edits."""
+"""Held-out images on which every editor is measured, and the readings of the judge on them and on their edits."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ BATCH = 256  # images that are decoded or read at a time
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The latents that every editor is measured on, their labels, and the judge's readings of reconstructions."""
+    """The held-out latents and labels, and the readings of the judge on the reconstructions."""
 
     latents: Float[Tensor, "n features"]
     labels: FactorTable
@@ -34,17 +34,19 @@ class HeldOut:
 
     @property
     def drawn(self) -> bool:
+        """Tell whether ground-truth counterfactuals of the data can be drawn."""
         return self.data.counterfactual is not None
 
 
 def decode_all(latents: Float[Tensor, "n features"], encoder: ImageEncoder) -> Float[Tensor, "n 3 size size"]:
-    """Decoded latents, on the CPU."""
+    """Decode latents in batches, on the CPU."""
     with torch.inference_mode():
         images = torch.cat([encoder.decode(some).cpu() for some in latents.split(BATCH)])
     return images.clone()  # out here: a tensor of inference mode could not be changed
 
 
 def read_all(judge: ImageJudge, images: Float[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
+    """Read images by the judge in batches, on the CPU."""
     with torch.inference_mode():
         judged = torch.cat([judge.read(some).cpu() for some in images.split(BATCH)])
     return judged.clone()
@@ -64,7 +66,7 @@ def shares(
     after: Float[Tensor, "some factors"],
     target: Float[Tensor, " n"],
 ) -> tuple[float, float, Float[Tensor, " factors"]]:
-    """Success, leakage and its row of these edited images."""
+    """Compute success, mean leakage and leakage per factor of edited images."""
     factors, statistics = held.labels.factors, held.statistics
     succeeded = success(after[:, i], target[rows], factors[i], statistics.median[i].item())
     leaked = leakage(held.judged[rows], after, i, factors, statistics.deviation)

@@ -1,7 +1,7 @@
-"""Measure null edits and edits there and back, which should leave photographs as they were.
+"""Measure composition and reversibility: null edits, and edits that are reversed, should leave photographs unchanged.
 
-Monteiro et al., ICLR 2023 (https://arxiv.org/abs/2303.01274) call the two axioms composition and reversibility. A user
-gets 8-bit pictures, so every round starts from the picture of the round before in whole numbers of 1/255.
+The two axioms are those of Monteiro et al., ICLR 2023 (https://arxiv.org/abs/2303.01274). Users get 8-bit pictures, so
+every round starts from the 8-bit picture of the round before.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ ROUNDS = {1: "composition/null_edit", 10: "composition/ten_null_edits"}
 def latents_of(
     pictures: UInt8[Tensor, "n channels height width"], encoder: ImageEncoder, device: torch.device
 ) -> Float[Tensor, "n d"]:
+    """Encode pictures of any size into posterior means."""
     return encoder.encode(as_read(pictures, encoder.size).to(device))[0]
 
 
@@ -33,7 +34,7 @@ def composed(
     encoder: ImageEncoder,
     how: str,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """The final pictures of edited latents, as a file has them."""
+    """Compose edited latents into their pictures, as 8-bit pictures."""
     before, after = encoder.decode(latents).cpu(), encoder.decode(edited).cpu()
     return (final_pictures(as_pictures(pictures), before, after, how) * 255).round().to(torch.uint8)
 
@@ -41,7 +42,7 @@ def composed(
 def values_of(
     editor: Editor, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
 ) -> Float[Tensor, "n factors"]:
-    """Read the factor's values from latents by the editor itself; the label where it cannot read or is not sure."""
+    """Read the values of the factors from latents by the editor itself; the label where it cannot read or is unsure."""
     labels = labels.to(latents.device)
     read = editor.read(latents) if isinstance(editor, ReadingEditor) else labels
     return torch.where(read.isnan(), labels, read)
@@ -50,7 +51,7 @@ def values_of(
 def null_edit(
     editor: Editor, latents: Float[Tensor, "n d"], labels: Float[Tensor, "n factors"]
 ) -> Float[Tensor, "n d"]:
-    """Latents with every factor set to the value that it has already, one after the other; unknown labels are left."""
+    """Set every factor of latents to the value that it already has, one after the other; unknown values are left."""
     edited = latents.clone()
     for i, values in enumerate(values_of(editor, latents, labels).unbind(1)):
         known = ~values.isnan()
@@ -68,7 +69,7 @@ def measure_null_edits(
     how: str,
     device: torch.device,
 ) -> dict[str, float]:
-    """`composition/{null_edit,ten_null_edits}`: mean |picture − photograph| after one and after ten null edits."""
+    """Measure `composition/{null_edit,ten_null_edits}`: mean |picture − photograph| after one and ten null edits."""
     originals = images.expand(-1, 3, -1, -1)
     pictures, numbers = originals, {}
     for done in range(1, max(ROUNDS) + 1):
@@ -90,9 +91,10 @@ def measure_reversibility(
     how: str,
     device: torch.device,
 ) -> dict[str, float]:
-    """`reversibility/<factor>`: mean |picture − photograph| after an edit to the target and one back.
+    """Measure `reversibility/<factor>`: mean |picture − photograph| after an edit to the target and one back.
 
-    Back is the value that a null edit would have set on the photograph. Those that have the target are left out.
+    The edit back is to the value that a null edit would have set on the photograph. Photographs that already have the
+    target value are left out.
     """
     originals, numbers = images.expand(-1, 3, -1, -1), {}
     latents = latents_of(originals, encoder, device)
@@ -101,9 +103,9 @@ def measure_reversibility(
         known = ~(targets[:, i].isnan() | values[:, i].isnan()) & (targets[:, i] != values[:, i])
         if not known.any():
             continue
-        z, there, back = latents[known.to(device)], targets[known, i].to(device), values[known, i].to(device)
-        pictures = composed(originals[known], z, editor.edit(z, i, there), encoder, how)
+        z, target, value = latents[known.to(device)], targets[known, i].to(device), values[known, i].to(device)
+        pictures = composed(originals[known], z, editor.edit(z, i, target), encoder, how)
         z = latents_of(pictures, encoder, device)
-        pictures = composed(pictures, z, editor.edit(z, i, back), encoder, how)
+        pictures = composed(pictures, z, editor.edit(z, i, value), encoder, how)
         numbers[f"reversibility/{name}"] = mean_absolute_difference(pictures, originals[known])
     return numbers

@@ -1,4 +1,4 @@
-"""Measures editors on held-out images: decodes their edits and has them judged."""
+"""Measure editors on held-out images: decode their edits, read them by the judge, and compute the metrics."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from evaluation.editing.final_pictures import (
     final_numbers,
     identity_space,
     latent_space,
-    look_all,
+    read_all_by_judge,
 )
 from evaluation.editing.held_out import BATCH, HeldOut, decode_all, read_all, shares
 from evaluation.editing.measurement import FactorMeasurement, Measurement
@@ -36,7 +36,7 @@ __all__ = ["edit_targets", "measure"]
 
 @dataclass
 class Tally:
-    """Sums over the edits of one editor and one factor, each decoded once, accumulated batch by batch."""
+    """Readings and sums over the edits of one editor and one factor, accumulated batch by batch."""
 
     judged: list[Tensor] = field(default_factory=list)
     embedded: list[Tensor] = field(default_factory=list)
@@ -57,10 +57,10 @@ class Shared:
 def edit_targets(
     labels: FactorTable, train: FactorTable, statistics: Statistics, generator: torch.Generator
 ) -> Float[Tensor, "n factors"]:
-    """The value each image's factor is edited to; NaN where its label is unknown or training knows one value only.
+    """Choose the target value of each image and factor; NaN where the label is unknown or training has one value only.
 
-    Binary: the opposite. Categorical: another class of the training images, at random. Continuous: the training
-    labels' .15 or .85 quantile, whichever is across their median from the label.
+    Binary: the opposite value. Categorical: another class of the training images, at random. Continuous: the .15 or .85
+    quantile of the training labels, whichever is on the other side of their median.
     """
     targets = torch.full_like(labels.values, torch.nan)
     for i, factor in enumerate(labels.factors):
@@ -77,7 +77,7 @@ def edit_targets(
 
 
 def starting(held: HeldOut, i: int, target: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """Images whose reconstruction the judge reads as labelled, and whose target is another value."""
+    """Select images whose reconstruction the judge reads as labelled, and whose target is another value."""
     factor, median = held.labels.factors[i], held.statistics.median[i].item()
     labels = held.labels.values[:, i]
     as_labelled = reached(held.judged[:, i], labels, factor, median) & ~labels.isnan()
@@ -85,7 +85,7 @@ def starting(held: HeldOut, i: int, target: Float[Tensor, " n"]) -> Bool[Tensor,
 
 
 def round_trip_error(editor: Editor, latents: Float[Tensor, "batch features"]) -> float | None:
-    """Largest |T⁻¹(T(z)) − z| of an invertible editor: one that has `inverse`, or whose `flow` has; None of others."""
+    """Return the largest |T⁻¹(T(z)) − z| of an editor that has `inverse`, or whose `flow` has; None for others."""
     candidates: tuple[Any, ...] = (getattr(editor, "flow", None), editor)
     for transform in candidates:
         if hasattr(transform, "inverse"):
@@ -103,13 +103,13 @@ def edit_all(
     chosen: Bool[Tensor, " n"],
     cycle: bool,
 ) -> tuple[dict[str, Tally], Shared]:
-    """Full-strength edits of one factor by every editor, each decoded once; `chosen` final pictures are embedded.
+    """Edit one factor at strength 1 by every editor, decode each edit once, and embed the `chosen` final pictures.
 
-    What the editors share is computed once for all of them, and no image is kept, but those that FID is measured on.
+    Quantities that the editors share are computed once, and only images for FID are kept.
     """
     tallies, shared = {name: Tally() for name in editors}, Shared()
     name, device = held.labels.factors[i].name, held.latents.device
-    begins = held.photographs.starting(i, target)[-1]
+    starts = held.photographs.starting(i, target)[-1]
     for some in rows.split(BATCH):
         z, value = held.latents[some.to(device)], target[some].to(device)
         truth = drawn = None
@@ -128,17 +128,17 @@ def edit_all(
                 tally.left += absolute_error(image, truth)
                 if held.embed is not None:
                     tally.embedded.append(held.embed(image).cpu())
-            kept = begins[some] if number == 0 and held.photographs.fid is not None else None
+            kept = starts[some] if number == 0 and held.photographs.fid is not None else None
             originals, final = held.photographs.pictures(some), held.photographs.finals(some, image)
             tally.final.add(held.photographs, originals, final, drawn, chosen[some], kept)
-            most = len(z) if held.drawn else EXTRAS  # of photographs a way there and back takes long
+            most = len(z) if held.drawn else EXTRAS  # on photographs a round trip through the flow is slow
             errors = [round_trip_error(editor, latents[:most]) for latents in (z, edited)] if cycle else []
             tally.cycle = max([e for e in (*errors, tally.cycle) if e is not None], default=None)
     return tallies, shared
 
 
 def first(chosen: Bool[Tensor, " n"], most: int) -> Bool[Tensor, " n"]:
-    """The first of the chosen, among the photographs that are embedded."""
+    """Keep the first `most` of the chosen images that are among the embedded photographs."""
     kept = chosen & (chosen.cumsum(0) <= most)
     kept[REAL:] = False
     return kept
@@ -153,16 +153,16 @@ def measure_factor(
     scanned: Collection[str],
     cycle: bool,
 ) -> dict[str, FactorMeasurement]:
-    """Every editor's measurement of one factor; see `measure`."""
+    """Measure every editor on one factor; see `measure`."""
     starts = starting(held, i, target)
-    begins = held.photographs.starting(i, target)
-    # The counterfactual scores do not ask the judge, so they are of all images that have a label.
-    edited = ~target.isnan() if held.drawn else starts | begins.any(0)
-    rows, chosen = edited.nonzero().flatten(), first(begins[-1], EXTRAS)
+    photograph_starts = held.photographs.starting(i, target)
+    # The counterfactual scores do not use the judge, so they are of all images that have a label.
+    edited = ~target.isnan() if held.drawn else starts | photograph_starts.any(0)
+    rows, chosen = edited.nonzero().flatten(), first(photograph_starts[-1], EXTRAS)
     tallies, shared = edit_all(editors, held, i, rows, target, chosen, cycle)
     count, within, results = int(starts.sum()), starts[rows], {}
     for name, tally in tallies.items():
-        numbers: dict[str, Any] = {"cycle_error": tally.cycle, "photographs": int(begins[-1].sum())}
+        numbers: dict[str, Any] = {"cycle_error": tally.cycle, "photographs": int(photograph_starts[-1].sum())}
         numbers |= final_numbers(held.photographs, i, rows, target, chosen, tally.final, shared.change_of_pictures)
         if held.drawn and shared.change > 0:
             numbers["counterfactual"] = counterfactual_from_errors(tally.left, shared.change)
@@ -196,19 +196,19 @@ def measure(
     reconstructions: Float[Tensor, "n 3 size size"] | None = None,
     fid: Callable[[UInt8[Tensor, "n 3 size size"]], Float[Tensor, "n features"]] | None = None,
 ) -> dict[str, Measurement]:
-    """Edit every factor of held-out images with every editor, side by side, and score the decoded results.
+    """Edit every factor of held-out images with every editor, and measure the decoded edits and the final pictures.
 
-    `latents` and `labels` are those of the data's rows `rows`; editors, encoder and judge are on the latents'
-    device. Success and leakage are of images whose reconstruction the judge reads as its label, so each starts from
-    another value than its target (see `edit_targets`); a continuous value is read as labelled on the same side of
-    the training median. The counterfactual score, where scenes can be redrawn, is of all labelled images. The
-    strength that reaches success .9 is searched among `strengths` and 1, on the same images as success, for the
-    editors named in `scanned` (default: all); on photographs on the first 64 of these images.
+    `latents` and `labels` are those of the rows `rows` of the data; editors, encoder and judge are on the device of the
+    latents. Success and leakage are measured on images whose reconstruction the judge reads as labelled, so that each
+    starts from another value than its target (see `edit_targets`); a continuous value is read as labelled on the same
+    side of the training median. The counterfactual score, where scenes can be redrawn, is of all labelled images. The
+    strength that reaches a success of .9 is searched among `strengths` and 1, on the same images, for the editors named
+    in `scanned` (default: all); on photographs on the first 64 of these images.
 
-    Final pictures, composed as `how` says, are measured against the photographs on which the judge sees the label, see
-    `evaluation.editing.final_pictures`. Embedded are the first 64 of them, by `embed` or else by the encoder.
-    `reconstructions` are the decoded latents where the caller has them, `fid` gives FID's features where its weights
-    are at hand.
+    Final pictures, composed by the composition `how`, are compared with the photographs on which the judge sees the
+    label, see `evaluation.editing.final_pictures`. The first 64 are embedded, by `embed` or else by the encoder.
+    `reconstructions` are the decoded latents if the caller has them; `fid` computes FID features if its weights are
+    available.
     """
     train = data.factors[data.rows(TRAIN)]
     statistics = factor_statistics(train.values)
@@ -217,9 +217,8 @@ def measure(
     targets = edit_targets(labels, train, statistics, generator)
     reconstructions = decode_all(latents, encoder) if reconstructions is None else reconstructions
     space = latent_space(encoder, latents, labels, rows) if embed is None else identity_space(data, rows, embed)
-    photographs = Photographs(
-        data, rows, labels, reconstructions, look_all(judge, data.images[rows]), statistics, judge, how, space, fid
-    )
+    read = read_all_by_judge(judge, data.images[rows])
+    photographs = Photographs(data, rows, labels, reconstructions, read, statistics, judge, how, space, fid)
     judged = read_all(judge, reconstructions)
     held = HeldOut(latents, labels, rows, judged, statistics, encoder, judge, data, embed, photographs)
     results: dict[str, list[FactorMeasurement]] = {name: [] for name in editors}

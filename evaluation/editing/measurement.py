@@ -23,12 +23,12 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class FactorMeasurement:
-    """The edits of one factor. None: not applicable, or no image to measure it on.
+    """The metrics of one editor's edits of one factor. None: not applicable, or no image to measure it on.
 
-    `images` counts those that success and leakage are shares of. `leakage_row` is the share of flips per other
-    factor. `curve` holds (strength, success, leakage) of the scan for leakage_at_90. From `effectiveness` on, the
-    numbers are of final pictures against photographs, `photographs` counts those on which the judge sees the label, and
-    `by_member` is each committee member's effectiveness.
+    `images` is the number of images that success and leakage are shares of. `leakage_row` is the share of flips per
+    other factor. `curve` holds (strength, success, leakage) of the scan for leakage_at_90. From `effectiveness` on, the
+    metrics compare final pictures with photographs; `photographs` is the number on which the judge sees the label, and
+    `by_member` the effectiveness by each member of a committee.
     """
 
     images: int
@@ -54,20 +54,20 @@ class FactorMeasurement:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One editor's edits of each factor."""
+    """The metrics of one editor's edits of each factor."""
 
     factors: tuple[Factor, ...]
     results: tuple[FactorMeasurement, ...]
 
     @property
     def matrix(self) -> Float[Tensor, "edited judged"]:
-        """Share of images in which editing one factor (row) flipped another (column); NaN where there is none."""
+        """The share of images in which editing one factor (row) flipped another (column); NaN where there is none."""
         nothing = torch.full((len(self.factors),), torch.nan)
         return torch.stack([nothing if r.leakage_row is None else r.leakage_row for r in self.results])
 
 
 def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
-    """The measurement as keys of metrics.json, `<prefix>/<factor>/<number>`; what is not known is left out."""
+    """Flatten a measurement into keys of metrics.json, `<prefix>/<factor>/<metric>`, leaving out unknown ones."""
     table: dict[str, float | None] = {}
     for factor, result in zip(measurement.factors, measurement.results, strict=True):
         own = {number: getattr(result, number) for number in NUMBERS}
@@ -86,7 +86,7 @@ def count_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
 
 
 def matrix_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
-    """The leakage matrix as keys of metrics.json, `<prefix>/<edited factor>/leakage_on/<other factor>`."""
+    """Flatten the leakage matrix into keys of metrics.json, `<prefix>/<edited factor>/leakage_on/<other factor>`."""
     names = [factor.name for factor in measurement.factors]
     return {
         f"{prefix}/{names[i]}/leakage_on/{names[j]}": value
@@ -97,7 +97,7 @@ def matrix_keys(measurement: Measurement, prefix: str) -> dict[str, float]:
 
 
 def measurements(measured: Mapping[str, Measurement]) -> dict[str, Any]:
-    """The content of `measurements.json`: what was measured of each editor and is no single number.
+    """Collect the content of `measurements.json`: the leakage matrix and the curves of each editor.
 
     {"factors": names, "leakage": {editor: matrix}, "curves": {editor: {factor: {strength, success, leakage}}}}
     """

@@ -1,7 +1,7 @@
-"""Metrics of edits: pure functions of what a judge read before and after, of images, latents and embeddings.
+"""Metrics of edits: pure functions of a judge's readings before and after, of images, latents and embeddings.
 
-A judged value is in the factor table's unit: binary 0 or 1, categorical the class number, continuous the user's
-unit. The definitions are the project's own, see docs/architecture.md.
+A reading is in the unit of the factor table: 0 or 1 of a binary factor, the class number of a categorical one, the
+user's unit of a continuous one. The definitions are the project's own, see docs/architecture.md.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,12 @@ def flipped(before: Values, after: Values, factor: Factor, deviation: float) -> 
 
 
 def success(judged: Values, target: Values, factor: Factor, median: float) -> float:
-    """Share of the edited images for which the judge sees the target value; NaN of no images."""
+    """Return the share of edited images for which the judge sees the target value; NaN without images.
+
+    >>> glasses = Factor("glasses", "binary", ("without", "with"))
+    >>> success(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0]), glasses, median=0.5)
+    0.5
+    """
     return reached(judged, target, factor, median).double().mean().item()
 
 
@@ -56,10 +61,10 @@ def leakage(
     factors: Sequence[Factor],
     deviations: Float[Array, " factors"] | Sequence[float],
 ) -> Leakage:
-    """Which other factors an edit of factor number `edited` changed.
+    """Measure how often an edit of factor number `edited` flipped the other factors.
 
-    `before` is what the judge reads from the unedited reconstructions, so what the autoencoder loses is no leakage.
-    The mean is NaN where there is no other factor or no image.
+    `before` are the readings of the judge on unedited reconstructions, so that losses of the auto-encoder do not count
+    as leakage. The mean is NaN without other factors or without images.
     """
     row = torch.full((len(factors),), torch.nan, dtype=torch.float64)
     for i, factor in enumerate(factors):
@@ -72,10 +77,13 @@ def leakage(
 def leakage_at(
     strengths: Sequence[float], successes: Sequence[float], leakages: Sequence[float], level: float = 0.9
 ) -> float | None:
-    """Leakage at the smallest strength whose success reaches the level; None where none does.
+    """Return the leakage at the smallest strength whose success reaches the level; None where none does.
 
-    `strengths` ascend. Success and leakage are taken as linear between two measured strengths; a level that the first
-    one already reaches gives the leakage there.
+    `strengths` ascend. Success and leakage are interpolated linearly between measured strengths; where the first one
+    already reaches the level, the leakage is that of the first.
+
+    >>> leakage_at([0.5, 1.0], [0.5, 1.0], [0.0, 0.5], level=0.75)
+    0.25
     """
     for i, reached_share in enumerate(successes):
         if reached_share < level:
@@ -88,31 +96,50 @@ def leakage_at(
 
 
 def absolute_error(images: Float[Array, "n *image"], others: Float[Array, "n *image"]) -> float:
-    """Σ|a − b| over everything, summed in float64."""
+    """Sum |a − b| over all elements, in float64.
+
+    >>> absolute_error(torch.zeros(2), torch.tensor([1.0, -2.0]))
+    3.0
+    """
     return (as_tensor(images) - as_tensor(others)).abs().sum(dtype=torch.float64).item()
 
 
 def counterfactual_from_errors(left: float, change: float) -> float:
-    """1 − left / change of two summed errors, Σ|D(edit) − D(E(x'))| and Σ|D(E(x)) − D(E(x'))|; NaN of no change."""
+    """Compute 1 − left / change from two summed errors, Σ|D(edit) − D(E(x'))| and Σ|D(E(x)) − D(E(x'))|.
+
+    NaN without a change.
+
+    >>> counterfactual_from_errors(1.0, 4.0)
+    0.75
+    """
     return 1 - left / change if change > 0 else float("nan")
 
 
 def counterfactual(
     edited: Float[Array, "n *image"], original: Float[Array, "n *image"], truth: Float[Array, "n *image"]
 ) -> float:
-    """1 − Σ|D(edit) − D(E(x'))| / Σ|D(E(x)) − D(E(x'))|, the images given being decoded reconstructions.
+    """Score edits against ground-truth counterfactuals: 1 − Σ|D(edit) − D(E(x'))| / Σ|D(E(x)) − D(E(x'))|.
 
-    x' is the same scene with only the edited factor changed. 1 is the exact edit, 0 no edit, below 0 worse than none.
+    The images are decoded reconstructions; x' is the same scene with only the edited factor changed. 1 is the exact
+    edit, 0 no edit, below 0 worse than none.
     """
     return counterfactual_from_errors(absolute_error(edited, truth), absolute_error(original, truth))
 
 
 def cycle_error(latents: Float[Array, "n features"], returned: Float[Array, "n features"]) -> float:
-    """Largest |T⁻¹(T(z)) − z|, in the latents' unit."""
+    """Return the largest |T⁻¹(T(z)) − z|, in the unit of the latents.
+
+    >>> cycle_error(torch.zeros(1, 2), torch.tensor([[0.0, -0.5]]))
+    0.5
+    """
     return (as_tensor(returned) - as_tensor(latents)).abs().max().item()
 
 
 def identity(original_embeddings: Float[Array, "n embedding"], edited_embeddings: Float[Array, "n embedding"]) -> float:
-    """Mean cosine of face embeddings, edited against reconstruction."""
+    """Average the cosine between the face embeddings of edits and of reconstructions.
+
+    >>> identity(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
+    0.0
+    """
     before, after = as_tensor(original_embeddings), as_tensor(edited_embeddings)
     return torch.cosine_similarity(before, after, dim=1).double().mean().item()

@@ -1,4 +1,4 @@
-"""Photographs of the user's own: read upright, seen as the run's images are, edited at their own resolution."""
+"""Read the user's photographs, show them to an encoder, and compose edits into them at their own resolution."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,38 +19,48 @@ from models import UserError, dlib_faces
 from models.composition import compose
 from training.files import ImageSource, read_image, read_json, to_pillow, write_json
 
-__all__ = ["Framed", "Preprocessing", "Subjects", "centre_of", "facing", "kept_place", "read_photograph", "to_tensor"]
+__all__ = [
+    "Framed",
+    "Preprocessing",
+    "Subjects",
+    "centre_of",
+    "facing",
+    "stored_landmarks",
+    "read_photograph",
+    "to_tensor",
+]
 
 PLACE = "face_place.json"  # in the run folder
-PLACED_BY = 64  # training images
+LANDMARK_IMAGES = 64  # training images whose median landmarks are taken
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
-KEPT = ("L", "LA", "RGB", "RGBA")  # modes that come back as they are
+KEPT = ("L", "LA", "RGB", "RGBA")  # Pillow modes that are returned unchanged
 
 
 class Framed(NamedTuple):
-    """An upright photograph, L, LA, RGB or RGBA, and the square of it that the run sees."""
+    """An upright photograph, in mode L, LA, RGB or RGBA, and the square of it that the encoder sees."""
 
     picture: Image.Image
     square: Square
 
     def colours(self) -> UInt8[Tensor, "3 height width"]:
-        """On white where it is transparent."""
+        """Return the photograph as RGB, with a white background where it is transparent."""
         return to_tensor(to_rgb(self.picture))
 
     def seen(self, size: int) -> UInt8[Tensor, "3 size size"]:
-        """The square as the run's images are: resized with Pillow's bicubic filter."""
+        """Return the square resized like the run's images, by Pillow's bicubic filter."""
         square = to_picture(self.content(side_of(self.square)))
         return to_tensor(square.resize((size, size), Image.Resampling.BICUBIC))
 
     def content(self, side: int) -> Float[Tensor, "3 side side"]:
+        """Crop the square at a side in pixels, in [0, 1]."""
         return cut_out(self.colours(), self.square, side)
 
     def composed(
         self, reconstruction: Float[Tensor, "3 size size"], edited: Float[Tensor, "3 size size"], how: str
     ) -> "Framed":
-        """The whole photograph with the change from one decoded picture to the other composed into its square.
+        """Compose the change from the reconstruction to the edit into the square, and return the whole photograph.
 
-        Where they are equal it comes back bit for bit.
+        Where the two are equal the photograph is returned bit for bit.
         """
         before = self.content(side_of(self.square))
         after = compose(before[None], reconstruction[None], edited[None], how)[0]
@@ -58,9 +68,9 @@ class Framed(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """How images are read for an encoder: the square in their middle, resized to its side, grey where `channels` is 1.
+    """How images are read for an encoder: the square in the middle, resized to its side, grey where `channels` is 1.
 
-    `crop` is the share of the shorter side that the square has.
+    `crop` is the side of the square as a share of the shorter side of the image.
     """
 
     size: int
@@ -76,16 +86,16 @@ class Preprocessing(NamedTuple):
         return self.recoloured(torch.stack([read_image(image, self.size, self.crop) for image in images]))
 
     def recoloured(self, pixels: UInt8[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n channels size size"]:
-        """Convert colours to grey where the encoder's data are."""
+        """Convert colours to grey where the data of the encoder are grey."""
         if self.channels == 3:
             return pixels
-        # Rounded, which torchvision's is not: what was grey before stays exactly as it was.
+        # Rounded, unlike torchvision's conversion, so that grey pixels stay exactly as they are.
         grey = (pixels * pixels.new_tensor(LUMA, dtype=torch.float64)[:, None, None]).sum(1, keepdim=True)
         return grey.round().to(torch.uint8)
 
 
 class Subjects(NamedTuple):
-    """Images to edit, as the encoder reads them, and the photographs `framed` that they are squares of, if they are."""
+    """Images to edit, as the encoder reads them, and the photographs `framed` that they are cropped from, if any."""
 
     pixels: UInt8[Tensor, "n 3 size size"]
     framed: list[Framed] | None = None
@@ -95,7 +105,7 @@ class Subjects(NamedTuple):
     ) -> list[Image.Image]:
         """Compose edits into their photographs, each whole and at its own resolution.
 
-        Images of the encoder's own size come back at that size; with `how="none"` the decoded edits themselves.
+        Images of the encoder's size are returned at that size; with `how="none"` the decoded edits are returned.
         """
         if how == "none":
             return to_pillow(edited)
@@ -106,30 +116,32 @@ class Subjects(NamedTuple):
 
 
 def to_tensor(picture: Image.Image) -> UInt8[Tensor, "channels height width"]:
+    """Convert a Pillow image to a tensor."""
     pixels = np.asarray(picture)
     return torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).copy())
 
 
 def to_picture(colours: Float[Tensor, "3 height width"]) -> Image.Image:
+    """Convert an RGB tensor in [0, 1] to a Pillow image."""
     return Image.fromarray(colours.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def read_photograph(image: ImageSource) -> Image.Image:
-    """An image as it is edited: upright by its EXIF orientation, with eight bits a channel, in a mode of `KEPT`.
+    """Read an image for editing: upright by its EXIF orientation, with eight bits a channel, in a mode of `KEPT`.
 
-    Grey stays grey and transparency stays; palettes, CMYK and the like become RGB. A colour profile is kept unless it
-    was of such another space. Of sixteen bits a channel the high eight are kept, which is said.
+    Grey and transparency are kept; palettes, CMYK and the like become RGB. A colour profile is kept if it is still
+    valid. Of sixteen bits a channel the high eight are kept, with a printed note.
 
     Raises:
-        UserError: no such file, not an image, or one whose numbers are no colours.
+        UserError: no such file, not an image, or one of 32 bits a channel.
     """
     name = "the picture" if isinstance(image, Image.Image) else str(image)
     try:
         source = image if isinstance(image, Image.Image) else Image.open(Path(image).expanduser())
-        deep = ";16" in f"{source.mode} {getattr(source, 'tile', '')}"  # as Pillow names what it unpacks
+        deep = ";16" in f"{source.mode} {getattr(source, 'tile', '')}"  # Pillow's name of the raw mode
         upright = ImageOps.exif_transpose(source)
         upright.load()
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
+    except Exception as error:  # the readers of damaged files can raise nearly any exception
         got = "no such file" if isinstance(error, FileNotFoundError) else "a file that cannot be read as one"
         raise UserError(f"Expected an image at {image}, got {got}: give the path of a JPEG or PNG file.") from error
     if upright.mode in ("I", "F"):
@@ -139,11 +151,11 @@ def read_photograph(image: ImageSource) -> Image.Image:
         )
     if deep:
         print(f"{name} has 16 bits a channel: its edit keeps the high 8.")
-    return as_kept(upright)
+    return in_kept_mode(upright)
 
 
-def as_kept(picture: Image.Image) -> Image.Image:
-    """In one of the modes that come back as they are, with its colour profile where that still holds."""
+def in_kept_mode(picture: Image.Image) -> Image.Image:
+    """Convert a picture to one of the modes of `KEPT`, with its colour profile where that still applies."""
     if picture.has_transparency_data:
         mode = picture.mode if picture.mode == "LA" else "RGBA"
     else:
@@ -154,59 +166,59 @@ def as_kept(picture: Image.Image) -> Image.Image:
 
 
 def with_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colour profile is all that is kept beside the pixels: place, camera and thumbnail were of another picture."""
+    """Keep only the colour profile of the metadata: place, camera and thumbnail belong to the original picture."""
     picture.info = {} if profile is None else {"icc_profile": profile}
     return picture
 
 
 def with_change(picture: Image.Image, change: Float[Tensor, "3 side side"], square: Square) -> Image.Image:
-    """The picture with a change of its square, rounded to whole pixel values; transparency stays, grey stays grey."""
+    """Add a change of the square to a picture, rounded to 8 bits; transparency stays, grey stays grey."""
     pixels = to_tensor(picture)
     part = changed_part(change, square, picture.height, picture.width)
-    moved = part.change * 255
+    change = part.change * 255
     if picture.mode in ("L", "LA"):
-        moved = (moved * moved.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-    colours, height, width = moved.shape
+        change = (change * change.new_tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+    colours, height, width = change.shape
     region = pixels[:colours, part.top : part.top + height, part.left : part.left + width]
-    region.copy_((region + moved).round().clamp(0, 255))
+    region.copy_((region + change).round().clamp(0, 255))
     changed = Image.fromarray(pixels.permute(1, 2, 0).numpy() if len(pixels) > 1 else pixels[0].numpy())
     return with_profile(changed, picture.info.get("icc_profile"))
 
 
-def place_of_faces(data: ImageData) -> dict[str, Any]:
-    """Where the faces of a data set lie in its images: the median landmarks of up to 64 training images.
+def median_landmarks(data: ImageData) -> dict[str, Any]:
+    """Compute the median landmarks of the faces in up to 64 training images of a data set.
 
-    `landmarks` are shares of the image's side, None where fewer than half of the images show a face; `found` and
-    `images` say how many do.
+    `landmarks` are shares of the side of the images, None where fewer than half of the images show a face; `found` of
+    `images` images do.
 
     Raises:
         UserError: the extra `faces` is not installed.
     """
     rows = data.rows(TRAIN)
-    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), PLACED_BY)).round().long()]
-    seen = [dlib_faces.landmarks_of(data.images[row].expand(3, -1, -1)) for row in rows.tolist()]
-    found = [points for points in seen if points is not None]
+    rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), LANDMARK_IMAGES)).round().long()]
+    detected = [dlib_faces.landmarks_of(data.images[row].expand(3, -1, -1)) for row in rows.tolist()]
+    found = [points for points in detected if points is not None]
     enough = len(found) > 0 and 2 * len(found) >= len(rows)
     landmarks = torch.stack(found).median(0).values.tolist() if enough else None
     return {"landmarks": landmarks, "found": len(found), "images": len(rows)}
 
 
-def kept_place(folder: Path, data: Callable[[], ImageData]) -> Float[Tensor, "5 2"] | None:
-    """Where the faces of a run's images lie, kept in its folder: found once, at the end of training or when needed.
+def stored_landmarks(folder: Path, data: Callable[[], ImageData]) -> Float[Tensor, "5 2"] | None:
+    """Read the median landmarks of a run's images from its folder; compute and store them if they are missing.
 
     Raises:
         UserError: the data cannot be read, or the extra `faces` is not installed.
     """
     known = read_json(folder / PLACE)
     if "landmarks" not in known:
-        known = place_of_faces(data())
-        with suppress(UserError):  # a run folder that cannot be written to can be read all the same
+        known = median_landmarks(data())
+        with suppress(UserError):  # a run folder without write permission can still be read
             write_json(folder / PLACE, known)
     return None if known["landmarks"] is None else torch.tensor(known["landmarks"])
 
 
 def facing(picture: Image.Image, name: str, place: Float[Tensor, "5 2"], face: int) -> Framed:
-    """The square in which the photograph's face lies where those of the run's images do.
+    """Choose the square in which the face of a photograph lies where those of the run's images do.
 
     Faces are numbered by their size, 1 is the largest.
 
@@ -217,7 +229,7 @@ def facing(picture: Image.Image, name: str, place: Float[Tensor, "5 2"], face: i
     faces = dlib_faces.find_faces(framed.colours())
     if not faces:
         raise UserError(
-            f"Expected a face in {name}, got none that is found: take a photograph from the front, in which it is a "
+            f"Expected a face in {name}, got none that is detected: take a photograph from the front, in which it is a "
             "twentieth of the longer side or more, or align=none for the middle of the picture."
         )
     if face > len(faces):
@@ -228,5 +240,5 @@ def facing(picture: Image.Image, name: str, place: Float[Tensor, "5 2"], face: i
 
 
 def centre_of(picture: Image.Image, share: float) -> Framed:
-    """The square in the middle whose side is that share of the picture's shorter side."""
+    """Choose the square in the middle whose side is a share of the picture's shorter side."""
     return Framed(picture, centred(picture.height, picture.width, share))

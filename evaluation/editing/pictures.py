@@ -1,4 +1,4 @@
-"""The pictures that a run draws of itself on held-out images, into its `figures/`."""
+"""Draw the figures of a run on held-out images: edits, components, samples and reconstructions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,22 +28,24 @@ from models.labels import Factor, Statistics, factor_statistics
 
 __all__ = ["draw_edits", "draw_flow", "draw_reconstructions"]
 
-PER_BLOCK = 2  # components of a block that get a strip; the first ones
+PER_BLOCK = 2  # the first components of each block get a strip
 SAMPLES = 8
 
 
 def shuffled(rows: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
+    """Shuffle row numbers."""
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
 
 
 def encoded(
     encoder: ImageEncoder, images: UInt8[Tensor, "n 3 size size"], device: torch.device | str
 ) -> Float[Tensor, "n d"]:
+    """Encode images of any size into posterior means."""
     return encoder.encode(as_read(images, encoder.size).to(device))[0]
 
 
 def both_directions(targets: Float[Tensor, " n"], rows: int) -> Int64[Tensor, " rows"]:
-    """Places of the first targets, as many upward as downward where there are, those upward first."""
+    """Choose the positions of the first targets, half of them upward if there are as many, the upward ones first."""
     known = (~targets.isnan()).nonzero().flatten()
     if not len(known):
         return known
@@ -54,7 +56,7 @@ def both_directions(targets: Float[Tensor, " n"], rows: int) -> Int64[Tensor, " 
 
 
 def target_name(factor: Factor, target: float, statistics: Statistics, i: int) -> str:
-    """A target in the factor's own words; of a continuous one, the end it lies at."""
+    """Name a target value; of a continuous factor by the end that it lies at."""
     if factor.kind != "continuous":
         return factor.values[round(target)]
     return factor.values[int(target > statistics.median[i].item())]
@@ -71,12 +73,11 @@ def draw_edits(
     seed: int = 0,
     how: str = DEFAULT,
 ) -> None:
-    """`edit_<factor>.png`, both directions of each factor by every editor (the first is the run's own), and
-    `factor_grid.png`, all factors by the first.
+    """Draw `edit_<factor>.png`, both directions of each factor by every editor, and `factor_grid.png` by the first.
 
-    Edits are composed into their images as `how` says, so they are the pictures that a user gets; the truth, where
-    scenes can be drawn again, is the true picture.
-    """  # fmt: skip
+    The first editor is the run's own. Edits are composed into their images by the composition `how`, as a user gets
+    them; where scenes can be drawn again, the ground-truth counterfactual is shown, too.
+    """
     train, held = data.factors[data.rows(TRAIN)], shuffled(data.rows(TEST), seed)
     statistics = factor_statistics(train.values)
     targets = edit_targets(data.factors[held], train, statistics, torch.Generator().manual_seed(seed))
@@ -84,16 +85,16 @@ def draw_edits(
         places = both_directions(targets[:, i], rows)
         if not len(places):
             continue
-        chosen, wanted = held[places], targets[places, i]
+        chosen, values = held[places], targets[places, i]
         images = rgb(data.images[chosen])
         latents = encoded(encoder, images, device)
         reconstruction = encoder.decode(latents).cpu()
         edited = {
-            editor_title(name): final(images, reconstruction, editor.edit(latents, i, wanted.to(device)), encoder, how)
+            editor_title(name): final(images, reconstruction, editor.edit(latents, i, values.to(device)), encoder, how)
             for name, editor in editors.items()
         }
-        truth = None if data.counterfactual is None else rgb(data.counterfactual(chosen, factor.name, wanted))
-        labels = [f"→ {target_name(factor, target, statistics, i)}" for target in wanted.tolist()]
+        truth = None if data.counterfactual is None else rgb(data.counterfactual(chosen, factor.name, values))
+        labels = [f"→ {target_name(factor, target, statistics, i)}" for target in values.tolist()]
         file = folder / f"edit_{factor.name.replace('/', '_')}.png"
         shown = shown_reconstruction(reconstruction, images)
         edit_strips(file, factor.name, labels, images, shown, edited, truth)
@@ -101,6 +102,7 @@ def draw_edits(
 
 
 def rgb(images: UInt8[Tensor, "n channels size size"]) -> UInt8[Tensor, "n 3 size size"]:
+    """Convert grey images to RGB."""
     return images.expand(-1, 3, -1, -1)
 
 
@@ -111,14 +113,14 @@ def final(
     encoder: ImageEncoder,
     how: str,
 ) -> Float[Tensor, "n 3 size size"]:
-    """The pictures that a user gets of edited latents."""
+    """Decode edited latents and compose them into their images."""
     return final_pictures(as_pictures(images), reconstruction, encoder.decode(edited).cpu(), how)
 
 
 def shown_reconstruction(
     reconstruction: Float[Tensor, "n 3 side side"], images: UInt8[Tensor, "n 3 size size"]
 ) -> Float[Tensor, "n 3 size size"]:
-    """At the size of the images beside it."""
+    """Resize a reconstruction to the size of the images beside it."""
     return compose(as_pictures(images), reconstruction, reconstruction, "none")
 
 
@@ -164,10 +166,10 @@ def draw_flow(
     seed: int = 0,
     how: str = DEFAULT,
 ) -> None:
-    """`component_<number>.png` of the first components of each block and of the residual, and `samples.png`.
+    """Draw `component_<number>.png` of the first components of each block and of the residual, and `samples.png`.
 
-    What a component changes is composed into the images as `how` says, as in `draw_edits`. Each row of samples is drawn
-    from the same noise, with one factor at one of its values.
+    The changes are composed into the images as in `draw_edits`. Each row of samples is drawn from the same noise, with
+    one factor at one of its values.
     """
     images = data.images[shuffled(data.rows(TEST), seed)[:rows]]
     latents = encoded(encoder, images, device)
@@ -194,6 +196,7 @@ def draw_flow(
 
 
 def sampled(encoder: ImageEncoder, iin: Any, values: dict[int, float], seed: int) -> Float[Tensor, "n 3 size size"]:
+    """Decode samples of the flow with factors set to values."""
     return encoder.decode(iin.sample(SAMPLES, values, torch.Generator().manual_seed(seed)))
 
 
@@ -201,6 +204,6 @@ def sampled(encoder: ImageEncoder, iin: Any, values: dict[int, float], seed: int
 def draw_reconstructions(
     folder: Path, data: ImageData, encoder: ImageEncoder, device: torch.device | str = "cpu", n: int = 16, seed: int = 0
 ) -> None:
-    """`reconstructions.png`: test images above what is left of them."""
+    """Draw `reconstructions.png`: test images above their reconstructions."""
     images = data.images[shuffled(data.rows(TEST), seed)[:n]]
     reconstructions(folder / "reconstructions.png", images, encoder.decode(encoded(encoder, images, device)))

@@ -1,4 +1,4 @@
-"""The runs of model=vae and model=iin: what is trained, numbers into its metrics, pictures into its figures."""
+"""Train and evaluate the runs of model=vae and model=iin: their stages, metrics and figures."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,7 +16,7 @@ from evaluation.editing.invariance import measure_null_edits, measure_reversibil
 from evaluation.editing.measure import edit_targets, measure
 from evaluation.editing.measurement import Measurement, count_keys, keys, matrix_keys, measurements
 from evaluation.editing.metrics import cycle_error
-from evaluation.editing.photographs import kept_place
+from evaluation.editing.photographs import stored_landmarks
 from evaluation.editing.pictures import draw_edits, draw_flow, draw_reconstructions
 from evaluation.editing.realism import inception_features
 from evaluation.report.charts import draw_charts
@@ -54,18 +54,18 @@ __all__ = [
 # See training.settings.of_pipeline.
 CHANGEABLE = VAE_STAGES | IIN_STAGES
 MINIMUM = {"spatial_guide_edits": 1}
-DRAWINGS, PHOTOGRAPHS = 500, 300  # edited per factor at most: decoding photographs is most of an evaluation's time
+DRAWINGS, PHOTOGRAPHS = 500, 300  # test images edited per factor; decoding photographs takes most of an evaluation
 STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
 DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")
-DENSITY_ROWS = 64  # whose density under a diffusion flow is estimated, which takes many passes
+DENSITY_ROWS = 64  # test latents whose density under a diffusion flow is estimated, which takes many passes
 ACTIVE = 0.01  # a latent is active when its posterior mean varies more over the data (Burda et al. 2016)
 
 
 def identity_model(config: Settings, device: torch.device) -> FaceEmbedder | None:
-    """The face-embedding model that the configuration names, seen to work before hours of training.
+    """Load the face-embedding model of the configuration, and check that it works before hours of training.
 
     Raises:
-        UserError: it cannot be loaded, takes no face, or does not return an embedding for each image.
+        UserError: it cannot be loaded, takes no RGB images, or does not return an embedding for each image.
     """
     if config.model.name != "iin" or config.identity_model is None:
         return None
@@ -73,7 +73,7 @@ def identity_model(config: Settings, device: torch.device) -> FaceEmbedder | Non
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     try:
         one, three = embed(images[:1]), embed(images)
-    except Exception as error:  # whatever the file holds raises its own kind
+    except Exception as error:  # a model from a file can raise any exception
         reason = str(error).strip().split("\n")[-1]
         raise UserError(f"Expected {setting} to embed RGB images, got {reason}: give another one.") from error
     if one.ndim != 2 or len(one) != 1 or three.shape != (3, one.shape[1]):
@@ -88,20 +88,20 @@ def identity_model(config: Settings, device: torch.device) -> FaceEmbedder | Non
 
 
 def judge_networks(config: Settings, device: torch.device) -> dict[str, Network]:
-    """The networks that judge_model= names, none by default; of which factors is seen when the data are there.
+    """Load the networks of judge_model=, none by default; they are matched with the factors once the data is loaded.
 
     Raises:
         UserError: they cannot be loaded.
     """
-    named = config.get("judge_model")  # which runs of earlier versions do not have
-    if config.model.name != "iin" or named is None:
+    networks = config.get("judge_model")  # runs of earlier versions do not have the setting
+    if config.model.name != "iin" or networks is None:
         return {}
-    return load_outside(named, device)
+    return load_outside(networks, device)
 
 
 @torch.inference_mode()
 def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents, run: Run) -> None:
-    """`reconstruction/{mse,psnr}` of test images in [0, 1], `kl` in nats per image, `active_units`."""
+    """Measure `reconstruction/{mse,psnr}` of test images in [0, 1], `kl` in nats per image, and `active_units`."""
     rows = data.rows(TEST)
     if not len(rows):
         print("No test images: no reconstruction is measured.")
@@ -124,7 +124,7 @@ def measure_autoencoder(data: ImageData, encoder: ImageEncoder, latents: Latents
 
 
 def judged_rows(config: Settings, data: ImageData, iin: IIN) -> Tensor:
-    """The training rows that the judges learn from: where a reader was trained, those of the people it never saw."""
+    """Select the training rows of the judges: where a reader was trained, the half of the people it did not see."""
     reader = iin.objective == "faithful" and not iin.spatial and config.guide.reading_weight
     if not reader and not isinstance(iin.flow, DiffusionFlow):
         return data.rows(TRAIN)
@@ -132,7 +132,7 @@ def judged_rows(config: Settings, data: ImageData, iin: IIN) -> Tensor:
 
 
 def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """`judge/<factor>/<member>/…` of each member of the committee."""
+    """Flatten the quality of each member of the committee into `judge/<factor>/<member>/…`."""
     return {
         f"judge/{name}/{member}/{key}": value
         for member, table in qualities.items()
@@ -142,19 +142,19 @@ def member_keys(qualities: dict[str, dict[str, dict[str, float]]]) -> dict[str, 
 
 
 def judge_keys(judge: Committee, images: Float[Tensor, "n 3 size size"], labels: FactorTable) -> dict[str, float]:
-    """`judge/<factor>/…` of the judge on reconstructions, and of its members; a line for each factor it cannot tell."""
+    """Measure the judge and its members on reconstructions, and print the factors on which it is too weak."""
     quality = judge_quality(judge, images, labels)
     for name in unfit(quality):
         print(
             f"The judge cannot tell {name} on reconstructions (balanced accuracy "
-            f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit numbers of this factor."
+            f"{quality[name]['balanced_accuracy']:.2f} < .75): do not trust the edit metrics of this factor."
         )
     numbers = {f"judge/{name}/{key}": value for name, row in quality.items() for key, value in row.items()}
     return numbers | (member_keys(judge.qualities(images, labels)) if len(judge.names) > 1 else {})
 
 
 def baselines(latents: Float[Tensor, "n features"], labels: FactorTable, seed: int) -> dict[str, Editor]:
-    """The linear editors, the mean difference also twice and three times as strong."""
+    """Fit the linear editors, the mean difference also at strengths 2 and 3."""
     mean_difference = MeanDifference(latents, labels)
     stronger = {f"baseline/mean_difference_{s}": AtStrength(mean_difference, float(s)) for s in STRENGTHS}
     return {
@@ -166,7 +166,7 @@ def measure_invariance(
     iin: Editor, data: ImageData, rows: Int64[Tensor, " n"], encoder: ImageEncoder, how: str, seed: int,
     device: torch.device,
 ) -> dict[str, float]:  # fmt: skip
-    """`composition/…` and `reversibility/<factor>` of the run's own editor on these photographs."""
+    """Measure `composition/…` and `reversibility/<factor>` of the run's own editor on photographs."""
     labels, train = data.factors[rows], data.factors[data.rows(TRAIN)]
     generator = torch.Generator().manual_seed(seed)
     targets = edit_targets(labels, train, factor_statistics(train.values), generator)
@@ -178,7 +178,7 @@ def measure_invariance(
 
 
 def realism_keys(measurement: Measurement) -> dict[str, float]:
-    """`realism/{fid,frechet_identity}`: the mean over the factors of the run's own edits."""
+    """Average `realism/{fid,frechet_identity}` over the factors of the run's own edits."""
     means = {
         f"realism/{name}": mean_known([getattr(result, name) for result in measurement.results])
         for name in ("fid", "frechet_identity")
@@ -188,10 +188,10 @@ def realism_keys(measurement: Measurement) -> dict[str, float]:
 
 @torch.inference_mode()
 def flow_quality(iin: IIN, held: Latents) -> dict[str, float]:
-    """`flow/nll_bits_per_dim`, `flow/inverse_error` = max |T⁻¹(T(z)) − z|, of held-out posterior means z.
+    """Measure `flow/nll_bits_per_dim` and `flow/inverse_error` = max |T⁻¹(T(z)) − z| of held-out posterior means z.
 
-    The density is that of N(0, I) codes whatever the labels, -log₂ p(z) / d; of a diffusion flow it is given the
-    components that it reads, see `DiffusionFlow.bits`.
+    The density is -log₂ p(z) / d with N(0, I) codes, whatever the labels; for a diffusion flow it is conditioned on the
+    components that the flow reads, see `DiffusionFlow.bits`.
     """
     if isinstance(iin.flow, DiffusionFlow):
         some, generator = held.mean[:DENSITY_ROWS], torch.Generator().manual_seed(0)
@@ -215,7 +215,7 @@ def measure_iin(
     embed: FaceEmbedder | None = None,
     outside: ImageJudge | None = None,
 ) -> None:
-    """Flow quality, and on data with factors the edits of the flow, the baselines and, where possible, the oracle."""
+    """Measure the flow, and on data with factors the edits of the flow, the baselines and, if possible, the oracle."""
     # Runs of earlier versions do not have the setting.
     device, how = latents.mean.device, config.get("compose") or default_composition(encoder.latent_shape)
     most = config.measured_images
@@ -264,7 +264,7 @@ def measure_iin(
 
 
 def image_data(config: Settings, run: Run) -> ImageData:
-    """The data of a run that edits images.
+    """Load the data of a run that edits images.
 
     Raises:
         UserError: data that cannot be read, or that are no images.
@@ -276,7 +276,11 @@ def image_data(config: Settings, run: Run) -> ImageData:
 
 
 def run_autoencoder(config: Settings, run: Run) -> None:
-    """Train the image auto-encoder of a run, encode all of its images and measure their reconstructions."""
+    """Train the image auto-encoder of a run, encode all of its images and measure their reconstructions.
+
+    Raises:
+        UserError: see `image_data`.
+    """
     data = image_data(config, run)
     encoder, latents = latents_of(config, data, run)
     measure_autoencoder(data, encoder, latents, run)
@@ -297,4 +301,4 @@ def run_editing(config: Settings, run: Run) -> None:
     iin = train_interpretation(config, data, latents, encoder, run)
     measure_iin(config, data, encoder, latents, iin, run, embed, outside)
     if dlib_faces.are_installed():
-        kept_place(run.path, lambda: data)  # so that photographs can be edited without the data
+        stored_landmarks(run.path, lambda: data)  # so that photographs can be aligned without the data

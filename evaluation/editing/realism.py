@@ -1,4 +1,4 @@
-"""FID's features by torch-fidelity, where its Inception weights are at hand; nothing is downloaded."""
+"""Compute FID features by torch-fidelity, where its Inception weights are available; nothing is downloaded."""
 
 import importlib.util
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from torch import Tensor
 
 __all__ = ["inception_features"]
 
-WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity saves them
-FEATURES = "2048"  # the layer that FID is measured in
+WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # the file name that torch-fidelity uses
+FEATURES = "2048"  # the layer whose features FID compares
 BATCH = 64
 
 
 def inception_features(
     device: torch.device,
 ) -> Callable[[UInt8[Tensor, "n 3 height width"]], Float[Tensor, "n features"]] | None:
-    """The features of Inception v3 that FID compares; None where torch-fidelity or its weights are not at hand.
+    """Load the network that computes FID features; None where torch-fidelity or its weights are not available.
 
-    The weights are looked for where torch-fidelity puts them, in torch.hub's checkpoints.
+    The weights are expected where torch-fidelity stores them, in the checkpoints folder of torch.hub.
     """
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     if not weights.is_file() or importlib.util.find_spec("torch_fidelity") is None:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from evaluation.editing.baselines import AtStrength
-from evaluation.editing.final_pictures import EXTRAS, FinalTally, look, shares_of
+from evaluation.editing.final_pictures import EXTRAS, FinalTally, read_by_judge, shares_of
 from evaluation.editing.held_out import BATCH, HeldOut, shares
 from evaluation.editing.measurement import FactorMeasurement
 from evaluation.editing.metrics import leakage_at
@@ -27,15 +27,15 @@ def search(
     level: float,
     read: Callable[[float], tuple[float, float]],
 ) -> tuple[tuple[float, float, float], ...]:
-    """(strength, success, leakage), from weak to strong, of the strengths that were needed to find the level.
+    """Search the smallest strength that reaches a success level; return the measured (strength, success, leakage).
 
-    Success rises with the strength, so the smallest strength that reaches the level is found by bisection: it and the
-    one below it are always among the points, which is what `leakage_at` needs. `known` has (success, leakage) of
-    strengths that are not to be decoded again: 0, the unedited picture, and 1.
+    Success rises with the strength, so the strength is found by bisection; it and the one below it are always among the
+    measured points, as `leakage_at` needs them. `known` has (success, leakage) of strengths that are not decoded again:
+    0, the unedited picture, and 1.
     """
     known = dict(known)
     ascending = sorted({*strengths, *known})
-    below, reaching = 0, len(ascending)  # places of a strength that fails and of one that does not, perhaps none
+    below, reaching = 0, len(ascending)  # index of a strength below the level, and of one that reaches it, if any
     while reaching - below > 1:
         one = ascending.index(1.0)
         middle = one if below < one < reaching else (below + reaching) // 2
@@ -49,7 +49,7 @@ def search(
 def read_edits(
     editor: Editor, held: HeldOut, i: int, rows: Int64[Tensor, " some"], target: Float[Tensor, " n"], strength: float
 ) -> Float[Tensor, "some factors"]:
-    """Read decoded edits of one strength by the judge, on the CPU."""
+    """Decode edits of one strength and read them by the judge, on the CPU."""
     judged, device = [], held.latents.device
     for some in rows.split(BATCH):
         edited = editor.edit(held.latents[some.to(device)], i, target[some].to(device), strength)
@@ -61,7 +61,7 @@ def scan(
     editor: Editor, held: HeldOut, i: int, rows: Int64[Tensor, " some"], target: Float[Tensor, " n"],
     after: Float[Tensor, "some factors"], strengths: Sequence[float],
 ) -> dict[str, Any]:  # fmt: skip
-    """The curve over strengths and leakage_at_90 of decoded edits; `after` is what is read at strength 1."""
+    """Measure the curve over strengths and leakage_at_90 of decoded edits; `after` are the readings at strength 1."""
     if not held.drawn:
         rows, after = rows[:EXTRAS], after[:EXTRAS]
     known = {0.0: (0.0, 0.0), 1.0: shares(held, i, rows, after, target)[:2]}
@@ -76,13 +76,13 @@ def scan(
 def final_shares(
     editor: Editor, held: HeldOut, i: int, rows: Int64[Tensor, " some"], target: Float[Tensor, " n"], strength: float
 ) -> tuple[float, float]:
-    """Effectiveness and leakage of the final pictures of one strength."""
+    """Measure effectiveness and leakage of the final pictures of one strength."""
     tally, device = FinalTally(), held.latents.device
     for some in rows.split(BATCH):
         edited = editor.edit(held.latents[some.to(device)], i, target[some].to(device), strength)
         final = held.photographs.finals(some, held.encoder.decode(edited))
-        tally.seen.append(look(held.judge, final))
-    reached_share, leaked, _ = shares_of(held.photographs, i, rows, target, tally.all_seen())
+        tally.readings.append(read_by_judge(held.judge, final))
+    reached_share, leaked, _ = shares_of(held.photographs, i, rows, target, tally.all_readings())
     return reached_share or 0.0, leaked or 0.0
 
 
@@ -90,11 +90,12 @@ def leakage_at_equal(
     editors: Mapping[str, Editor], held: HeldOut, i: int, rows: Int64[Tensor, " some"], target: Float[Tensor, " n"],
     results: Mapping[str, FactorMeasurement],
 ) -> dict[str, float]:  # fmt: skip
-    """Leakage of final pictures where an editor's effectiveness equals that of the run's own, the first, at strength 1.
+    """Measure the leakage of final pictures at the strength where an editor is as effective as the first at strength 1.
 
-    Of the run's own that is its leakage; of others that were measured at several strengths it is searched between
-    those, with one more strength halfway at most. Left out are editors that never get there or were
-    measured at one strength alone, and all where the run's own never succeeds.
+    The first editor is the run's own, and its result is its leakage at strength 1. For others that were measured at
+    several strengths, the strength is searched between those, with at most one more halfway between two. Editors that
+    never reach that effectiveness, or were measured at one strength only, are left out; all are, where the first never
+    succeeds.
     """
     own = results[next(iter(editors))]
     if not own.effectiveness or own.final_leakage is None:

@@ -1,4 +1,4 @@
-"""Draw edits of a run as strips and save every edited picture: a factor set, all factors in turn, or one component."""
+"""Edit images of a run or photographs, draw the edits as a strip, and save every edited photograph."""
 
 import io
 from collections.abc import Sequence
@@ -34,115 +34,116 @@ from training.files import write_file
 
 __all__ = ["Chosen", "Edit", "edit_run"]
 
-SHOWN = 256  # pixels: the side at which a strip shows the square of a photograph
+SHOWN = 256  # side in pixels at which a strip shows the square of a photograph
 
 
 class Edit(NamedTuple):
-    """Edited latents and what was done to them."""
+    """Edited latents and the title of the edit."""
 
     title: str
     latents: Float[Tensor, "n d"]
 
 
 class Chosen(NamedTuple):
-    """Images to edit; `rows` are their numbers in the run's data where they come from there."""
+    """Images to edit; `rows` are their row numbers if they come from the run's data."""
 
     names: list[str]
     subjects: Subjects
     rows: Tensor | None
 
 
-def chosen_images(run: EditableRun, asked: Options) -> Chosen:
-    """The photographs asked for, or images of a split of the run's data.
+def chosen_images(run: EditableRun, options: Options) -> Chosen:
+    """Read the photographs of images=, or choose images of a split of the run's data.
 
     Raises:
         UserError: a file that cannot be read or shows no face; no such split, or no image to edit in it.
     """
-    if asked.images is not None:
-        if not asked.images:
+    if options.images is not None:
+        if not options.images:
             raise UserError("Expected at least one path in images=[...], got none.")
-        return Chosen(asked.images, run.editor.subjects(asked.images, asked.align, asked.face), None)
-    if asked.face != 1:
+        return Chosen(options.images, run.editor.subjects(options.images, options.align, options.face), None)
+    if options.face != 1:
         raise UserError(
-            f"Expected photographs with face=, got face={asked.face} alone: give their paths, images=[...]."
+            f"Expected photographs with face=, got face={options.face} alone: give their paths, images=[...]."
         )
-    if asked.split not in SPLITS:
+    if options.split not in SPLITS:
         raise UserError(
-            f"Expected split=train, validation or test, got {asked.split!r}.{near_names(asked.split, SPLITS)}"
+            f"Expected split=train, validation or test, got {options.split!r}.{near_names(options.split, SPLITS)}"
         )
-    rows = run.data.rows(SPLITS[asked.split])
-    if asked.n < 1 or not len(rows):
-        raise UserError(f"Expected at least one image, got n={asked.n} of {len(rows)} with split={asked.split}.")
-    rows = labelled_otherwise(run, rows, asked)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(asked.seed))
-    rows = rows[order[: asked.n]]
+    rows = run.data.rows(SPLITS[options.split])
+    if options.n < 1 or not len(rows):
+        raise UserError(f"Expected at least one image, got n={options.n} of {len(rows)} with split={options.split}.")
+    rows = labelled_otherwise(run, rows, options)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed))
+    rows = rows[order[: options.n]]
     pixels = as_read(run.data.images[rows], run.editor.encoder.size)
     return Chosen([run.data.ids[row] for row in rows.tolist()], Subjects(pixels), rows)
 
 
-def labelled_otherwise(run: EditableRun, rows: Tensor, asked: Options) -> Tensor:
-    """Select the rows that start from another value than that of the edit; all where no label is known.
+def labelled_otherwise(run: EditableRun, rows: Tensor, options: Options) -> Tensor:
+    """Select the rows whose label is another value than that of the edit; all where no label is known.
 
     Raises:
-        UserError: every labelled one has that value already.
+        UserError: every labelled row has that value already.
     """
-    if asked.factor is None or asked.value is None:
+    if options.factor is None or options.value is None:
         return rows
-    factor, wanted = (
-        run.editor.factors[run.editor.factor(asked.factor)],
-        run.editor.value(run.editor.factor(asked.factor), asked.value),
+    factor, target = (
+        run.editor.factors[run.editor.factor(options.factor)],
+        run.editor.value(run.editor.factor(options.factor), options.value),
     )
     labelled = [known.name for known in run.data.factors.factors]
     if factor.kind == "continuous" or factor.name not in labelled:  # or defined by prompts=
         return rows
     labels = run.data.factors.values[rows, labelled.index(factor.name)]
-    starting = rows[~labels.isnan() & (labels != wanted)]
+    starting = rows[~labels.isnan() & (labels != target)]
     if not len(starting):
         raise UserError(
-            f"Expected images of split={asked.split} that start without {titled(run, factor.name, wanted)}, got none: "
-            f"choose another split= or value=, or values=[{wanted:g}] for images of any label."
+            f"Expected images of split={options.split} that start without {titled(run, factor.name, target)}, got "
+            f"none: choose another split= or value=, or values=[{target:g}] for images of any label."
         )
     return starting
 
 
-def set_factor(run: EditableRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
+def set_factor(run: EditableRun, latents: Float[Tensor, "n d"], options: Options) -> list[Edit]:
+    """Set one factor to each of the values."""
     return [
-        Edit(title, run.editor.edit_latents(latents, {asked.factor or "": value}, asked.strength))
-        for title, value in values_of(run, asked).items()
+        Edit(title, run.editor.edit_latents(latents, {options.factor or "": value}, options.strength))
+        for title, value in values_of(run, options).items()
     ]
 
 
-def set_in_turn(run: EditableRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
-    """Each edit on top of those before it."""
+def set_in_turn(run: EditableRun, latents: Float[Tensor, "n d"], options: Options) -> list[Edit]:
+    """Set several factors one after the other, each on top of those before."""
     edits: list[Edit] = []
-    for name, value in (asked.edits or {}).items():
-        latents = run.editor.edit_latents(latents, {name: value}, asked.strength)
+    for name, value in (options.edits or {}).items():
+        latents = run.editor.edit_latents(latents, {name: value}, options.strength)
         edits.append(Edit(f"{'+ ' if edits else ''}{titled(run, name, value)}", latents))
     return edits
 
 
-def set_component(run: EditableRun, latents: Float[Tensor, "n d"], asked: Options) -> list[Edit]:
-    """One component at each of the values."""
+def set_component(run: EditableRun, latents: Float[Tensor, "n d"], options: Options) -> list[Edit]:
+    """Set one component to each of the values."""
     edits = []
-    for value in COMPONENT_VALUES if asked.values is None else asked.values:
-        edited = run.editor.component_latents(latents, asked.component or 0, value, asked.strength)
+    for value in COMPONENT_VALUES if options.values is None else options.values:
+        edited = run.editor.component_latents(latents, options.component or 0, value, options.strength)
         edits.append(Edit(signed(float(value)), edited))
     return edits
 
 
-def truths(run: EditableRun, images: Chosen, asked: Options) -> list[Column]:
-    """The same scenes drawn at each value, where they can be drawn; beside decoded edits through the encoder."""
-    if asked.factor is None or images.rows is None or asked.donor is not None or run.data.counterfactual is None:
+def truths(run: EditableRun, images: Chosen, options: Options) -> list[Column]:
+    """Draw the ground-truth counterfactuals where scenes can be drawn; for compose=none encoded and decoded."""
+    if options.factor is None or images.rows is None or options.donor is not None or run.data.counterfactual is None:
         return []
-    if asked.factor not in [factor.name for factor in run.data.factors.factors]:  # defined by prompts=, not drawn
+    if options.factor not in [factor.name for factor in run.data.factors.factors]:  # defined by prompts=, not drawn
         return []
-    number, values = run.editor.factor(asked.factor), values_of(run, asked)
+    number, values = run.editor.factor(options.factor), values_of(run, options)
     columns = []
     for i, (name, value) in enumerate(values.items()):
-        wanted = torch.full((len(images.rows),), run.editor.value(number, value))
-        drawn: Tensor = run.data.counterfactual(images.rows, asked.factor, wanted)
+        targets = torch.full((len(images.rows),), run.editor.value(number, value))
+        drawn: Tensor = run.data.counterfactual(images.rows, options.factor, targets)
         title = f"ground truth\n{name}" if len(values) > 1 else "ground truth"
-        shown = run.editor.decode(run.editor.encode(drawn)) if asked.compose == "none" else drawn
+        shown = run.editor.decode(run.editor.encode(drawn)) if options.compose == "none" else drawn
         columns.append(Column(title, shown, i == 0 and len(values) > 1))
     return columns
 
@@ -150,7 +151,7 @@ def truths(run: EditableRun, images: Chosen, asked: Options) -> list[Column]:
 def columns_of(
     images: Chosen, titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]], donor: Tensor | None
 ) -> list[Column]:
-    """The originals, the donor's where there is one, and the edited, of photographs the squares that were edited."""
+    """Build the columns of originals, donor and edits; photographs are shown by the squares that were edited."""
     framed, pixels = images.subjects.framed, images.subjects.pixels
     if framed is None:
         original: Tensor = pixels
@@ -172,74 +173,75 @@ def columns_of(
 
 def draw(
     run: EditableRun,
-    asked: Options,
+    options: Options,
     path: Path,
     images: Chosen,
     latents: Float[Tensor, "n d"],
     edits: Sequence[Edit],
     donor: Tensor | None,
 ) -> list[Path]:
-    """The strip at `path`, and beside it the photographs of the user's own with each edit in them, whole."""
+    """Draw the strip at `path`, and write the user's photographs with each edit beside it, whole."""
     reconstruction = run.editor.decode(latents)
-    decoded = [reconstruction if asked.strength == 0 else run.editor.decode(edit.latents) for edit in edits]
+    decoded = [reconstruction if options.strength == 0 else run.editor.decode(edit.latents) for edit in edits]
     titles = [edit.title for edit in edits]
-    pictures = [run.editor.composed(images.subjects, reconstruction, edited, asked.compose) for edited in decoded]
-    if asked.compose == "none":
-        seen = Chosen(images.names, Subjects(images.subjects.pixels), images.rows)
-        columns = columns_of(seen, titles, pictures, donor)
+    pictures = [run.editor.composed(images.subjects, reconstruction, edited, options.compose) for edited in decoded]
+    if options.compose == "none":
+        unframed = Chosen(images.names, Subjects(images.subjects.pixels), images.rows)
+        columns = columns_of(unframed, titles, pictures, donor)
         columns.insert(1, Column("reconstruction", reconstruction))
     else:
         columns = columns_of(images, titles, pictures, donor)
-    title = component_name(run, asked.component) if asked.component is not None else ""
-    strip(path, columns + truths(run, images, asked), title=title)
-    return write_pictures(path.parent, asked, titles, pictures) if asked.images is not None else []
+    title = component_name(run, options.component) if options.component is not None else ""
+    strip(path, columns + truths(run, images, options), title=title)
+    return write_pictures(path.parent, options, titles, pictures) if options.images is not None else []
 
 
 def write_pictures(
-    folder: Path, asked: Options, titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]]
+    folder: Path, options: Options, titles: Sequence[str], pictures: Sequence[Sequence[Image.Image]]
 ) -> list[Path]:
-    """Each photograph with each edit in it, whole, as a PNG."""
+    """Write each photograph with each edit composed into it, whole, as a PNG."""
     written = []
     for title, row in zip(titles, pictures, strict=True):
-        for name, picture in zip(asked.images or [], row, strict=True):
-            which = [f"component {asked.component} at"] if asked.component is not None else []
-            how = [f"strength_{asked.strength:g}"] if asked.strength != 1 else []
-            face = [f"face_{asked.face}"] if asked.face != 1 else []
+        for name, picture in zip(options.images or [], row, strict=True):
+            which = [f"component {options.component} at"] if options.component is not None else []
+            strength = [f"strength_{options.strength:g}"] if options.strength != 1 else []
+            face = [f"face_{options.face}"] if options.face != 1 else []
             file = io.BytesIO()
             picture.save(file, "PNG")
-            stem = shortened(plain("_".join([Path(name).stem, *face, *which, title, *how])))
+            stem = shortened(plain("_".join([Path(name).stem, *face, *which, title, *strength])))
             written.append(unused(folder / f"{stem}.png"))
             write_file(written[-1], file.getvalue())
     return written
 
 
 @torch.inference_mode()
-def edit_run(run: EditableRun, asked: Options) -> dict[str, Any]:
-    """Make the edits, draw them, and return what the JSON answer holds: paths, column titles, codes.
+def edit_run(run: EditableRun, options: Options) -> dict[str, Any]:
+    """Edit images as the options choose, draw the edits, and return the JSON answer: paths, images and codes.
 
     Raises:
-        UserError: see the functions above.
+        UserError: options that do not fit the run, see `mode_of`, `check_values` and `chosen_images`.
     """
-    check_choice("compose", asked.compose, (None, *COMPOSITIONS))
-    check_strength(asked.strength)
-    mode = mode_of(run, asked)
-    check_values(run, asked)
-    donor = None if asked.donor is None else run.donor(asked.donor, asked.align)
-    images = chosen_images(run, asked)
+    check_choice("compose", options.compose, (None, *COMPOSITIONS))
+    check_strength(options.strength)
+    mode = mode_of(run, options)
+    check_values(run, options)
+    donor = None if options.donor is None else run.donor(options.donor, options.align)
+    images = chosen_images(run, options)
     latents = run.editor.encode(images.subjects.pixels)
     if donor is not None:
-        name = asked.factor or ""
+        name = options.factor or ""
         edits = [
             Edit(
-                f"the donor's {name}", run.editor.swap_latents(latents, run.editor.encode(donor), name, asked.strength)
+                f"the donor's {name}",
+                run.editor.swap_latents(latents, run.editor.encode(donor), name, options.strength),
             )
         ]
     else:
-        edits = {"factor": set_factor, "component": set_component, "edits": set_in_turn}[mode](run, latents, asked)
-    path = figure_path(run, asked)
-    pictures = draw(run, asked, path, images, latents, edits, donor)
+        edits = {"factor": set_factor, "component": set_component, "edits": set_in_turn}[mode](run, latents, options)
+    path = figure_path(run, options)
+    pictures = draw(run, options, path, images, latents, edits, donor)
     codes = {}
-    if asked.json:
+    if options.json:
         after = {edit.title: run.editor.iin.encode(edit.latents).cpu() for edit in edits}
         codes = {"codes": {"before": run.editor.iin.encode(latents).cpu(), "after": after}}
     return {
@@ -247,6 +249,6 @@ def edit_run(run: EditableRun, asked: Options) -> dict[str, Any]:
         "figure": str(path),
         "pictures": [str(picture) for picture in pictures],
         "images": images.names,
-        "strength": asked.strength,
+        "strength": options.strength,
         **codes,
     }

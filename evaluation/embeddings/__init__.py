@@ -1,1 +1,1 @@
-"""Questions asked of embeddings: what is near, what lies between, what one property changes, where new rows lie."""
+"""Exploration of embeddings: nearest neighbours, interpolation, properties, and maps of new rows."""

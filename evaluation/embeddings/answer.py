@@ -1,4 +1,4 @@
-"""Answers of commands, as JSON or as text, with the files that were written."""
+"""Print the answers of commands as JSON or as text, and write their tables and pictures."""
 
 import json
 from pathlib import Path
@@ -16,22 +16,24 @@ __all__ = ["Answer"]
 
 
 class Answer(NamedTuple):
-    """`content` is printed as JSON, `printed` as text."""
+    """The answer of a command: `content` is printed as JSON, `printed` as text; `files` were written."""
 
     content: dict[str, Any]
     printed: list[str]
     files: list[Path]
 
-    def sheet(self, folder: Path, name: str, table: pd.DataFrame, index: bool = False) -> None:
+    def write_table(self, folder: Path, name: str, table: pd.DataFrame, index: bool = False) -> None:
+        """Write a table as `<name>.csv`."""
         self.files.append(folder / f"{name}.csv")
         write_file(self.files[-1], table.to_csv(index=index))
 
-    def picture(self, folder: Path, name: str, drawing: "Figure") -> None:
+    def write_picture(self, folder: Path, name: str, drawing: "Figure") -> None:
+        """Write a figure as `<name>.png`."""
         self.files.append(folder / f"{name}.png")
         write_figure(self.files[-1], drawing)
 
     def show(self, as_json: bool) -> None:
-        """Print it: one JSON object, with `files` where there are any, or the text and what to open."""
+        """Print the answer: one JSON object with the files, or the text and the files to open."""
         if as_json:
             files = {"files": [str(file) for file in self.files]} if self.files else {}
             print(json.dumps(jsonable(self.content | files)))

@@ -1,4 +1,4 @@
-"""Answers to questions on embeddings: nearest rows, pairs, classes, heatmaps, sub-clusters, the graph, exports."""
+"""Compare embeddings: nearest rows, pairs, classes, similarity matrices, sub-clusters, the k-NN graph, exports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evaluation.command import option
 from evaluation.drawing.heatmap import heatmap
 from evaluation.embeddings.answer import Answer
 from evaluation.embeddings.rows import (
@@ -17,10 +18,10 @@ from evaluation.embeddings.rows import (
     Selection,
     class_column,
     column,
+    default_colour,
     draw_map,
     map_among,
-    some_rows,
-    telling_column,
+    sample_rows,
 )
 from evaluation.embeddings.search import compare
 from evaluation.embeddings.similarity import class_matrix, class_similarity, neighbour_graph, similarity_matrix
@@ -44,51 +45,55 @@ __all__ = [
 
 @dataclass
 class Options:
-    """See the text of `evaluation.explore`."""
+    """Options, given as key=value."""
 
-    query: Any = None
-    k: int = 10
-    pairs: Any = None
-    classes: str | None = None
-    sample: int = 2000
-    heatmap: Any = None
-    cluster: int | None = None
-    graph: int | None = None
-    export: str | None = None
-    metric: str = "cosine"
-    map: str | None = None
-    n: int = 2000
-    perplexity: float = 30.0
-    neighbours: int = 15
-    dimensions: int | None = None
-    colour: str | None = None
-    seed: int = 0
-    out: str | None = None
-    json: bool = False
+    query: Any = option(None, "name, or list of names, whose nearest and farthest rows are printed")
+    k: int = option(10, "number of nearest and of farthest rows of a query")
+    pairs: Any = option(None, "pair of names, or list of pairs, to compare; with map= also by their distance on a map")
+    classes: str | None = option(None, "label whose classes are compared: mean and sd of the similarity of two rows")
+    sample: int = option(2000, "largest number of pairs of rows per pair of classes")
+    heatmap: Any = option(None, "names of a similarity matrix, or a number of rows drawn at random")
+    cluster: int | None = option(None, "number of nearest and of farthest rows of the one query= on a 3-D map")
+    graph: int | None = option(None, "neighbours of each row in a k-NN graph, of all rows or of those of cluster=")
+    export: str | None = option(None, "file, .csv or .parquet, for all rows: name, split, labels and embedding")
+    metric: str = option("cosine", "similarity: cosine or euclidean")
+    map: str | None = option(None, "method of the maps: tsne, umap or pca (default: tsne, and no map of pairs=)")
+    n: int = option(2000, "rows on a map: those shown, filled up with others drawn at random")
+    perplexity: float = option(30.0, "perplexity of t-SNE")
+    neighbours: int = option(15, "neighbours of UMAP")
+    dimensions: int | None = option(None, "dimensions of the maps: 2 or 3 (default: 2 of a graph, else 3)")
+    colour: str | None = option(
+        None,
+        "column that colours a map: split, a label, side or edges (default: the side of a sub-cluster, the first label "
+        "of a graph or the number of its edges)",
+    )
+    seed: int = option(0, "seed of the rows that are drawn and of the maps")
+    out: str | None = option(None, "folder for the files (default: figures of the run, or embeddings/explore)")
+    json: bool = option(False, "print one JSON object")
 
 
-def texts(value: Any) -> list[str]:
-    """One name or several, as the command line gives them.
+def names_of(value: Any) -> list[str]:
+    """List the names of an option that takes one or several.
 
     Raises:
-        UserError: none.
+        UserError: no name, or an empty one.
     """
-    found = [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
-    if not found or not all(found):
+    names = [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
+    if not names or not all(names):
         raise UserError("Expected at least one name, got none or an empty one: name a row, a text or an image file.")
-    return found
+    return names
 
 
 def nearest(source: Source, queries: str | Sequence[str], k: int = 10, metric: str = "cosine") -> pd.DataFrame:
-    """The k nearest and k farthest rows of each query, without the query's own: query, side, name, cosine, euclidean.
+    """Tabulate the k nearest and k farthest rows of each query, without its own: query, side, name, cosine, euclidean.
 
     Raises:
         UserError: an unknown name that cannot be embedded; k larger than the number of other rows.
     """
-    asked = list(dict.fromkeys(texts(queries)))
-    vectors, own = source.embed(asked)
+    unique = list(dict.fromkeys(names_of(queries)))
+    vectors, own = source.embed(unique)
     parts, names = [], source.names
-    for query, ends in zip(asked, source.index.ends(vectors, k, metric, own), strict=True):
+    for query, ends in zip(unique, source.index.ends(vectors, k, metric, own), strict=True):
         for side, found in zip(("nearest", "farthest"), ends, strict=True):
             columns = {"name": [names[row] for row in found.rows], "cosine": found.cosine, "euclidean": found.euclidean}
             parts.append(pd.DataFrame({"query": query, "side": side, **columns, "row": found.rows}))
@@ -96,17 +101,17 @@ def nearest(source: Source, queries: str | Sequence[str], k: int = 10, metric: s
 
 
 def pairs(source: Source, chosen: Any) -> pd.DataFrame:
-    """Compare the two rows of each pair: first, second, cosine, euclidean.
+    """Compare the two embeddings of each pair: first, second, cosine, euclidean.
 
     Raises:
-        UserError: what is no pair; an unknown name that cannot be embedded.
+        UserError: not a pair; an unknown name that cannot be embedded.
     """
     several = isinstance(chosen, list | tuple) and any(isinstance(each, list | tuple) for each in chosen)
     couples = list(chosen) if several else [chosen]
     for couple in couples:
         if not isinstance(couple, list | tuple) or len(couple) != 2:
             raise UserError(f"Expected pairs=[a,b] or pairs=[[a,b],[c,d]], got {couple!r} for a pair.")
-    names = [texts(couple) for couple in couples]
+    names = [names_of(couple) for couple in couples]
     (first, _), (second, _) = (source.embed([pair[i] for pair in names]) for i in (0, 1))
     cosine, euclidean = compare(first.numpy(), second.numpy())
     table = pd.DataFrame(names, columns=["first", "second"])
@@ -114,10 +119,10 @@ def pairs(source: Source, chosen: Any) -> pd.DataFrame:
 
 
 def sub_cluster(source: Source, query: str, n: int = 30, metric: str = "cosine") -> Selection:
-    """A query, its n nearest and its n farthest rows: id, side, cosine, euclidean, and what is known of the rows.
+    """Select a query, its n nearest and its n farthest rows, with id, side, cosine, euclidean and their labels.
 
     Raises:
-        UserError: as `nearest`; so many that a row would be among both.
+        UserError: see `nearest`; so many that a row would be on both sides.
     """
     vectors, own = source.embed([query])
     if n > (most := (len(source.names) - len(own[0])) // 2):
@@ -134,7 +139,7 @@ def sub_cluster(source: Source, query: str, n: int = 30, metric: str = "cosine")
 
 
 def map_distances(source: Source, table: pd.DataFrame, settings: MapSettings) -> pd.DataFrame:
-    """`pairs` with their distance on a map, `on_map`, beside that in the space itself."""
+    """Add to the table of `pairs` the distance on a map, `on_map`, to compare with that in the space itself."""
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     vectors, own = source.embed(names)
     shown = Selection(pd.DataFrame({"id": names}), vectors.numpy(), [row for rows in own for row in rows[:1]])
@@ -144,14 +149,14 @@ def map_distances(source: Source, table: pd.DataFrame, settings: MapSettings) ->
 
 
 def frame(source: Source) -> pd.DataFrame:
-    """All embeddings with what is known of their rows, indexed by name."""
+    """Tabulate all embeddings with their split and labels, indexed by name."""
     values = source.vectors.values.float().numpy()
     numbers = pd.DataFrame(values, columns=[f"embedding_{i}" for i in range(values.shape[1])])
     return source.table.join(numbers).set_index(pd.Index(source.names, name="name"))
 
 
 def export(source: Source, path: Path) -> Path:
-    """`frame` as a file.
+    """Write `frame` to a file.
 
     Raises:
         UserError: neither .csv nor .parquet; a folder that cannot be written.
@@ -163,88 +168,96 @@ def export(source: Source, path: Path) -> Path:
     return path
 
 
-def map_settings(asked: Options, dimensions: int) -> MapSettings:
-    dimensions = dimensions if asked.dimensions is None else asked.dimensions
+def map_settings(options: Options, dimensions: int) -> MapSettings:
+    """Choose the settings of a map; `dimensions` where the options do not say."""
+    dimensions = dimensions if options.dimensions is None else options.dimensions
     return MapSettings(
-        asked.map or "tsne", dimensions, asked.metric, asked.perplexity, asked.neighbours, asked.n, asked.seed
+        options.map or "tsne",
+        dimensions,
+        options.metric,
+        options.perplexity,
+        options.neighbours,
+        options.n,
+        options.seed,
     )
 
 
-def answer_query(source: Source, asked: Options, answer: Answer) -> None:
-    table = nearest(source, asked.query, asked.k, asked.metric)
-    found = {}
+def answer_query(source: Source, options: Options, answer: Answer) -> None:
+    """Add the nearest and farthest rows of the queries to the answer."""
+    table = nearest(source, options.query, options.k, options.metric)
+    neighbours = {}
     for query, part in table.groupby("query", sort=False):
         sides = {side: rows[["name", "cosine", "euclidean"]].reset_index(drop=True)
                  for side, rows in part.groupby("side", sort=False)}  # fmt: skip
-        found[query] = {side: rows.to_dict("records") for side, rows in sides.items()}
+        neighbours[query] = {side: rows.to_dict("records") for side, rows in sides.items()}
         answer.printed.append(f"{query}\n{pd.concat(sides, axis='columns').to_string(index=False)}")
-    answer.content.update(next(iter(found.values())) if len(found) == 1 else {"queries": found})
+    answer.content.update(next(iter(neighbours.values())) if len(neighbours) == 1 else {"queries": neighbours})
 
 
-def answer_tables(source: Source, asked: Options, answer: Answer) -> None:
-    """Pairs, classes, heatmap."""
+def answer_tables(source: Source, options: Options, answer: Answer) -> None:
+    """Add the tables of pairs, classes and the similarity matrix to the answer."""
     folder = source.folder
-    if asked.pairs is not None:
-        table = pairs(source, asked.pairs)
-        table = map_distances(source, table, map_settings(asked, 3)) if asked.map else table
+    if options.pairs is not None:
+        table = pairs(source, options.pairs)
+        table = map_distances(source, table, map_settings(options, 3)) if options.map else table
         answer.content["pairs"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
-    if asked.classes is not None:
-        labels = class_column(source.table, asked.classes, "classes")
-        table = class_similarity(source.index.values, labels, asked.metric, asked.sample, asked.seed)
+    if options.classes is not None:
+        labels = class_column(source.table, options.classes, "classes")
+        table = class_similarity(source.index.values, labels, options.metric, options.sample, options.seed)
         answer.content["classes"] = table.to_dict("records")
         answer.printed.append(table.to_string(index=False))
-        answer.sheet(folder, "classes", table)
-        title = f"Mean {asked.metric} between classes of {asked.classes}"
-        answer.picture(folder, "classes", heatmap(class_matrix(table), title, asked.metric))
-    if asked.heatmap is not None:
-        if isinstance(asked.heatmap, int | float):
-            if type(asked.heatmap) is not int or asked.heatmap < 2:
-                raise UserError(f"Expected heatmap= to be a list of names or a number from 2, got {asked.heatmap}.")
-            shown = some_rows(source, asked.heatmap, asked.seed)
+        answer.write_table(folder, "classes", table)
+        title = f"Mean {options.metric} between classes of {options.classes}"
+        answer.write_picture(folder, "classes", heatmap(class_matrix(table), title, options.metric))
+    if options.heatmap is not None:
+        if isinstance(options.heatmap, int | float):
+            if type(options.heatmap) is not int or options.heatmap < 2:
+                raise UserError(
+                    f"Expected heatmap= to be a list of names or a number of rows of at least 2, got {options.heatmap}."
+                )
+            shown = sample_rows(source, options.heatmap, options.seed)
             names, values = shown.names, shown.values
         else:
-            names = texts(asked.heatmap)
+            names = names_of(options.heatmap)
             values = source.embed(names)[0].numpy()
-        matrix = similarity_matrix(values, names, asked.metric)
+        matrix = similarity_matrix(values, names, options.metric)
         answer.content["heatmap"] = {"names": names, "values": matrix.to_numpy()}
         answer.printed.append(matrix.round(3).to_string())
-        answer.sheet(folder, "heatmap", matrix, index=True)
-        answer.picture(folder, "heatmap", heatmap(matrix, label=asked.metric))
+        answer.write_table(folder, "heatmap", matrix, index=True)
+        answer.write_picture(folder, "heatmap", heatmap(matrix, label=options.metric))
 
 
-def answer_maps(source: Source, asked: Options, answer: Answer) -> None:
-    """The sub-cluster and the graph."""
-    queries = texts(asked.query) if asked.query is not None else []
-    if asked.cluster is not None and len(queries) != 1:
+def answer_maps(source: Source, options: Options, answer: Answer) -> None:
+    """Add the map of the sub-cluster and the k-NN graph to the answer."""
+    queries = names_of(options.query) if options.query is not None else []
+    if options.cluster is not None and len(queries) != 1:
         raise UserError(f"Expected cluster= with one query=, got {len(queries)}: add query=cat, for instance.")
-    if asked.colour not in (None, "side", "edges"):
-        column(source.table, str(asked.colour))  # before a long search for a map
-    shown = sub_cluster(source, queries[0], asked.cluster, asked.metric) if asked.cluster is not None else None
+    if options.colour not in (None, "side", "edges"):
+        column(source.table, str(options.colour))  # before the long fit of a map
+    shown = sub_cluster(source, queries[0], options.cluster, options.metric) if options.cluster is not None else None
     if shown is not None:
-        one, name = map_among(source, shown, map_settings(asked, 3)), f"cluster {queries[0]}"
-        answer.files.extend(
-            draw_map(source.folder, name, one, shown.table, asked.colour or "side", f"Neighbourhood of {queries[0]}")
-        )
+        cluster_map, name = map_among(source, shown, map_settings(options, 3)), f"cluster {queries[0]}"
+        colour, title = options.colour or "side", f"Neighbourhood of {queries[0]}"
+        answer.files.extend(draw_map(source.folder, name, cluster_map, shown.table, colour, title))
         answer.content["cluster"] = shown.table[["id", "side", "cosine", "euclidean"]].assign(
-            place=np.asarray(one.coordinates).tolist()
+            place=np.asarray(cluster_map.coordinates).tolist()
         ).to_dict("records")  # fmt: skip
-    if asked.graph is not None:
-        drawn = shown or some_rows(source, asked.n, asked.seed)
-        edges = neighbour_graph(drawn.values, drawn.names, asked.graph, asked.metric)
+    if options.graph is not None:
+        drawn = shown or sample_rows(source, options.n, options.seed)
+        edges = neighbour_graph(drawn.values, drawn.names, options.graph, options.metric)
         degree = np.bincount(np.concatenate(edges["rows"]), minlength=len(drawn.values))
         table = pd.DataFrame({"edges": degree.astype(float), **drawn.table})
-        if asked.colour is None and shown is None:
-            asked = replace(asked, colour=telling_column(drawn.table) or "edges")
-        one = map_among(source, drawn, map_settings(asked, 2))._replace(lines=edges["rows"].tolist())
-        if shown is None:  # those that are joined to most are named first, and of many rows no others
+        if options.colour is None and shown is None:
+            options = replace(options, colour=default_colour(drawn.table) or "edges")
+        graph_map = map_among(source, drawn, map_settings(options, 2))._replace(lines=edges["rows"].tolist())
+        if shown is None:  # of many rows only those with the most edges are named
             most = SOME_NAMES if len(degree) > MOST_NAMES else len(degree)
             named = set(np.argsort(-degree, kind="stable")[:most].tolist())
             names = [name if row in named else "" for row, name in enumerate(drawn.names)]
-            one = one._replace(names=names, weights=degree.tolist())
-        answer.files.extend(
-            draw_map(source.folder, "graph", one, table, asked.colour or "side", f"{asked.graph}-NN graph")
-        )
+            graph_map = graph_map._replace(names=names, weights=degree.tolist())
+        colour, title = options.colour or "side", f"{options.graph}-NN graph"
+        answer.files.extend(draw_map(source.folder, "graph", graph_map, table, colour, title))
         table = edges.drop(columns="rows")
-        answer.sheet(source.folder, "edges", table)
+        answer.write_table(source.folder, "edges", table)
         answer.content["graph"] = table.to_dict("records")

@@ -1,4 +1,4 @@
-"""Rows of a source that are looked at: drawn by chance or chosen, placed on a map among others, and drawn."""
+"""Select rows of a source, map them among others, and draw the maps."""
 
 import re
 from pathlib import Path
@@ -23,21 +23,21 @@ __all__ = [
     "Selection",
     "class_column",
     "column",
+    "default_colour",
     "draw_map",
     "map_among",
-    "some_rows",
-    "telling_column",
+    "sample_rows",
 ]
 
-MOST_NAMES, SOME_NAMES = 100, 40  # points whose names all stand beside them; of more points, so many names
+MOST_NAMES, SOME_NAMES = 100, 40  # up to 100 points are all named on a map; of more points, 40
 
 
 class Selection(NamedTuple):
-    """Rows that are drawn, queries that are no rows of the data perhaps among them."""
+    """Rows of a source, and queries that may be no rows of it."""
 
-    table: pd.DataFrame  # id, and what is known of each
+    table: pd.DataFrame  # id, split and labels
     values: Float32[np.ndarray, "n features"]
-    rows: list[int]  # of the data, as far as they are
+    rows: list[int]  # row numbers of those that are rows of the source
 
     @property
     def names(self) -> list[str]:
@@ -45,17 +45,19 @@ class Selection(NamedTuple):
 
 
 class MapSettings(NamedTuple):
+    """How a map of rows is fitted."""
+
     method: str = "tsne"
     dimensions: int = 2
     metric: str = "cosine"
     perplexity: float = 30.0
     neighbours: int = 15
-    n: int = 2000  # rows on the map, those that are not shown among them
+    n: int = 2000  # rows that the map is fitted on, with those that are not shown
     seed: int = 0
 
 
-def some_rows(source: Source, n: int | None, seed: int = 0) -> Selection:
-    """Rows drawn at random, or all."""
+def sample_rows(source: Source, n: int | None, seed: int = 0) -> Selection:
+    """Draw n rows of a source at random; all where n is None."""
     names = source.names
     rows = draw_rows(len(names), n, seed)
     table = source.table.iloc[rows].reset_index(drop=True).assign(id=[names[row] for row in rows])
@@ -63,7 +65,7 @@ def some_rows(source: Source, n: int | None, seed: int = 0) -> Selection:
 
 
 def map_among(source: Source, shown: Selection, settings: MapSettings) -> Map:
-    """Where rows are on a map that others, drawn at random, are on as well, so that it has something to place them by.
+    """Map the rows shown together with others, drawn at random, that give the map its structure.
 
     Raises:
         UserError: a method, a number of dimensions or a perplexity that does not fit.
@@ -71,19 +73,20 @@ def map_among(source: Source, shown: Selection, settings: MapSettings) -> Map:
     others, spare = np.setdiff1d(np.arange(len(source.names)), shown.rows), settings.n - len(shown.values)
     others = others[draw_rows(len(others), spare, settings.seed)] if spare > 0 else others[:0]
     values = np.concatenate([shown.values, source.index.values[others].astype(np.float32)])
-    made = project(
+    projection = project(
         values, settings.method, settings.dimensions, settings.seed, settings.perplexity, settings.metric, len(values),
         settings.neighbours,
     )  # fmt: skip
     names = shown.names if len(shown.values) <= MOST_NAMES else ()
-    return Map(made.coordinates[: len(shown.values)], f"{made.caption}, fitted on {len(values):,} rows", names)
+    caption = f"{projection.caption}, fitted on {len(values):,} rows"
+    return Map(projection.coordinates[: len(shown.values)], caption, names)
 
 
 def column(table: pd.DataFrame, name: str, option: str = "colour") -> pd.Series:
-    """A column to colour or to compare by.
+    """Return the column of a table that an option names.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no column has that name.
     """
     known = [str(each) for each in table.columns if each != "id"]
     if name not in known:
@@ -95,39 +98,39 @@ def column(table: pd.DataFrame, name: str, option: str = "colour") -> pd.Series:
 
 
 def class_column(table: pd.DataFrame, name: str, option: str) -> pd.Series:
-    """A column of classes.
+    """Return the column of classes that an option names.
 
     Raises:
-        UserError: there is none of that name; its values are numbers of a scale.
+        UserError: no column has that name; its values are continuous.
     """
     found = column(table, name, option)
     if pd.api.types.is_float_dtype(found):
-        raise UserError(f"Expected {option}= to be labels with classes, got {name!r}, which has numbers of a scale.")
+        raise UserError(f"Expected {option}= to be labels with classes, got {name!r}, which is continuous.")
     return found
 
 
-def telling_column(table: pd.DataFrame) -> str | None:
-    """The label to colour by where nobody says: the first one with classes, else the first. The split is none."""
+def default_colour(table: pd.DataFrame) -> str | None:
+    """Choose the label that colours a map by default: the first with classes, else the first; None without labels."""
     labels = [str(name) for name in table if name not in ("id", "split") and table[name].notna().any()]
     classes = [name for name in labels if not pd.api.types.is_float_dtype(table[name])]
     return next(iter([*classes, *labels]), None)
 
 
-def draw_map(folder: Path, name: str, one: Map, table: pd.DataFrame, colour: str | None,
+def draw_map(folder: Path, name: str, drawn: Map, table: pd.DataFrame, colour: str | None,
              title: str = "") -> list[Path]:  # fmt: skip
     """Write a map as a page, a figure and a table of coordinates, in files of that name.
 
     Raises:
-        UserError: no such column to colour by; the folder cannot be written.
+        UserError: no such column; the folder cannot be written.
     """
     if colour is not None:
         column(table, colour)
         table = table[list(dict.fromkeys(["id", colour, *table.columns]))]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
-    page, picture, places = (folder / f"{stem}.{suffix}" for suffix in ("html", "png", "csv"))
-    write_page(page, {title or name: one}, table, title=title or name, coloured=colour is not None)
-    draw_scatter(picture, {title or name: one}, {} if colour is None else {colour: table[colour]})
-    points = np.asarray(one.coordinates)
+    page, picture, coordinates = (folder / f"{stem}.{suffix}" for suffix in ("html", "png", "csv"))
+    write_page(page, {title or name: drawn}, table, title=title or name, coloured=colour is not None)
+    draw_scatter(picture, {title or name: drawn}, {} if colour is None else {colour: table[colour]})
+    points = np.asarray(drawn.coordinates)
     axes = {axis: points[:, i] for i, axis in enumerate("xyz"[: points.shape[1]])}
-    write_file(places, table.assign(**axes).to_csv(index=False))
-    return [page, picture, places]
+    write_file(coordinates, table.assign(**axes).to_csv(index=False))
+    return [page, picture, coordinates]

@@ -1,4 +1,4 @@
-"""Similarity of rows: between classes, as matrices, and as a k-NN graph."""
+"""Measure the similarity of rows: between classes, as matrices, and as a k-NN graph."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,11 @@ __all__ = ["class_matrix", "class_similarity", "neighbour_graph", "similarity_ma
 
 
 def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cosine") -> pd.DataFrame:
-    """Cosines or Euclidean distances of all rows with all."""
+    """Compute the cosines or Euclidean distances of all rows with all.
+
+    >>> similarity_matrix(np.array([[1.0, 0.0], [0.0, 2.0]]), ["a", "b"]).loc["a", "b"].item()
+    0.0
+    """
     values = precise(vectors, metric).astype(np.float64)
     if metric == "cosine":
         return pd.DataFrame(np.clip(values @ values.T, -1, 1), list(names), list(names))
@@ -27,7 +31,7 @@ def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cos
 
 def drawn_pairs(first: Int64[np.ndarray, " n"], second: Int64[np.ndarray, " m"], most: int,
                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Pairs of a row of each class, all of them or `most` different ones; within a class no row with itself."""
+    """Draw pairs of a row of each class, all of them or `most` different ones; within a class no row with itself."""
     same = first is second
     n, m = len(first), len(second)
     total = n * (n - 1) // 2 if same else n * m
@@ -37,7 +41,7 @@ def drawn_pairs(first: Int64[np.ndarray, " n"], second: Int64[np.ndarray, " m"],
     if not same:
         a, b = np.divmod(rng.choice(total, most, replace=False), m)
         return first[a], second[b]
-    # The i-th of n (n − 1) ordered pairs of different rows; half of them would do, and twice the same pair is rare.
+    # The i-th of n (n − 1) ordered pairs of different rows. A pair may be drawn in both orders, which is rare.
     a, b = np.divmod(rng.choice(2 * total, most, replace=False), n - 1)
     return first[a], second[b + (b >= a)]
 
@@ -50,7 +54,7 @@ def class_similarity(
     Columns: first, second, mean, sd, pairs. Rows without a label are left out.
 
     Raises:
-        UserError: fewer than one pair to draw; no class at all, or too many to look at; vectors that have no distance.
+        UserError: fewer than one pair to draw; no class at all, or too many to show; vectors that have no distance.
     """
     check_choice("metric", metric, METRICS)
     if pairs < 1:
@@ -75,7 +79,7 @@ def class_similarity(
 
 
 def class_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """The means of `class_similarity`, class by class."""
+    """Arrange the means of `class_similarity` as a symmetric matrix of classes."""
     half = table.pivot(index="first", columns="second", values="mean")
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     half = half.reindex(index=names, columns=names)
@@ -83,9 +87,9 @@ def class_matrix(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def neighbour_graph(vectors: Vectors, names: Sequence[str], k: int = 3, metric: str = "cosine") -> pd.DataFrame:
-    """The edges from each row to its k nearest, each pair once: first, second, cosine, euclidean, mutual.
+    """Build the k-NN graph: the edges from each row to its k nearest, each pair once.
 
-    `first` and `second` are names, `rows` holds their numbers.
+    Columns: first, second (names), cosine, euclidean, mutual (both are among each other's nearest), rows (numbers).
 
     Raises:
         UserError: k ≥ n; vectors that have no distance.

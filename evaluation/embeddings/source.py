@@ -1,15 +1,15 @@
-"""What the commands on embeddings read: a finished run, or train.py's data= and encoder= settings.
+"""Open the embeddings that the commands read: those of a finished run, or of the data= and encoder= of train.py.
 
     python -m evaluation.explore run=runs/texts/dec query=cat
     python -m evaluation.explore data=texts data.path=words.txt encoder=clip query=cat
     python -m evaluation.explore data=vectors data.path=features.npy data.names=names.csv query=cat
 
-Words, sentences and images are looked up among the rows, or embedded as the rows were. Where nothing is to be looked
-up, encoder= alone is enough. From Python: `source("data=texts", "data.path=words.txt").vectors`.
+Words, sentences and images are looked up among the rows, or embedded by the encoder of the rows. Where no rows are
+needed, encoder= alone is enough. From Python: `source("data=texts", "data.path=words.txt").vectors`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from datamodules.factors import SPLIT_WORDS, ImageData, words
 from datamodules.features import FeatureData, extract
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.texts import TextData, extract_texts
-from evaluation.command import options
+from evaluation.command import option, parse_options
 from evaluation.embeddings.search import Index
 from evaluation.run import LoadedRun, described, load
 from models import UserError, near_names
@@ -35,23 +35,34 @@ from training.build import build, device_of, is_trained_here
 from training.files import read_image
 from training.renamed import with_new_names
 
-__all__ = ["Source", "asked_source", "source"]
+__all__ = ["Source", "SourceOptions", "options_and_source", "source"]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SETTINGS = ("data", "encoder", "cache_dir", "image_size", "trainer")  # of train.py; the rest are the command's own
-IMAGE_SIDE = 224  # pixels that an image file is read at where neither the data nor the encoder says it
+IMAGE_SIDE = 224  # side in pixels at which an image file is read where neither the data nor the encoder has one
 IMAGES = 64  # files that are read at a time
 T = TypeVar("T")
 
 
 @dataclass
+class SourceOptions:
+    """Options of the embeddings: a finished run, or settings of train.py, data.KEY=VALUE and the like among them."""
+
+    run: str | None = option(None, "run folder, or a folder whose newest run is taken")
+    data: str | None = option(None, "data set, such as texts, vectors, folder or cifar10")
+    encoder: str | None = option(None, "frozen encoder, such as clip or sentence (default: that of the run)")
+    cache_dir: str | None = option(None, "folder of the cache (default: that of train.py)")
+    image_size: int | None = option(None, "side of the images in pixels (default: that of the data)")
+    trainer: str | None = option(None, "device settings, such as trainer.accelerator=cpu (default: those of train.py)")
+
+
+@dataclass
 class Source:
-    """Embeddings with what is known of their rows, and what embeds new texts and images like them."""
+    """Embeddings with the labels of their rows, and the encoder that embeds new texts and images in their space."""
 
     config: Any  # OmegaConf's DictConfig
     device: torch.device
     run: LoadedRun | None = None
-    folder: Path = field(default=Path("."))  # where a command writes what it draws
+    folder: Path = field(default=Path("."))  # where a command writes its files
     has_rows: bool = True  # False: an encoder alone
 
     @cached_property
@@ -62,7 +73,7 @@ class Source:
             UserError: an encoder alone.
         """
         if not self.has_rows:
-            raise UserError("Expected run=RUN or data= beside encoder=, got none: name the rows to look among.")
+            raise UserError("Expected run=RUN or data= beside encoder=, got none: name the data to search.")
         return self.run.data if self.run else build(self.config.data)
 
     @cached_property
@@ -105,7 +116,7 @@ class Source:
 
     @property
     def names(self) -> list[str]:
-        """The names of the rows: their texts, or their ids."""
+        """The names of the rows: their texts, or else their ids."""
         return self.vectors.texts or self.vectors.ids
 
     @property
@@ -123,8 +134,8 @@ class Source:
         return Index(self.vectors.values)
 
     def embed(self, queries: Sequence[str]) -> tuple[Float[Tensor, "n features"], list[list[int]]]:
-        """Names of rows, image files and texts in the space of the rows, and which rows each of them names: none, one,
-        or several where a text is there more than once.
+        """Embed names of rows, image files and texts in the space of the rows; also return the row numbers of each:
+        none, one, or several where a text occurs more than once.
 
         Raises:
             UserError: a query that is no name and that the encoder cannot embed.
@@ -136,37 +147,44 @@ class Source:
         new = [query for query, found in rows.items() if not found]
         files = [query for query in new if Path(query).suffix.lower() in IMAGE_SUFFIXES]
         texts = [query for query in new if query not in files]
-        made: dict[str, Tensor] = {}
+        vectors = {query: self.vectors.values[found[0]].float() for query, found in rows.items() if found}
         for names, embed in ((files, self.embed_images), (texts, self.embed_text)):
             if names:
-                made |= zip(names, embed(names), strict=True)
-        known = {query: self.vectors.values[found[0]].float() for query, found in rows.items() if found}
-        return torch.stack([(known | made)[query] for query in queries]), [rows[query] for query in queries]
+                vectors |= zip(names, embed(names), strict=True)
+        return torch.stack([vectors[query] for query in queries]), [rows[query] for query in queries]
 
-    def checked_width(self, found: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
-        """Raises UserError where new embeddings cannot be compared with the rows."""
-        if self.has_rows and found.shape[1] != self.vectors.values.shape[1]:
+    def checked_width(self, vectors: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        """Return new embeddings, if they are as wide as the rows.
+
+        Raises:
+            UserError: another width.
+        """
+        if self.has_rows and vectors.shape[1] != self.vectors.values.shape[1]:
             raise UserError(
                 f"Expected embeddings of {self.vectors.values.shape[1]} numbers, as the rows have, got "
-                f"{found.shape[1]} of encoder={self.encoder.identity['name']}: name the encoder that made the rows."
+                f"{vectors.shape[1]} of encoder={self.encoder.identity['name']}: name the encoder of the rows."
             )
-        return found
+        return vectors
 
-    def check_encoder(self, wanted: str) -> None:
-        """Raises UserError where vectors came without an encoder; for a text, names with a near spelling are told."""
+    def check_encoder(self, query: str) -> None:
+        """Check that the encoder of the rows is known.
+
+        Raises:
+            UserError: vectors without an encoder; names of a near spelling are suggested.
+        """
         if self.has_rows and isinstance(self.data, FeatureData) and is_trained_here(self.config):
-            near = near_names(wanted, self.names)
+            near = near_names(query, self.names)
             raise UserError(
-                f"Expected one of the {len(self.names)} names, got {wanted!r}, and vectors come without an encoder: "
-                f"set encoder=clip or the like to the one that made them.{near}"
+                f"Expected one of the {len(self.names)} names, got {query!r}, and vectors come without an encoder: "
+                f"set encoder= to the encoder of these vectors, such as clip.{near}"
             )
 
     @torch.inference_mode()
     def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
-        """New texts in the space of the rows.
+        """Embed new texts in the space of the rows.
 
         Raises:
-            UserError: an empty text; the encoder reads no texts, or gives other features than the rows have.
+            UserError: an empty text; an encoder that reads no texts, or of another width than the rows.
         """
         if not all(text.strip() for text in texts):
             raise UserError("Expected texts, got an empty one: leave it out.")
@@ -180,10 +198,10 @@ class Source:
 
     @torch.inference_mode()
     def embed_images(self, files: Sequence[str]) -> Float[Tensor, "n features"]:
-        """Image files in the space of the rows, cropped and resized as the data's images were.
+        """Embed image files in the space of the rows, cropped and resized like the images of the data.
 
         Raises:
-            UserError: a file that cannot be read; the encoder reads no images, or gives other features.
+            UserError: a file that cannot be read; an encoder that reads no images, or of another width than the rows.
         """
         self.check_encoder(files[0])
         if self.run:
@@ -199,8 +217,8 @@ class Source:
         for start in range(0, len(files), IMAGES):
             pixels = torch.stack([read_image(file, side, share) for file in files[start : start + IMAGES]])
             pixels = pixels.to(self.device)
-            found = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
-            parts.append(found.float().cpu())
+            features = encoder.embed(pixels) if isinstance(encoder, FeatureEncoder) else encoder.encode(pixels)[0]
+            parts.append(features.float().cpu())
         return self.checked_width(torch.cat(parts))
 
 
@@ -225,21 +243,22 @@ def source(*settings: str) -> Source:
     return Source(config, device_of(config), has_rows=has_rows)
 
 
-def asked_source(schema: type[T], arguments: Sequence[str], folder: str = "") -> tuple[T, Source]:
-    """A command's own options, and the source that the other arguments name.
+def options_and_source(schema: type[T], arguments: Sequence[str], folder: str = "") -> tuple[T, Source]:
+    """Parse the options of a command, and open the source that the other arguments choose.
 
-    Files go to `out=` where the options have that, else to a run's figures, else to `folder`, where one is given.
+    Files go to `out=` where the options have it, else to the figures of the run, else to `folder`, where one is given.
 
     Raises:
-        UserError: options or settings that there are not; a seed that scikit-learn does not take.
+        UserError: unknown options or settings; a seed that scikit-learn does not take.
     """
-    own = [a for a in arguments if a.split("=")[0].split(".")[0] not in (*SETTINGS, "run")]
-    asked = options(schema, own)
-    if not 0 <= (seed := getattr(asked, "seed", 0)) < 2**32:
+    of_source = {each.name for each in fields(SourceOptions)}
+    own = [argument for argument in arguments if argument.split("=")[0].split(".")[0] not in of_source]
+    options = parse_options(schema, own)
+    if not 0 <= (seed := getattr(options, "seed", 0)) < 2**32:
         raise UserError(f"Expected seed= from 0 to {2**32 - 1}, got {seed}: choose another.")
-    found = source(*(a for a in arguments if a not in own))
-    if out := getattr(asked, "out", None):
-        found.folder = Path(out).expanduser()
+    opened = source(*(argument for argument in arguments if argument not in own))
+    if out := getattr(options, "out", None):
+        opened.folder = Path(out).expanduser()
     elif folder:
-        found.folder = found.run.path / "figures" if found.run else Path(folder)
-    return asked, found
+        opened.folder = opened.run.path / "figures" if opened.run else Path(folder)
+    return options, opened

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from omegaconf import MISSING
 
+from evaluation.command import option
 from evaluation.maps.export import check_columns, write_points, write_projector
 from evaluation.maps.neighbours import nearest_rows
 from evaluation.maps.page import write_page
@@ -23,16 +24,18 @@ __all__ = ["Options", "map_run"]
 
 @dataclass
 class Options:
-    run: str = MISSING
-    method: str = "tsne"
-    dimensions: int = 2
-    spaces: list[str] | None = None
-    n: int | None = None
-    perplexity: float = 30.0
-    neighbours: int = 15
-    metric: str = "euclidean"
-    seed: int = 0
-    json: bool = False
+    """Options, given as key=value."""
+
+    run: str = option(MISSING, "run folder, or a folder whose newest run is taken")
+    method: str = option("tsne", "method of the map: tsne, umap or pca")
+    dimensions: int = option(2, "dimensions of the map: 2 or 3")
+    spaces: list[str] | None = option(None, "spaces to map, such as [features,autoencoder] (default: all of the run)")
+    n: int | None = option(None, "rows on the map, drawn at random (default: as many as the method can take)")
+    perplexity: float = option(30.0, "perplexity of t-SNE")
+    neighbours: int = option(15, "neighbours of UMAP")
+    metric: str = option("euclidean", "distance between rows: euclidean or cosine")
+    seed: int = option(0, "seed of the map and of the rows that are drawn")
+    json: bool = option(False, "print one JSON object: the files and the quality of the maps")
 
 
 def colours(run: LoadedRun, table: pd.DataFrame) -> dict[str, pd.Series]:

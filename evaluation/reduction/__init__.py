@@ -1,1 +1,1 @@
-"""Reductions of embeddings against the number of dimensions: asked, measured, drawn."""
+"""Evaluation of dimensionality reductions: retrieval by the number of dimensions, tables and figures."""

@@ -1,4 +1,4 @@
-"""Retrieval metrics: ranks, recall@k, k-NN accuracy and overlap, with tests of significance; pure functions."""
+"""Retrieval metrics: ranks, recall@k, k-NN accuracy and neighbour overlap, with significance tests; pure functions."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ __all__ = ["bootstrap", "hits", "mcnemar", "overlap", "ranks", "votes"]
 
 def ranks(queries: Float[Array, "n d"], candidates: Float[Array, "m d"], query_of: Int64[Array, " n"],
           candidate_of: Int64[Array, " m"], metric: Metric) -> Int64[Tensor, " n"]:  # fmt: skip
-    """The rank, from 1, at which a query finds the first candidate that is of the same thing; ties count against it."""
+    """Rank, from 1, the first correct candidate of each query: one of the same group; ties count as worse ranks."""
     queries, candidates = as_tensor(queries), as_tensor(candidates)
     query_of, candidate_of = as_tensor(query_of), as_tensor(candidate_of)
     found = []
@@ -29,19 +29,31 @@ def ranks(queries: Float[Array, "n d"], candidates: Float[Array, "m d"], query_o
 
 
 def hits(found: Int64[Array, " n"] | Sequence[int], ks: tuple[int, ...]) -> Float[Tensor, "n ks"]:
-    """1 where the rank is at most k."""
+    """Mark with 1 the queries whose rank is at most k; the mean is recall@k.
+
+    >>> hits(torch.tensor([1, 7]), (1, 10)).tolist()
+    [[1.0, 1.0], [0.0, 1.0]]
+    """
     found = as_tensor(found)
     return (found[:, None] <= torch.tensor(ks, device=found.device)).float()
 
 
 def overlap(first: Int64[Array, "n k"], second: Int64[Array, "n k"], ks: tuple[int, ...]) -> Float[Tensor, "n ks"]:
-    """The share of the k nearest rows of one list that are among the k nearest of the other."""
+    """Compute the share of the k nearest neighbours in one list that are among the k nearest of the other.
+
+    >>> overlap(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]), (1, 2)).tolist()
+    [[0.0, 0.5]]
+    """
     same = as_tensor(first)[:, :, None] == as_tensor(second)[:, None, :]
     return torch.stack([same[:, :k, :k].any(2).float().mean(1) for k in ks], 1)
 
 
 def votes(labels: Int64[Array, "n k"], truth: Int64[Array, " n"], ks: tuple[int, ...]) -> Float[Tensor, "n ks"]:
-    """1 where the commonest label of the k nearest rows is right; of equally common ones the nearest row's counts."""
+    """Mark with 1 the queries that k-NN classifies correctly; among equally frequent labels the nearest one decides.
+
+    >>> votes(torch.tensor([[2, 1, 1]]), torch.tensor([1]), (1, 3)).tolist()
+    [[0.0, 1.0]]
+    """
     n, most = labels.shape
     labels, truth = as_tensor(labels), as_tensor(truth)
     classes = int(max(labels.max(), truth.max())) + 1
@@ -49,18 +61,18 @@ def votes(labels: Int64[Array, "n k"], truth: Int64[Array, " n"], ks: tuple[int,
     for k in ks:
         counts = torch.zeros(n, classes, device=labels.device)
         counts.scatter_add_(1, labels[:, :k], torch.ones(n, k, device=labels.device))
-        commonest = counts.gather(1, labels[:, :k]) == counts.amax(1, keepdim=True)
-        first = commonest.float().argmax(1, keepdim=True)  # of equal ones the first
+        most_frequent = counts.gather(1, labels[:, :k]) == counts.amax(1, keepdim=True)
+        first = most_frequent.float().argmax(1, keepdim=True)  # the nearest of them
         found.append(labels.gather(1, first)[:, 0] == truth)
     return torch.stack(found, 1).float()
 
 
 def mcnemar(one: Bool[Array, " n"], other: Bool[Array, " n"], groups: Int64[Array, " n"]) -> float:
-    """The exact two-sided p-value of McNemar's test: whether two methods are right on equally many of the same queries.
+    """Compute the exact two-sided p-value of McNemar's test that two methods are correct on equally many queries.
 
-    Of the queries on which one of the two is right, under the null either is with probability ½ (McNemar 1947,
-    https://doi.org/10.1007/BF02295996). 1 where they never differ. Captions of one image, no independent ones, are one
-    query together, for the method that is right on more of them.
+    Under the null hypothesis each query on which exactly one of the two is correct is won by either with probability ½
+    (McNemar 1947, https://doi.org/10.1007/BF02295996). 1 where they never differ. Captions of one image are not
+    independent, so they count as one query, won by the method that is correct on more of them.
     """
     from scipy.stats import binomtest
 
@@ -72,9 +84,9 @@ def mcnemar(one: Bool[Array, " n"], other: Bool[Array, " n"], groups: Int64[Arra
 
 def bootstrap(right: Float[Array, "n columns"], groups: Int64[Array, " n"], draws: int,
               seed: int) -> Float64[np.ndarray, "draws columns"]:  # fmt: skip
-    """The columns' means over the queries of groups drawn with replacement; the same draws for every column.
+    """Compute bootstrap means of the columns over queries, by drawing groups with replacement.
 
-    Captions of one image are drawn together, as they are right or wrong together.
+    Every column uses the same draws. Captions of one image are a group, as their results are not independent.
     """
     right, groups = as_array(right), as_array(groups)
     _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)

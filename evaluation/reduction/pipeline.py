@@ -13,7 +13,7 @@ from datamodules.captions import PairData, extract_pairs
 from datamodules.features import FeatureData, check_values
 from evaluation.reduction.figure import draw_reductions
 from evaluation.reduction.metrics import bootstrap, mcnemar
-from evaluation.reduction.queries import KS, Hits, pair_questions, row_questions
+from evaluation.reduction.queries import KS, Hits, pair_retrieval, row_retrieval
 from models import UserError
 from training.build import device_of
 from training.data import load_data
@@ -28,7 +28,7 @@ __all__ = ["compare", "measured", "run_reduction", "write_results"]
 MINIMUM = {"trainer.mds.batch_size": 2, "trainer.matryoshka.batch_size": 2}  # see training.settings.of_pipeline
 DRAWS = 1000
 BAND = (2.5, 97.5)  # percent
-KEPT = 0.9  # of the full embeddings' r1: how many dimensions a method needs for it is its headline
+KEPT = 0.9  # share of the recall@1 of the full embeddings; the headline is the dimensions a method needs for it
 COLUMNS = ["method", "dim", "direction", "r1", "r5", "r10", "correct", "n", "r1_low", "r1_high", "against", "p",
            "difference_low", "difference_high"]  # fmt: skip
 SAME = ("centred_pca", "cross_modal_svd")  # of one kind of rows: PCA, with and without its mean
@@ -36,7 +36,7 @@ SAME = ("centred_pca", "cross_modal_svd")  # of one kind of rows: PCA, with and 
 
 def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mapping[str, Tensor], against: str,
              seed: int) -> pd.DataFrame:  # fmt: skip
-    """retrieval.csv, see `evaluation.retrieval`."""
+    """Tabulate the hits of every method and number of dimensions as retrieval.csv, see `evaluation.retrieval`."""
     keys, rows = list(found), []
     for direction in groups:
         each = [found[key][direction].cpu().numpy() for key in keys]
@@ -58,7 +58,7 @@ def table_of(found: Mapping[tuple[str, int], Mapping[str, Hits]], groups: Mappin
 
 
 def compared_methods(config: Settings, paired: bool) -> tuple[list[str], str]:
-    """The methods in the order in which they are fitted, and the one that the others are compared with.
+    """List the methods in the order in which they are fitted, and the one that the others are compared with.
 
     Raises:
         UserError: an unknown method.
@@ -74,7 +74,7 @@ def compared_methods(config: Settings, paired: bool) -> tuple[list[str], str]:
 
 
 def measured(config: Settings, data: FeatureData | PairData, run: Run, device: torch.device) -> pd.DataFrame:
-    """Fit what is missing, and ask every method at every width.
+    """Fit the reductions that are missing, and measure the retrieval of every method at every number of dimensions.
 
     Raises:
         UserError: unknown methods; widths that the embeddings do not have; rows that are not finite or too few; a
@@ -86,22 +86,22 @@ def measured(config: Settings, data: FeatureData | PairData, run: Run, device: t
     methods, against = compared_methods(config, isinstance(data, PairData))
     for side in sides:
         check_values(side.values)  # type: ignore[union-attr]  # FeatureData
-    asked = pair_questions(data, config, device) if isinstance(data, PairData) else row_questions(data, config, device)
-    features = asked.x.shape[1]
+    task = pair_retrieval(data, config, device) if isinstance(data, PairData) else row_retrieval(data, config, device)
+    features = task.x.shape[1]
     dims = check_dims(config.dims, features)
-    fits = ReducerFits(config, asked.x, asked.y, asked.image, dims, run, device)
+    fits = ReducerFits(config, task.x, task.y, task.image, dims, run, device)
     fits.check(methods)
-    found = {("full", features): asked.answers(lambda rows, _: rows, fits.metric)}
+    found = {("full", features): task.hits(lambda rows, _: rows, fits.metric)}
     for method in methods:
         for dim in dims:
             reducer = fits(method, dim)
-            found[method, dim] = asked.answers(reducer, reducer.metric)
+            found[method, dim] = task.hits(reducer, reducer.metric)
     with run.stage("scores"):
-        return table_of(found, asked.groups, against, config.seed)
+        return table_of(found, task.groups, against, config.seed)
 
 
 def headline(table: pd.DataFrame) -> dict[str, float]:
-    """r1 of the full embeddings, and of each method the fewest dimensions that keep 90 % of it, where any do."""
+    """Return recall@1 of the full embeddings, and of each method the fewest dimensions that keep 90 % of it, if any."""
     found: dict[str, float] = {}
     for direction, rows in table.groupby("direction", sort=False):
         full = float(rows[rows["method"] == "full"]["r1"].iloc[0])
@@ -112,7 +112,7 @@ def headline(table: pd.DataFrame) -> dict[str, float]:
 
 
 def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """retrieval.csv, beside what the run has of other methods and widths; the figure; the main numbers."""
+    """Write retrieval.csv, keeping rows of other methods and widths, the figure and the headline metrics."""
     file = run.path / "retrieval.csv"
     if file.is_file():
         table = pd.concat([pd.read_csv(file), table], ignore_index=True)
@@ -130,7 +130,7 @@ def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def pair_features(config: Settings, data: PairData, run: Run, device: torch.device) -> PairData:
-    """Pairs by the frozen encoder; as they are where they are vectors. The manifest tells of both sides as one.
+    """Encode the texts and images of pairs by the frozen encoder, unless they are vectors; write the manifest.
 
     Raises:
         UserError: an encoder that does not read texts and images.
@@ -141,13 +141,13 @@ def pair_features(config: Settings, data: PairData, run: Run, device: torch.devi
             encoder = text_encoder(config)
             data, identity = extract_pairs(data, encoder, config.cache_dir, device), encoder.identity
     assert isinstance(data.texts, FeatureData)
-    told = replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
-    run.manifest(told, identity, config.seed, str(device))
+    described = replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
+    run.manifest(described, identity, config.seed, str(device))
     return data
 
 
 def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.DataFrame:
-    """The stage of model=mds: embeddings, reductions, retrieval.csv and its figure.
+    """Run the stages of model=mds: embeddings, reductions, retrieval.csv and its figure.
 
     Raises:
         UserError: see `measured`; an encoder that does not read the data.
@@ -156,7 +156,7 @@ def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.D
     rows: Any = pair_features(config, data, run, device) if paired else features_of(config, data, run)
     table = write_results(measured(config, rows, run, device), run)
     last = run.path / "checkpoints" / "last.ckpt"
-    if not last.is_file():  # of a run of many maps: the last one in the order of the settings
+    if not last.is_file():  # a run has many maps: the checkpoint is the last one in the order of the settings
         methods, _ = compared_methods(config, paired)
         side: Any = rows.texts if isinstance(rows, PairData) else rows
         width = side.values.shape[1]

@@ -1,1 +1,1 @@
-"""report.html: the numbers and pictures of a run folder on one page."""
+"""The report of a run: report.html, the tables of the terminal and the charts."""

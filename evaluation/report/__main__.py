@@ -1,7 +1,7 @@
-"""Writes a run's report.html again from the files in its folder: python -m evaluation.report run=RUN
-[json=true].
+"""Write report.html from the files of a run folder: python -m evaluation.report run=RUN [json=true].
 
-One self-contained page: no network, no scripts, images inside. No model and no data are needed.
+The report is one self-contained page with embedded images, which opens without a network and runs no scripts. Neither
+the model nor the data is loaded.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from evaluation.command import command, options
+from evaluation.command import command, option, parse_options
 from evaluation.report.page import write_report
 
 __all__ = ["Options", "main"]
@@ -18,15 +18,18 @@ __all__ = ["Options", "main"]
 
 @dataclass
 class Options:
-    run: str = MISSING
-    json: bool = False
+    """Options, given as key=value."""
+
+    run: str = option(MISSING, "run folder, or a folder whose newest run is taken")
+    json: bool = option(False, "print one JSON object: files")
 
 
 def main(arguments: Sequence[str]) -> None:
-    asked = options(Options, arguments)
-    file = write_report(asked.run)
-    print(json.dumps({"files": [str(file)]}) if asked.json else f"Open: {file}")
+    """Write the report, and print its path."""
+    options = parse_options(Options, arguments)
+    file = write_report(options.run)
+    print(json.dumps({"files": [str(file)]}) if options.json else f"Open: {file}")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Options)

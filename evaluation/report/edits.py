@@ -1,4 +1,4 @@
-"""The report's part on edits: a card for every factor, the flow against the baselines, final pictures, null edits."""
+"""Compose the sections of the report on edits: a card per factor, the comparison with baselines, the invariances."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -27,9 +27,10 @@ STRIP = "held-out images, both directions: the edited picture first, the origina
 
 
 def shared_means(rows: Comparison, metric: str) -> tuple[dict[str, float], int]:
-    """Each editor's mean over the factors where all that have the metric have it, and how many factors these are.
+    """Average a metric of each editor over the factors for which all editors with that metric have it.
 
-    Means over different factors cannot be compared; where no factor is shared, the flow stands alone.
+    Return the means and the number of these factors. Means over different factors cannot be compared, so where no
+    factor is shared only the mean of the flow is returned.
     """
     having = {
         editor: {factor: row[editor][metric] for factor, row in rows.items() if metric in row.get(editor, {})}
@@ -44,14 +45,14 @@ def shared_means(rows: Comparison, metric: str) -> tuple[dict[str, float], int]:
 
 
 def headline_metrics(rows: Comparison) -> tuple[str, ...]:
-    """Choose the metrics of the headline: of photographs those of final pictures, where they were measured."""
+    """Choose the metrics of the headline: for photographs those of final pictures, where they were measured."""
     if drawn(rows) or not final_metrics(rows):
         return ("success", "leakage_at_90", "counterfactual", "counterfactual_image")
     return ("effectiveness", "leakage_at_equal", "identity_distance", "minimality")
 
 
 def factor_card(files: Files, factor: str) -> str:
-    """One factor's strip under its numbers."""
+    """Build the card of a factor: its metrics above its strip of edits."""
     rows = edit_rows(files.metrics)
     values = rows.get(factor, {}).get("flow", {})
     metrics = [metric for metric in METRICS if metric != "cycle_error"] if drawn(rows) else final_metrics(rows)
@@ -69,7 +70,7 @@ def factor_card(files: Files, factor: str) -> str:
 
 
 def members(metrics: Mapping[str, float], editor: str, factor: str) -> str:
-    """Under an editor's name: its effectiveness as each member of a committee sees it, flagged where they disagree."""
+    """Write the effectiveness of an editor by each member of a committee, flagged where the members disagree."""
     prefix = next(prefix for prefix in PREFIXES if editor_title(prefix) == editor)
     seen = by_member(metrics, prefix, factor)
     if not seen:
@@ -81,7 +82,7 @@ def members(metrics: Mapping[str, float], editor: str, factor: str) -> str:
 
 def comparison_rows(metrics: Mapping[str, float], factor: str, editors: Mapping[str, Mapping[str, float]],
                     shown: Sequence[str]) -> str:  # fmt: skip
-    """One factor's part of the comparison table, the judge's accuracy under its name."""
+    """Build the rows of one factor in the comparison table, with the accuracy of the judge under its name."""
     accuracy, judged = metrics.get(f"judge/{factor}/balanced_accuracy"), not unjudged(metrics, factor)
     note = "" if accuracy is None else f"<br><span class='muted'>judge {accuracy:.3f}</span>"
     if not judged:
@@ -100,7 +101,7 @@ def comparison_rows(metrics: Mapping[str, float], factor: str, editors: Mapping[
 
 
 def compared(metrics: Mapping[str, float], rows: Comparison, shown: Sequence[str], caption: str) -> str:
-    """A table of these metrics, factor by factor and editor by editor, above its caption; nothing of no metric."""
+    """Build a table of metrics by factor and editor, above its caption; empty without metrics."""
     of_shown = {
         factor: {editor: values for editor, values in editors.items() if set(shown) & set(values)}
         for factor, editors in rows.items()
@@ -114,21 +115,21 @@ def compared(metrics: Mapping[str, float], rows: Comparison, shown: Sequence[str
 
 
 def comparison(metrics: Mapping[str, float]) -> str:
-    """The flow against the baselines, factor by factor, the best number of each marked."""
+    """Build the comparison of the flow with the baselines by factor, with the best values marked."""
     rows = edit_rows(metrics)
     present = {metric for row in rows.values() for values in row.values() for metric in values}
     final = final_metrics(rows)
     shown = [metric for metric in METRICS if metric in present and (metric != "identity" or "identity" not in final)]
     caption = (
-        "Marked: the best of flow, mean difference and linear SVM, on factors that can be judged. ↑ higher is better, "
-        "↓ lower. The judge's number is its balanced accuracy on test reconstructions; below .75 it cannot tell. The "
-        "oracle was trained on true pairs."
+        "Marked: the best of flow, mean difference and linear SVM, on factors that the judge can read. ↑ higher is "
+        "better, ↓ lower. The judge's number is its balanced accuracy on test reconstructions; below .75 its "
+        "readings are not reliable. The oracle was trained on ground-truth counterfactuals."
     )
     return compared(metrics, rows, shown, caption)
 
 
 def final_comparison(metrics: Mapping[str, float]) -> str:
-    """The final pictures against the photographs, by the field's own measures, each with a sentence."""
+    """Build the comparison of final pictures with photographs, by metrics of the literature with their definitions."""
     rows = edit_rows(metrics)
     shown = final_metrics(rows)
     sentences = "".join(f"<li><b>{FINAL[metric][0]}</b>: {FINAL[metric][2]}.</li>" for metric in shown)
@@ -136,13 +137,13 @@ def final_comparison(metrics: Mapping[str, float]) -> str:
 
 
 def invariance(metrics: Mapping[str, float]) -> str:
-    """Null edits, and edits there and back: what should be left as it was."""
-    told = {
-        "composition/null_edit": "composition: a null edit, which sets every factor to what it is",
-        "composition/ten_null_edits": "composition: ten null edits, each of the picture before",
-    } | {key: f"reversibility: {key.removeprefix('reversibility/')} there and back" for key in metrics
+    """Build the table of composition and reversibility, edits that should leave photographs unchanged."""
+    titles = {
+        "composition/null_edit": "composition: a null edit, which sets every factor to its own value",
+        "composition/ten_null_edits": "composition: ten null edits, one after the other",
+    } | {key: f"reversibility: {key.removeprefix('reversibility/')} edited and reversed" for key in metrics
          if key.startswith("reversibility/")}  # fmt: skip
-    rows = [f"<tr><td class=name>{escape(text)}</td><td>{metrics[key]:.4f}</td></tr>" for key, text in told.items()
+    rows = [f"<tr><td class=name>{escape(text)}</td><td>{metrics[key]:.4f}</td></tr>" for key, text in titles.items()
             if key in metrics]  # fmt: skip
-    caption = "Mean absolute difference to the original photograph, black to white being 1; 0 is a perfect answer."
+    caption = "Mean absolute difference from the original photograph, in [0, 1]; 0 is perfect."
     return card(f"<table><tbody>{''.join(rows)}</tbody></table><p class=muted>{caption}</p>") if rows else ""

@@ -1,4 +1,4 @@
-"""The parts that the report page is made of: style, cards, pictures, numbers and durations as text."""
+"""Build the HTML parts of the report: sections, cards, pictures, numbers and durations as text."""
 
 import base64
 from dataclasses import dataclass
@@ -25,16 +25,27 @@ class Files:
 
     @property
     def data(self) -> dict[str, Any]:
+        """The description of the data in the manifest."""
         return self.manifest.get("data") or {}
 
 
 def number(value: float | None, metric: str = "") -> str:
+    """Format a metric; empty where it is missing.
+
+    >>> number(0.5), number(1e-6, "cycle_error")
+    ('0.500', '1.0e-06')
+    """
     if value is None:
         return ""
     return f"{value:.1e}" if metric == "cycle_error" else f"{value:.3f}"
 
 
 def duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours.
+
+    >>> duration(90.0), duration(600.0)
+    ('90.0 s', '10.0 min')
+    """
     return (
         f"{seconds:.1f} s"
         if seconds < 100
@@ -45,13 +56,13 @@ def duration(seconds: float) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A headed part of the page; nothing where all parts are empty."""
+    """Build a section with a heading; empty where all parts are empty."""
     body = "".join(parts)
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
 
 def picture(files: Files, name: str, caption: str) -> str:
-    """A figure of the run inside the page; nothing where there is none."""
+    """Embed a figure of the run in the page; empty where the run does not have it."""
     if name not in files.figures:
         return ""
     source = base64.b64encode(files.figures[name].read_bytes()).decode()
@@ -60,9 +71,11 @@ def picture(files: Files, name: str, caption: str) -> str:
 
 
 def card(content: str) -> str:
+    """Put content into a card; empty content gives nothing."""
     return f'<div class="card">{content}</div>' if content else ""
 
 
 def warned(files: Files) -> str:
+    """Build the warning of a run that was shortened; empty for every other run."""
     words = shortened(files.config)
     return f"<p><strong>{escape(words)}</strong></p>" if words else ""

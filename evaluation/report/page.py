@@ -62,12 +62,13 @@ def name_of(setting: Any) -> str:
 
 
 def shape_words(data: Mapping[str, Any]) -> str:
+    """Describe the size of images or the number of features of the data."""
     parts = [f"images of {data['size']}×{data['size']}"] if "size" in data else []
     return ", ".join(parts + ([f"{data['features']} features each"] if "features" in data else []))
 
 
 def tiles(files: Files) -> str:
-    """The headline numbers: means over the factors that can be judged, the baselines' on the same factors below."""
+    """Build the headline: means over the factors that can be judged, those of the baselines on the same factors."""
     rows = {name: row for name, row in edit_rows(files.metrics).items() if not unjudged(files.metrics, name)}
     shown = []
     for metric in headline_metrics(rows):
@@ -93,6 +94,7 @@ def tiles(files: Files) -> str:
 
 
 def heading(files: Files) -> str:
+    """Build the header: names of data and model, facts of the run, and the headline numbers."""
     data, encoder = files.data, files.manifest.get("encoder") or {}
     names = [data.get("name") or name_of(files.config.get("data")), name_of(files.config.get("model"))]
     title = " · ".join(escape(name) for name in names if name) or escape(files.path.name)
@@ -111,7 +113,7 @@ def heading(files: Files) -> str:
 
 
 def clusterings(metrics: Mapping[str, float]) -> str:
-    """Every clustering method side by side, the best of each score marked."""
+    """Build the table of clustering methods, with the best of each score marked."""
     rows = cluster_rows(metrics)
     if not rows:
         return ""
@@ -136,7 +138,7 @@ def clusterings(metrics: Mapping[str, float]) -> str:
 
 
 def timings(metrics: Mapping[str, float]) -> str:
-    """A bar per stage; of several seeds the sum of their times and the first one's speed."""
+    """Build a bar per stage; for several seeds the sum of their times and the throughput of the first."""
     stages: dict[str, float] = {}
     for key, value in metrics.items():
         if key.startswith("time/"):
@@ -155,8 +157,7 @@ def timings(metrics: Mapping[str, float]) -> str:
 
 
 def other_numbers(metrics: Mapping[str, float]) -> str:
-    """Draw the table of numbers that no other section shows: those of auto-encoder, flow and judge."""
-    # Sections of their own have these.
+    """Build the table of metrics that no other section shows: those of auto-encoder, flow and judge."""
     elsewhere = ("edit/", "baseline/", "oracle/", "composition/", "reversibility/", "time/", "throughput/")
     rows = [
         f"<tr><td class=name>{escape(key)}</td><td>{value:.4g}</td></tr>"
@@ -171,6 +172,7 @@ def other_numbers(metrics: Mapping[str, float]) -> str:
 
 
 def notes(data: Mapping[str, Any]) -> str:
+    """List the notes on the data and the unreadable images."""
     items = [escape(note) for note in data.get("notes", [])]
     skipped = data.get("skipped", [])
     if skipped:
@@ -179,10 +181,11 @@ def notes(data: Mapping[str, Any]) -> str:
 
 
 def configuration(files: Files) -> str:
-    made_of = {key: files.manifest[key] for key in ("command", "git", "versions", "encoder") if key in files.manifest}
+    """Build the foldable configuration, and the versions that the manifest records."""
+    recorded = {key: files.manifest[key] for key in ("command", "git", "versions", "encoder") if key in files.manifest}
     texts = {
         "Configuration": OmegaConf.to_yaml(files.config),
-        "Versions": OmegaConf.to_yaml(made_of) if made_of else "",
+        "Versions": OmegaConf.to_yaml(recorded) if recorded else "",
     }
     return "".join(
         card(f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>")
@@ -192,6 +195,7 @@ def configuration(files: Files) -> str:
 
 
 def page(files: Files) -> str:
+    """Compose the page from its sections."""
     factors = list(edit_rows(files.metrics)) or [known["name"] for known in files.data.get("factors", [])]
     strips = {f"edit_{factor.replace('/', '_')}" for factor in factors}
     components = sorted((name for name in files.figures if name.startswith("component_")), key=lambda n: (len(n), n))
@@ -237,13 +241,14 @@ def page(files: Files) -> str:
 
 
 def read_files(path: Path) -> Files:
+    """Read the files of a run folder that the report needs."""
     figures = {file.stem: file for file in sorted((path / "figures").glob("*.png"))}
     config = OmegaConf.load(path / "config.yaml")
     return Files(path, config, read_json(path / "manifest.json"), read_json(path / "metrics.json"), figures)
 
 
 def write_report(run: str | Path) -> Path:
-    """Draw the charts of a run's numbers and write its `report.html`; what the run does not have is left out.
+    """Draw the charts of a run and write its `report.html`; parts that the run does not have are left out.
 
     Raises:
         UserError: no such run; a damaged file; a folder that cannot be written.

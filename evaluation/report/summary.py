@@ -1,4 +1,4 @@
-"""Print the last lines of a run: its main numbers, and what to open next."""
+"""Print the last lines of a run: its main metrics, and the commands that open its results."""
 
 from evaluation.report.tables import cluster_rows, cluster_table, edit_rows, edit_table, invariance_line, metric_table
 from training.run_folder import Run
@@ -7,7 +7,7 @@ __all__ = ["print_summary"]
 
 
 def print_summary(run: Run) -> None:
-    """Print a table of the run's main numbers, whether it was shortened, and the commands that open its report."""
+    """Print a table of the main metrics, whether the run was shortened, and the commands that open its results."""
     tables = (edit_table, edit_rows), (cluster_table, cluster_rows), (metric_table, bool)
     console, metrics = run.console, run.metrics
     console.print()

@@ -1,4 +1,4 @@
-"""A run's flat metrics as rows and as tables: edits against the baselines, clusterings, and all others."""
+"""Arrange the metrics of a run in rows and tables: edits and baselines, clusterings, and all others."""
 
 import math
 from collections.abc import Mapping
@@ -90,7 +90,11 @@ def method_title(method: str) -> str:
 
 
 def editor_title(key: str) -> str:
-    """An editor as people read it, from its key in code or in metrics.json."""
+    """Name an editor in text, from its key in code or in metrics.json.
+
+    >>> editor_title("baseline/mean_difference_2")
+    'mean difference × 2'
+    """
     key = key.rpartition("/")[2]
     name, _, strength = key.rpartition("_")
     if name and strength.isdigit():
@@ -99,7 +103,7 @@ def editor_title(key: str) -> str:
 
 
 def edit_rows(metrics: Mapping[str, float]) -> Comparison:
-    """The metrics of edits, factors in the order they come."""
+    """Arrange the metrics of edits by factor, editor and metric, factors in the order of the metrics."""
     rows: Comparison = {}
     for key, value in metrics.items():
         for prefix in PREFIXES:
@@ -111,9 +115,9 @@ def edit_rows(metrics: Mapping[str, float]) -> Comparison:
 
 
 def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
-    """The editors with the best number, several where they are equal as printed; none where one stands alone.
+    """List the editors with the best value, several if they are equal as printed; none for a single editor.
 
-    The oracle has seen the answers and does not compete.
+    The oracle, which was trained on ground-truth counterfactuals, does not compete.
     """
     numbers = {
         editor: round(values[metric], 3)
@@ -122,8 +126,8 @@ def best(editors: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
     }
     if len(numbers) < 2:
         return []
-    wanted = max(numbers.values()) if HIGHER[metric] else min(numbers.values())
-    return [editor for editor, number in numbers.items() if number == wanted]
+    top = max(numbers.values()) if HIGHER[metric] else min(numbers.values())
+    return [editor for editor, number in numbers.items() if number == top]
 
 
 def unjudged(metrics: Mapping[str, float], factor: str) -> bool:
@@ -132,14 +136,14 @@ def unjudged(metrics: Mapping[str, float], factor: str) -> bool:
 
 
 def drawn(rows: Comparison) -> bool:
-    """Tell whether ground-truth counterfactuals can be drawn for this factor."""
+    """Tell whether the metrics are of drawn data, with ground-truth counterfactuals."""
     return any("counterfactual" in values for editors in rows.values() for values in editors.values())
 
 
 def final_metrics(rows: Comparison) -> list[str]:
-    """The measures of final pictures that there are, of a run that has them.
+    """List the metrics of final pictures that a run has.
 
-    Of drawn data identity is that of decoded edits, which stand in the other table.
+    The identity of drawn data is that of decoded edits, so it is left out.
     """
     present = {metric for editors in rows.values() for values in editors.values() for metric in values}
     if not present & {"effectiveness", "counterfactual_image"}:
@@ -148,7 +152,7 @@ def final_metrics(rows: Comparison) -> list[str]:
 
 
 def by_member(metrics: Mapping[str, float], prefix: str, factor: str) -> dict[str, float]:
-    """The effectiveness that each member of a committee sees, by its name."""
+    """Return the effectiveness by each member of a committee."""
     start = f"{prefix}/{factor}/effectiveness_"
     return {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
 
@@ -159,7 +163,7 @@ def disagreement(shares: Mapping[str, float]) -> bool:
 
 
 def edit_table(metrics: Mapping[str, float]) -> Table:
-    """For the terminal: the flow and, dimmed, what it is measured against; of photographs, by the final pictures."""
+    """Build the table of edits for the terminal, baselines dimmed; for photographs with metrics of final pictures."""
     rows = edit_rows(metrics)
     shown = list(SHOWN)
     if not drawn(rows) and final_metrics(rows):
@@ -181,16 +185,16 @@ def edit_table(metrics: Mapping[str, float]) -> Table:
 
 
 def invariance_line(metrics: Mapping[str, float]) -> str:
-    """For the terminal: how far null edits and edits there and back are from the photographs; empty of none."""
+    """Describe composition and reversibility in a line for the terminal; empty if they were not measured."""
     named = {"null edit": "composition/null_edit", "ten": "composition/ten_null_edits"}
     parts = [f"{name} {metrics[key]:.4f}" for name, key in named.items() if key in metrics]
     back = {key.removeprefix("reversibility/"): v for key, v in metrics.items() if key.startswith("reversibility/")}
-    parts += [f"there and back {', '.join(f'{name} {value:.4f}' for name, value in back.items())}"] if back else []
+    parts += [f"edited and reversed {', '.join(f'{name} {value:.4f}' for name, value in back.items())}"] if back else []
     return f"Mean absolute difference to the photograph: {'; '.join(parts)}" if parts else ""
 
 
 def metric_table(metrics: Mapping[str, float]) -> Table:
-    """For the terminal, of a run without edits: every number but times, waiting and memory."""
+    """Build the table for the terminal of a run without edits: every metric but times, waiting and memory."""
     table = Table("metric", box=None, pad_edge=False, header_style="bold")
     table.add_column("value", justify="right")
     for key, value in metrics.items():
@@ -200,10 +204,10 @@ def metric_table(metrics: Mapping[str, float]) -> Table:
 
 
 def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dict[str, tuple[float, float | None]]]:
-    """(factor, rows, method) -> score -> (value, sd over seeds if there are several), in the order they come.
+    """Arrange clustering scores as (factor, rows, method) -> score -> (value, sd over seeds or None).
 
-    The factor is all between method and score, a / of its name too, and empty where there is one only; rows are
-    "fitted" or "held-out". The label-free numbers of a method stand under an empty factor and "fitted".
+    The factor is the key's part between method and score, which may have a /, and empty where there is one factor only;
+    rows are "fitted" or "held-out". Label-free scores of a method are under an empty factor and "fitted".
     """
     found: dict[tuple[str, str, str], dict[str, tuple[float, float | None]]] = {}
     for key, value in metrics.items():
@@ -223,7 +227,7 @@ def cluster_rows(metrics: Mapping[str, float]) -> dict[tuple[str, str, str], dic
 
 def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, float | None]]], factor: str, part: str,
                  score: str) -> set[str]:  # fmt: skip
-    """The methods with the best score as printed; none where one stands alone."""
+    """Return the methods with the best score as printed; none for a single method."""
     numbers = {
         method: round(row[score][0], 3)
         for (f, p, method), row in rows.items()
@@ -233,21 +237,25 @@ def best_methods(rows: Mapping[tuple[str, str, str], Mapping[str, tuple[float, f
 
 
 def score_text(number: tuple[float, float | None] | None) -> str:
-    """As printed: 0.500, or 0.500 ± 0.020 over seeds; empty where there is none."""
+    """Format a score: 0.500, or 0.500 ± 0.020 over seeds; empty where it is missing.
+
+    >>> score_text((0.5, 0.02))
+    '0.500 ± 0.020'
+    """
     if number is None:
         return ""
     return f"{number[0]:.3f}" if number[1] is None else f"{number[0]:.3f} ± {number[1]:.3f}"
 
 
 def terminal_text(score: str, number: tuple[float, float | None] | None) -> str:
-    """Short enough for all scores to stand in a line."""
+    """Format a score for the terminal, short enough for all scores in a line."""
     if number is not None and score == "used_clusters":
         return f"{number[0]:g}"
     return score_text(number).replace(" ± ", "±")
 
 
 def cluster_table(metrics: Mapping[str, float]) -> Table:
-    """For the terminal: every method, on the rows it was fitted on and on held-out ones, the best of each bold."""
+    """Build the table of clusterings for the terminal: fitted and held-out rows of every method, the best in bold."""
     rows = cluster_rows(metrics)
     shown = {s: t for s, t in {**SCORES, **LABEL_FREE}.items() if any(s in row for row in rows.values())}
     table = Table("factor", "rows", box=None, padding=(0, 1, 0, 0), header_style="bold")  # 120 characters hold it all

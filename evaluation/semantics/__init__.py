@@ -1,1 +1,1 @@
-"""Embeddings and words: captions, zero-shot labels, correlations, the modality gap."""
+"""Comparison of embeddings with texts: captions, zero-shot labels, correlations, the modality gap."""

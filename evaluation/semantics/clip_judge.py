@@ -1,4 +1,4 @@
-"""A second judge of edits: CLIP, which no label has trained, asked by texts whether it sees what was meant."""
+"""Judge edits by CLIP, which was not trained on the labels: probabilities of texts before and after an edit."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,11 +25,12 @@ BATCH = 256
 
 
 def embedded(encoder: Any, images: Shaped[Tensor, "n 3 size size"], device: torch.device) -> Float[Tensor, "n d"]:
+    """Embed decoded images in batches, on the CPU."""
     return torch.cat([encoder.embed(to_uint8(part).to(device)).float().cpu() for part in images.split(BATCH)])
 
 
 def with_labels(run: LoadedRun, encoder: Any, prompts: Mapping[str, tuple[str, str]]) -> ImageData:
-    """The run's data; factors that texts defined, or that it has no labels of, labelled by this encoder."""
+    """Return the run's data with zero-shot labels of the factors that prompts define or that have no labels."""
     own = {factor.name for factor in run.data.factors.factors} - set(run.config.get("prompts") or {})
     by_text = {name: pair for name, pair in prompts.items() if name not in own}
     if not by_text:
@@ -44,10 +45,10 @@ def judge_edits(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Compare decoded edits with the unedited reconstructions by CLIP.
 
-    Each factor that is named among the prompts is set, on up to `most` test images, drawn at random, to the opposite of
-    its label (a continuous one across its median). The table has, per factor, value and text, the mean cosine `before`
-    and `after` and their `change`. The numbers are `semantics/<factor>/{before,after,change}`: the mean probability of
-    the text of the value that was asked for, against the other.
+    Each factor with prompts is set, on up to `most` test images drawn at random, to the opposite of its label (a
+    continuous one to the other side of its median). The table has, per factor, value and text, the mean cosine `before`
+    and `after` and their `change`. The metrics are `semantics/<factor>/{before,after,change}`: the mean probability of
+    the text of the target value, against the other text.
 
     Raises:
         UserError: no prompt of a factor that the run can edit; data without test images.
@@ -59,7 +60,7 @@ def judge_edits(
         raise UserError(f"Expected prompts= of a factor that the run can set to two sides ({names}), got none of them.")
     rows = run.data.rows(TEST)
     if not len(rows):
-        raise UserError("Expected test images to edit, got none: the data has no test part.")
+        raise UserError("Expected test images to edit, got none: use data with a test split.")
     rows = rows[draw_rows(len(rows), most, seed)]
     data = with_labels(run, encoder, prompts)
     columns = [data.factors.index(factors[i].name) for i in named]
@@ -72,24 +73,24 @@ def judge_edits(
     found: list[dict[str, Any]] = []
     numbers: dict[str, float] = {}
     for i, target in zip(named, targets.unbind(1), strict=True):
-        factor, there = factors[i], (~target.isnan()).nonzero().flatten()
-        if not len(there):
+        factor, known = factors[i], (~target.isnan()).nonzero().flatten()
+        if not len(known):
             continue
-        edited = run.iin.edit(latents[there.to(run.device)], i, target[there].to(run.device), 1.0)
+        edited = run.iin.edit(latents[known.to(run.device)], i, target[known].to(run.device), 1.0)
         after = read(encoder, embedded(encoder, run.decode(edited), run.device), prompts)
-        high = target[there] > (statistics.median[named.index(i)] if factor.kind == "continuous" else 0.5)
+        high = target[known] > (statistics.median[named.index(i)] if factor.kind == "continuous" else 0.5)
         for word, chosen in ((factor.values[1], high), (factor.values[0], ~high)):
-            found += changes(factor.name, word, before, after, there, chosen)
-        wanted = [torch.where(high, p, 1 - p).mean().item()
-                  for p in (before[factor.name].probability[there], after[factor.name].probability)]  # fmt: skip
-        parts = {"before": wanted[0], "after": wanted[1], "change": wanted[1] - wanted[0]}
+            found += changes(factor.name, word, before, after, known, chosen)
+        means = [torch.where(high, p, 1 - p).mean().item()
+                 for p in (before[factor.name].probability[known], after[factor.name].probability)]  # fmt: skip
+        parts = {"before": means[0], "after": means[1], "change": means[1] - means[0]}
         numbers |= {f"semantics/{factor.name}/{key}": value for key, value in parts.items()}
     return pd.DataFrame(found), numbers
 
 
 def changes(name: str, word: str, before: Mapping[str, Reading], after: Mapping[str, Reading], rows: Tensor,
             chosen: Tensor) -> list[dict[str, Any]]:  # fmt: skip
-    """Return every text's mean cosine before and after the edits of one factor to one value."""
+    """Tabulate the mean cosine of every text before and after the edits of one factor to one value."""
     if not chosen.any():
         return []
     lines = []

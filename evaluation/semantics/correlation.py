@@ -1,4 +1,4 @@
-"""Correlations of components with attributes, cosines with texts, and the modality gap; pure functions."""
+"""Correlate components with attributes, compare images with texts, and measure the modality gap; pure functions."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,22 @@ from models.arrays import Array, as_array
 __all__ = ["MEASURES", "attributes", "chance_level", "correlations", "cosine_table", "modality_gap", "top_components"]
 
 MEASURES = ("pearson", "spearman", "mutual_information")
-NEIGHBOURS = 3  # of the estimate of mutual information, as its authors have it
-FEWEST = 5  # rows
+NEIGHBOURS = 3  # of the estimate of mutual information, as in Kraskov et al. 2004
+FEWEST = 5  # rows that a correlation needs
 
 
 def cosine_table(captions: Float[Array, "captions d"], images: Float[Array, "images d"],
                  texts: Sequence[str], names: Sequence[str]) -> pd.DataFrame:  # fmt: skip
-    """Cosines of captions (rows) with images (columns)."""
+    """Compute the cosines of captions (rows) with images (columns).
+
+    >>> cosine_table(np.eye(2), np.eye(2)[:1], ["a cat", "a dog"], ["cat.jpg"])["cat.jpg"].tolist()
+    [1.0, 0.0]
+    """
     return pd.DataFrame(unit(captions) @ unit(images).T, list(texts), list(names))
 
 
 def attributes(table: FactorTable) -> pd.DataFrame:
-    """Labels as numbers, a column of 0 and 1 for each class of a categorical factor; unknown ones are NaN."""
+    """Convert labels to numbers, with a column of 0 and 1 for each class of a categorical factor; NaN where unknown."""
     columns: dict[str, np.ndarray] = {}
     for factor, column in zip(table.factors, table.values.double().unbind(1), strict=True):
         values = column.numpy()
@@ -38,14 +42,18 @@ def attributes(table: FactorTable) -> pd.DataFrame:
 
 
 def pearson(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " d"]:
-    """NaN of a component that does not vary."""
+    """Compute the Pearson correlation of each component with a score; NaN for a constant component.
+
+    >>> pearson(np.array([[1.0], [2.0], [3.0]]), np.array([3.0, 2.0, 1.0])).round(6).tolist()
+    [-1.0]
+    """
     centred, other = values - values.mean(0), scores - scores.mean()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (centred * other[:, None]).sum(0) / np.sqrt(np.square(centred).sum(0) * np.square(other).sum())
 
 
 def spearman(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " d"]:
-    """Pearson's of the ranks, those of equal values averaged."""
+    """Compute the Spearman correlation: Pearson correlation of the ranks, averaged over equal values."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(values, axis=0), rankdata(scores))
@@ -54,7 +62,7 @@ def spearman(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n
 def mutual_information(
     values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"], seed: int = 0
 ) -> Float64[np.ndarray, " d"]:
-    """In nats, by the distances of nearest neighbours: Kraskov et al. 2004 for numbers, Ross 2014 for two classes."""
+    """Estimate mutual information in nats from k-NN distances: Kraskov et al. 2004, for two classes Ross 2014."""
     from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
     settings = {"discrete_features": False, "n_neighbors": NEIGHBOURS, "random_state": seed}
@@ -66,10 +74,10 @@ def mutual_information(
 
 
 def known_rows(values: Float[Array, "n d"], scores: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that have a score.
+    """Select the rows that have a score.
 
     Raises:
-        UserError: too few of them, or one value only; components that are no numbers.
+        UserError: too few of them, or one value only; components that are not finite.
     """
     column = scores.to_numpy(dtype=float)
     there = ~np.isnan(column)
@@ -80,7 +88,7 @@ def known_rows(values: Float[Array, "n d"], scores: pd.Series) -> tuple[np.ndarr
         )
     chosen = as_array(values)[there].astype(np.float64)
     if not np.isfinite(chosen).all():
-        raise UserError("Expected components that are numbers, got NaN or infinity: check what made them.")
+        raise UserError("Expected finite components, got NaN or infinity: check the embeddings.")
     return chosen, column[there]
 
 
@@ -90,7 +98,7 @@ def correlations(
     """Correlate each component (rows) with each attribute or score (columns), over the rows where it is known.
 
     Raises:
-        UserError: an unknown measure; an attribute that does not vary; as many rows of both.
+        UserError: an unknown measure; an attribute that does not vary; different numbers of rows.
     """
     check_choice("measure", measure, MEASURES)
     if len(values) != len(scores):
@@ -108,13 +116,13 @@ def correlations(
 def top_components(
     values: Float[Array, "n d"], scores: pd.DataFrame, table: pd.DataFrame, k: int = 10, seed: int = 0
 ) -> pd.DataFrame:
-    """The k components that have most to do with each attribute by a table of `correlations`, and all three measures.
+    """List the k components most correlated with each attribute by a table of `correlations`, with all three measures.
 
     Raises:
-        UserError: k that is no number of components.
+        UserError: k smaller than 1.
     """
     if not 1 <= k:
-        raise UserError(f"Expected k, the components to name, to be at least 1, got {k}.")
+        raise UserError(f"Expected k, the components to list, to be at least 1, got {k}.")
     parts = []
     for name in table:
         order = table[name].abs().sort_values(ascending=False, kind="stable").dropna().index[:k].to_numpy()
@@ -125,7 +133,7 @@ def top_components(
 
 
 def chance_level(rows: int, cells: int, share: float = 0.05) -> float:
-    """The |r| that the largest of so many correlations exceeds by chance in that share of tables (Bonferroni)."""
+    """Return the |r| that the largest of `cells` correlations exceeds by chance in a share of tables (Bonferroni)."""
     from scipy.stats import t
 
     quantile = float(t.ppf(1 - share / cells / 2, rows - 2))
@@ -146,9 +154,9 @@ def modality_gap(
     x, y = unit(images), unit(texts)
     a, b = x.mean(0), y.mean(0)
     direction, middle = a - b, (a + b) / 2
-    right = np.concatenate([(x - middle) @ direction > 0, (y - middle) @ direction < 0])
+    own_side = np.concatenate([(x - middle) @ direction > 0, (y - middle) @ direction < 0])
     found = {
         "gap": float(np.linalg.norm(direction)), "image_image": mean_cosine(x), "text_text": mean_cosine(y),
-        "image_text": float(a @ b), "separated": float(right.mean()),
+        "image_text": float(a @ b), "separated": float(own_side.mean()),
     }  # fmt: skip
     return found if image_of is None else found | {"matched": float((x[as_array(image_of)] * y).sum(1).mean())}

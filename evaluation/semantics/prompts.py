@@ -23,10 +23,10 @@ __all__ = ["cosines", "marked", "zero_shot"]
 
 
 def cosines(reader: Source, captions: Sequence[str] | None, images: Any, seed: int = 0) -> pd.DataFrame:
-    """Captions (rows) by images (columns): names of rows, files, or a number of rows drawn at random.
+    """Compute the cosines of captions (rows) with images (columns): row names, files, or a number of rows to draw.
 
     Raises:
-        UserError: no captions where the data has none; an image that is not there or cannot be read.
+        UserError: no captions where the data has none; an image that is missing or cannot be read.
     """
     pairs = pairs_of(reader)
     data = reader.vectors if reader.has_rows else None
@@ -51,7 +51,7 @@ def cosines(reader: Source, captions: Sequence[str] | None, images: Any, seed: i
 
 
 def marked(table: pd.DataFrame, title: str = "", label: str = "cosine") -> "Figure":
-    """A heatmap with a frame around the largest cell of each row."""
+    """Draw a heatmap with a frame around the largest cell of each row."""
     from matplotlib.patches import Rectangle
 
     drawing = heatmap(table, title, label)
@@ -69,7 +69,7 @@ def zero_shot(
         UserError: rows and texts in different spaces.
     """
     data = reader.vectors
-    table = reader.table.rename(columns=lambda name: f"given {name}" if name in prompts else name)
+    table = reader.table.rename(columns=lambda name: f"given {name}" if name in prompts else name)  # own labels
     found = []
     for name, reading in read(reader.encoder, data.values, prompts).items():
         labels = reading.labels(confidence)

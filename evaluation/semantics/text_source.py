@@ -1,4 +1,4 @@
-"""What reads texts beside the rows of a source: its own encoder, or else CLIP on the same images."""
+"""Open a source whose encoder embeds texts in the space of its rows: its own encoder, or else CLIP on the images."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,15 +20,15 @@ __all__ = ["EmbeddedPairs", "pairs_of", "reader_of"]
 
 
 def reader_of(source: Source, settings: Mapping[str, Any] | None = None) -> Source:
-    """The source as it is where its encoder reads texts; else the same rows as CLIP sees them; of pairs the images.
+    """Return the source itself if its encoder reads texts; else the same rows embedded by CLIP; of pairs the images.
 
     Raises:
-        UserError: a CLIP that cannot be made; vectors of unknown origin.
+        UserError: a CLIP that cannot be built; vectors of an unknown encoder.
     """
     data: Any = source.data if source.has_rows else None
     vectors, pairs = isinstance(data, FeatureData), isinstance(data, PairData)
     if pairs and isinstance(data.images, FeatureData) and settings is None:
-        found = replace(source)  # brought pairs: their encoder is loaded when a text is asked for
+        found = replace(source)  # pairs of vectors: their encoder is loaded when a text is embedded
         found.data, found.vectors = data, data.images
         return found
     known_encoder = not vectors if source.run else not is_trained_here(source.config)
@@ -36,16 +36,16 @@ def reader_of(source: Source, settings: Mapping[str, Any] | None = None) -> Sour
     if reads and not pairs:
         return source
     if vectors:
-        raise UserError("Expected encoder= to be the one that made these vectors, got none that reads texts.")
+        raise UserError("Expected encoder= to be the encoder of these vectors, got none that reads texts: name it.")
     known: Any = source.config.get("prompt_encoder") or {"_target_": "models.clip.CLIP"}
-    asked: Any = settings if settings and "_target_" in settings else OmegaConf.merge(known, settings or {})
+    clip: Any = settings if settings and "_target_" in settings else OmegaConf.merge(known, settings or {})
     own = {key: source.config.get(key) for key in ("cache_dir", "data", "trainer")}
-    config = OmegaConf.create({**own, "encoder": source.config.encoder if reads else asked})
+    config = OmegaConf.create({**own, "encoder": source.config.encoder if reads else clip})
     found = Source(config, source.device, None, source.folder, source.has_rows)
     if reads:
         found.encoder = source.encoder
     else:
-        found.encoder = prompt_encoder(asked).to(source.device)
+        found.encoder = prompt_encoder(clip).to(source.device)
     if source.has_rows:
         found.data = data
     if (embedded := pairs_of(found)) is not None:
@@ -54,7 +54,7 @@ def reader_of(source: Source, settings: Mapping[str, Any] | None = None) -> Sour
 
 
 class EmbeddedPairs(NamedTuple):
-    """Images and texts in one space, and which image a text is of."""
+    """Images and texts embedded in one space, and the image of each text."""
 
     images: FeatureData
     texts: FeatureData
@@ -62,7 +62,7 @@ class EmbeddedPairs(NamedTuple):
 
 
 def pairs_of(reader: Source) -> EmbeddedPairs | None:
-    """The rows as pairs of images and captions, with both embedded, where they are."""
+    """Return the embedded pairs of images and captions; None where the rows are no pairs."""
     if not reader.has_rows or not isinstance(reader.data, PairData):
         return None
     encoder = None if isinstance(reader.data.images, FeatureData) else reader.encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evaluation.embeddings.source import Source, source
 
-__all__ = ["LVIS", "Compass", "asked_of", "circle", "compass_source", "real"]
+__all__ = ["LVIS", "Compass", "answer_of", "circle", "compass_source", "real"]
 
 CLIP_TEXT = Path(__file__).parents[3] / "shared" / "data" / "clip_text"
 real = pytest.mark.skipif(not CLIP_TEXT.is_dir(), reason=f"no real CLIP embeddings at {CLIP_TEXT}")
@@ -49,7 +49,7 @@ def compass_source(folder: Path) -> Source:
     return found
 
 
-def asked_of(command: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+def answer_of(command: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
     """What a command prints with json=true."""
     capsys.readouterr()
     command([*arguments, "json=true"])

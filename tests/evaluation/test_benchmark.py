@@ -66,9 +66,9 @@ def test_the_encoding_loop_encodes_both_images_of_every_pair(
         before = len(encoded)
         work()
         times.append(work)
-        asked = encoded[before:]
+        batches = encoded[before:]
         # cached, bare, encoding in turn; the third alone encodes, two batches of 32 for each of two steps.
-        assert asked == ([32] * 4 if len(times) % 3 == 0 else []), (len(times), asked)
+        assert batches == ([32] * 4 if len(times) % 3 == 0 else []), (len(times), batches)
         return 1.0
 
     monkeypatch.setattr(benchmark, "seconds", seconds)
@@ -77,19 +77,19 @@ def test_the_encoding_loop_encodes_both_images_of_every_pair(
 
 
 def test_extraction_is_timed_against_the_network_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(["what=extraction", "architecture=RN50", "images=4", "batch=2", "rounds=1", "json=true"])
+    benchmark.main(["task=extraction", "architecture=RN50", "images=4", "batch=2", "rounds=1", "json=true"])
     result = json.loads(capsys.readouterr().out)
     ratio = result["images_per_s/extraction"] / result["images_per_s/network"]
     assert result["extraction_over_network"] == pytest.approx(ratio, rel=1e-4) and 0.1 < ratio < 1.5
 
 
 def test_search_and_splice_are_timed_against_what_they_are_compared_with(capsys: pytest.CaptureFixture[str]) -> None:
-    benchmark.main(["what=search", "rows=3000", "rounds=1", "json=true"])
+    benchmark.main(["task=search", "rows=3000", "rounds=1", "json=true"])
     result = json.loads(capsys.readouterr().out)
     ratio = result["ms_per_query/product"] / result["ms_per_query/search"]
     assert result["product_over_search"] == pytest.approx(ratio, rel=1e-4)
     assert result["mib_of_matrix"] == pytest.approx(3000 * 512 * 4 / 2**20)
-    benchmark.main(["what=splice", "rows=6", "json=true"])
+    benchmark.main(["task=splice", "rows=6", "json=true"])
     result = json.loads(capsys.readouterr().out)
     for penalty in (0.1, 0.03):
         assert result[f"largest_difference_{penalty}"] < 1e-4 and result[f"texts_per_row_{penalty}"] > 1
@@ -98,7 +98,7 @@ def test_search_and_splice_are_timed_against_what_they_are_compared_with(capsys:
 
 
 def test_unknown_options_are_one_line() -> None:
-    with pytest.raises(UserError, match=r"Expected one value for an option among what, .*, got 'step=3'"):
+    with pytest.raises(UserError, match=r"Expected one value for an option among task, .*, got 'step=3'"):
         benchmark.main(["step=3"])
 
 

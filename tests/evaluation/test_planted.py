@@ -40,5 +40,5 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     found = json.loads(capsys.readouterr().out)
     assert found["flat"] == {"mean": 0.5, "sd": pytest.approx(0.5**0.5)}
     assert found["SpLiCE: support F1"]["mean"] > 0.95 and found["SpLiCE: difference from Lasso"]["mean"] < 1e-4
-    with pytest.raises(UserError, match="Expected seeds= from 1, got 0"):
+    with pytest.raises(UserError, match="Expected seeds= of at least 1, got 0"):
         planted.main(["seeds=0"])

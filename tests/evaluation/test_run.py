@@ -245,7 +245,7 @@ def test_loaded_data_is_the_runs(loaded: LoadedRun) -> None:
 def test_other_data_in_its_place_is_one_line(run_copy: Path) -> None:
     run = load(run_copy)
     run.config.data.seed = 1
-    with pytest.raises(UserError, match=r"Expected the data that .*run was made of \(fingerprint \w{12}\), got other"):
+    with pytest.raises(UserError, match=r"Expected the data that .*run was trained on \(fingerprint \w{12}\), got"):
         _ = run.data
 
 
@@ -362,16 +362,14 @@ def test_faces_are_not_looked_for(
     run.edit(run.data.images[:2], glasses=1)
     run.swap(run.data.images[0], run.data.ids[1], "sex")
     assert capsys.readouterr().out == ""
-    with pytest.raises(UserError, match=r"^Expected face=1, as no faces are looked for: align=none, got 2\.$"):
+    with pytest.raises(UserError, match=r"^Expected face=1, as no faces are detected: align=none, got 2\.$"):
         run.edit(face, glasses=1, align="none", face=2)
     monkeypatch.setattr(dlib_faces, "are_installed", lambda: False)
     without = load(run.path)
     assert without.edit(face, glasses=1).tobytes() == in_the_middle.tobytes()  # type: ignore[union-attr]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("The middle of each photograph is edited, wherever its face is: the extra that finds faces")
-    with pytest.raises(
-        UserError, match=r"^Expected face=1, as no faces are looked for: the extra .*\[faces\]'\), got 2"
-    ):
+    with pytest.raises(UserError, match=r"^Expected face=1, as no faces are detected: the extra .*\[faces\]'\), got 2"):
         without.edit(face, glasses=1, face=2)
 
 
@@ -383,7 +381,7 @@ def test_a_run_whose_images_show_no_faces_or_whose_data_is_gone(
     run = load(run_copy)
     run.config.data = {"_target_": "datamodules.folder.folder", "root": str(run_copy / "gone")}
     run.edit(face, glasses=1)
-    assert "cannot be seen (Expected a folder of images at" in capsys.readouterr().out
+    assert "cannot be found (Expected a folder of images at" in capsys.readouterr().out
     (run_copy / PLACE).write_text(json.dumps({"landmarks": None, "found": 1, "images": 64}))
     load(run_copy).edit(face, glasses=1)
     assert "most of this run's images show no face to align it to" in capsys.readouterr().out

@@ -180,7 +180,7 @@ def test_a_collapse_that_is_provoked_is_said(tmp_path: Path, capsys: pytest.Capt
     assert found["dec/used_clusters"] < 3 and found["dec/center_separation"] < 0.01
     assert found["dec/stop_reason"] == 1, "it looks like success"
     assert lines[0].startswith("dec uses 2 of 3 clusters, the others are empty.")
-    assert "dec has two centres that are " in lines[1] and "of the codes' spread apart: they are one. Try" in lines[1]
+    assert "dec has two centres that are " in lines[1] and "of the codes' spread apart: they coincide. Try" in lines[1]
 
 
 def test_a_healthy_fit_says_nothing_of_a_collapse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +197,7 @@ def test_nearly_empty_clusters_and_merged_centres_are_a_collapse() -> None:
         "dec", [nearly._replace(clusters=merged.clusters), merged], torch.arange(400), 3
     )
     assert note.startswith(
-        "dec has two centres that are 2.0e-04 of the codes' spread apart (seed 2 of 2): they are one"
+        "dec has two centres that are 2.0e-04 of the codes' spread apart (seed 2 of 2): they coincide"
     )
 
 
@@ -288,9 +288,9 @@ def test_a_run_without_a_model_of_its_own_is_extended_but_not_with_other_data(
     assert json.loads(capsys.readouterr().out)["suggested"] == 3
     before = (run / "assignments.parquet").read_bytes()
     own(tmp_path / "own.npz", 260)
-    for asked in ("methods=[dec]", "ks=[2]"):
-        with pytest.raises(UserError, match="Expected the data that .* was made of .*, got other data in its place"):
-            clustering.main([f"run={run}", asked])
+    for option in ("methods=[dec]", "ks=[2]"):
+        with pytest.raises(UserError, match="Expected the data that .* was trained on .*, got other data in its place"):
+            clustering.main([f"run={run}", option])
     assert (run / "assignments.parquet").read_bytes() == before
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.factors import FactorTable
 from datamodules.splits import TEST
 from evaluation.editing.baselines import AtStrength
-from evaluation.editing.final_pictures import as_pictures, final_pictures, identity_space, look
+from evaluation.editing.final_pictures import as_pictures, final_pictures, identity_space, read_by_judge
 from evaluation.editing.measure import measure
 from evaluation.editing.measurement import Measurement, keys
 from models.interfaces import Editor, FaceEmbedder, ImageJudge, JudgeCommittee
@@ -138,8 +138,8 @@ def test_a_committee_with_a_vote_reads_once() -> None:
             return members[1]
 
     judge = Voting()
-    seen = look(judge, torch.rand(4, 3, 2, 2))
-    assert judge.reads == 1 and torch.equal(seen.vote, seen.members[1])
+    readings = read_by_judge(judge, torch.rand(4, 3, 2, 2))
+    assert judge.reads == 1 and torch.equal(readings.vote, readings.members[1])
 
 
 class Slow(LeakyEditor):

@@ -12,7 +12,15 @@ from PIL import Image
 from datamodules.factors import FactorTable, ImageData
 from datamodules.images import decode
 from evaluation.editing import photographs
-from evaluation.editing.photographs import PLACE, Framed, centre_of, facing, kept_place, place_of_faces, read_photograph
+from evaluation.editing.photographs import (
+    PLACE,
+    Framed,
+    centre_of,
+    facing,
+    median_landmarks,
+    read_photograph,
+    stored_landmarks,
+)
 from models import UserError
 
 # Where the eyes (outer and inner corners, right and left of the picture) and the nose are in a crop of CelebA.
@@ -130,7 +138,9 @@ def test_which_of_two_faces(astronaut: Image.Image) -> None:
 
 def test_no_face_is_one_line() -> None:
     pytest.importorskip("dlib")
-    with pytest.raises(UserError, match=r"^Expected a face in me\.png, got none that is found: .* align=none") as error:
+    with pytest.raises(
+        UserError, match=r"^Expected a face in me\.png, got none that is detected: .* align=none"
+    ) as error:
         facing(noise("RGB"), "me.png", EYES, 1)
     assert "\n" not in str(error.value)
 
@@ -139,18 +149,20 @@ def test_the_place_of_a_runs_faces_is_found_once_and_kept(astronaut: Image.Image
     split, labels = torch.zeros(20, dtype=torch.uint8), FactorTable((), torch.empty(20, 0))
     data = ImageData("photos", torch.zeros(20, 3, 64, 64, dtype=torch.uint8), ["a"] * 20, labels, split, "")
     head = np.asarray(astronaut.crop((140, 45, 300, 205)).resize((64, 64))).transpose(2, 0, 1)
-    assert place_of_faces(data)["landmarks"] is None
-    place = kept_place(tmp_path, lambda: replace(data, images=torch.from_numpy(head.copy()).expand(20, -1, -1, -1)))
+    assert median_landmarks(data)["landmarks"] is None
+    place = stored_landmarks(
+        tmp_path, lambda: replace(data, images=torch.from_numpy(head.copy()).expand(20, -1, -1, -1))
+    )
     assert place is not None and 0.2 < place[2, 0] < place[0, 0] < 0.9
     kept = json.loads((tmp_path / PLACE).read_text())
     assert kept["found"] == kept["images"] == 20 and kept["landmarks"] == place.tolist()
-    assert torch.equal(kept_place(tmp_path, lambda: pytest.fail("it is in the folder")), place)  # type: ignore[arg-type]
+    assert torch.equal(stored_landmarks(tmp_path, lambda: pytest.fail("it is in the folder")), place)  # type: ignore[arg-type]
 
 
 def test_a_run_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        photographs, "place_of_faces", lambda data: {"landmarks": EYES.tolist(), "found": 1, "images": 1}
+        photographs, "median_landmarks", lambda data: {"landmarks": EYES.tolist(), "found": 1, "images": 1}
     )
     (tmp_path / "file").touch()
-    place = kept_place(tmp_path / "file", lambda: None)  # type: ignore[arg-type, return-value]
+    place = stored_landmarks(tmp_path / "file", lambda: None)  # type: ignore[arg-type, return-value]
     assert place is not None and torch.equal(place, EYES)

@@ -16,7 +16,7 @@ from evaluation.explore import main
 from evaluation.maps.scatter import Map
 from models import UserError
 from tests.evaluation.browser import WEBGL, open_browser
-from tests.evaluation.directions import LVIS, asked_of, circle, compass_source, real
+from tests.evaluation.directions import LVIS, answer_of, circle, compass_source, real
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def compass(tmp_path: Path) -> Source:
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
-    return asked_of(main, capsys, *arguments)
+    return answer_of(main, capsys, *arguments)
 
 
 @real
@@ -163,7 +163,7 @@ def test_a_heatmap_of_both_signs_is_white_at_zero() -> None:
 
 def test_classes_that_are_a_scale_or_too_many(tmp_path: Path) -> None:
     data = circle(tmp_path)
-    with pytest.raises(UserError, match="classes= to be labels with classes, got 'turn', which has numbers of a scale"):
+    with pytest.raises(UserError, match="classes= to be labels with classes, got 'turn', which is continuous"):
         main([*data, "classes=turn", f"out={tmp_path}"])
     with pytest.raises(UserError, match="classes= to be one of split, half, turn, got 'id'"):
         main([*data, "classes=id", f"out={tmp_path}"])
@@ -274,7 +274,7 @@ def test_what_cannot_be_answered(tmp_path: Path, compass: Source) -> None:
         main([*data, "graph=2", "cluster=3"])
     with pytest.raises(UserError, match="Expected at least one name, got none"):
         main([*data, "query=[]"])
-    with pytest.raises(UserError, match="a list of names or a number from 2, got 1"):
+    with pytest.raises(UserError, match="a list of names or a number of rows of at least 2, got 1"):
         main([*data, "heatmap=1"])
     with pytest.raises(UserError, match="perplexity from 1 to less than the 36 rows, got 90: choose perplexity=11"):
         main([*data, "query=at0", "cluster=3", "dimensions=2", "perplexity=90"])

@@ -1,4 +1,4 @@
-"""Ways between two embeddings: their lengths, what they pass by, where they are drawn, and decoded images."""
+"""Interpolations between two embeddings: their norms, nearest rows, the map, and decoded images."""
 
 from pathlib import Path
 
@@ -8,13 +8,20 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from evaluation.embeddings.interpolation import decoded, diffused, interpolate, map_ways, spherical, way
+from evaluation.embeddings.interpolation import (
+    decode_steps,
+    diffuse_steps,
+    interpolate,
+    map_interpolation,
+    spherical,
+    step_table,
+)
 from evaluation.embeddings.source import Source, source
 from evaluation.interpolate import main
 from models import UserError
 from models.stable_diffusion import StableDiffusion
 from tests.evaluation.browser import WEBGL, open_browser
-from tests.evaluation.directions import LVIS, asked_of, circle, compass_source, real
+from tests.evaluation.directions import LVIS, answer_of, circle, compass_source, real
 
 
 @pytest.fixture
@@ -24,13 +31,13 @@ def compass(tmp_path: Path) -> Source:
 
 def test_lengths_and_angles_by_hand(compass: Source) -> None:
     """at0 is (1, 0), at90 is 1.09 (0, 1): between them the line is short, the arc is not."""
-    found = way(compass, "at0", "at90", n=3)
-    straight, arc = (found.points[name].numpy() for name in ("linear", "spherical"))
+    path = interpolate(compass, "at0", "at90", n=3)
+    straight, arc = (path.points[name].numpy() for name in ("linear", "spherical"))
     assert straight == pytest.approx(np.array([[1, 0], [0.75, 0.2725], [0.5, 0.545], [0.25, 0.8175], [0, 1.09]]))
     angles = np.deg2rad([0, 22.5, 45, 67.5, 90])
     lengths = np.linspace(1, 1.09, 5)
     assert arc == pytest.approx(np.stack([np.cos(angles), np.sin(angles)], 1) * lengths[:, None], abs=1e-6)
-    table = interpolate(compass, found, k=2).set_index(["way", "step"])
+    table = step_table(compass, path, k=2).set_index(["way", "step"])
     assert table.loc["spherical"]["norm"].tolist() == pytest.approx(lengths.tolist())
     assert table.loc[("linear", 2), "norm"] == pytest.approx(np.hypot(0.5, 0.545))
     assert table.loc["spherical"]["t"].tolist() == [0, 0.25, 0.5, 0.75, 1]
@@ -39,11 +46,11 @@ def test_lengths_and_angles_by_hand(compass: Source) -> None:
 
 
 def test_the_nearest_rows_are_none_of_the_ends(compass: Source) -> None:
-    table = interpolate(compass, way(compass, "at0", "at90", n=2, ways=["spherical"]), k=2)
+    table = step_table(compass, interpolate(compass, "at0", "at90", n=2, interpolations=["spherical"]), k=2)
     assert table["nearest"].tolist()[1:3] == ["at30", "at60"]
     assert table["cosine"].tolist()[1:3] == pytest.approx([1, 1])
     assert table["nearest"][0] in ("at10", "at350") and table["nearest_2"][0] in ("at10", "at350")
-    new = interpolate(compass, way(compass, "0", "90", n=2, ways=["spherical"]), k=1)
+    new = step_table(compass, interpolate(compass, "0", "90", n=2, interpolations=["spherical"]), k=1)
     assert new["nearest"].tolist() == ["at0", "at30", "at60", "at90"], "a new text is no row"
 
 
@@ -52,21 +59,21 @@ def test_an_arc_along_one_direction_is_the_line() -> None:
     assert points == pytest.approx(np.array([[1, 2], [2, 4], [3, 6]]))
 
 
-def test_the_way_on_the_map(compass: Source) -> None:
-    table, one = map_ways(compass, way(compass, "at0", "at90", n=4), metric="euclidean")
-    points = np.asarray(one.coordinates)
+def test_the_steps_on_the_map(compass: Source) -> None:
+    table, drawn = map_interpolation(compass, interpolate(compass, "at0", "at90", n=4), metric="euclidean")
+    points = np.asarray(drawn.coordinates)
     assert table["kind"].value_counts().to_dict() == {"row": 36, "linear": 6, "spherical": 6}
-    line, arc = (points[list(rows)] for rows in one.lines)
+    line, arc = (points[list(rows)] for rows in drawn.lines)
     steps = np.diff(line, axis=0)
     assert steps == pytest.approx(np.repeat(steps[:1], 5, 0), abs=1e-5), "PCA keeps a straight line"
     row = {name: points[i] for i, name in enumerate(table["id"])}
     assert line[0] == pytest.approx(row["at0"], abs=1e-5) and arc[-1] == pytest.approx(row["at90"], abs=1e-5)
-    assert [name for name in one.names if name] == ["at0", "at90"] * 2
+    assert [name for name in drawn.names if name] == ["at0", "at90"] * 2
 
 
 def test_files_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = [*circle(tmp_path), "between=[at0,at90]"]
-    found = asked_of(main, capsys, *data, "n=6", f"out={tmp_path / 'out'}")
+    found = answer_of(main, capsys, *data, "n=6", f"out={tmp_path / 'out'}")
     assert [Path(file).name for file in found["files"]] == ["steps.csv", "between.html", "between.png", "between.csv"]
     assert len(found["steps"]) == 16 == len(pd.read_csv(tmp_path / "out" / "steps.csv"))
     with open_browser(tmp_path, WEBGL) as window:
@@ -82,7 +89,7 @@ def test_files_and_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 @real
 def test_between_real_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    found = asked_of(main, capsys, "data=vectors", *LVIS, "between=[cat,truck]", f"out={tmp_path}", "k=1")["steps"]
+    found = answer_of(main, capsys, "data=vectors", *LVIS, "between=[cat,truck]", f"out={tmp_path}", "k=1")["steps"]
     straight = [row for row in found if row["way"] == "linear"]
     assert len(straight) == 50
     assert straight[0]["nearest"] == "kitten" and "truck" in straight[-1]["nearest"]
@@ -95,12 +102,12 @@ def test_images_between_two_images_of_a_run(run_copy: Path, capsys: pytest.Captu
     OmegaConf.save(config, run_copy / "config.yaml")
     found = source(f"run={run_copy}")
     first, second = found.names[:2]
-    at, images = decoded(found, way(found, first, second, n=18))
+    at, images = decode_steps(found, interpolate(found, first, second, n=18))
     assert len(at) == 10 and at[0] == 0 and at[-1] == 1
     assert images["linear"].shape == (10, 3, 16, 16)
-    assert (images["linear"][0] == images["spherical"][0]).all(), "both ways start at the same image"
-    asked = asked_of(main, capsys, f"run={run_copy}", f"between=[{first},{second}]", "n=4", "map=null")
-    assert [Path(file) for file in asked["files"]] == [
+    assert (images["linear"][0] == images["spherical"][0]).all(), "both start at the same image"
+    answer = answer_of(main, capsys, f"run={run_copy}", f"between=[{first},{second}]", "n=4", "map=null")
+    assert [Path(file) for file in answer["files"]] == [
         run_copy / "figures" / "steps.csv", run_copy / "figures" / "images.png",
     ]  # fmt: skip
     with Image.open(run_copy / "figures" / "images.png") as picture:
@@ -111,7 +118,7 @@ def test_stable_diffusion_between_two_prompts(
     stable_diffusion: Path, compass: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = StableDiffusion(str(stable_diffusion))
-    at, images = diffused(model, ["cat", "dog"], ["linear", "spherical"], 3, seed=1, steps=2)
+    at, images = diffuse_steps(model, ["cat", "dog"], ["linear", "spherical"], 3, seed=1, steps=2)
     assert at == [0, 0.5, 1] and images["linear"].shape == (3, 3, 16, 16)
     first, second = (model.images(states, 1, 2) for states in model.states(["cat", "dog"]))
     for name in ("linear", "spherical"):
@@ -120,28 +127,28 @@ def test_stable_diffusion_between_two_prompts(
     assert images["linear"][1].allclose(middle, atol=1e-4)
     assert not images["spherical"][1].allclose(middle, atol=1e-4)
     settings = [*circle(tmp_path), "between=[at0,at90]", "n=2", "k=1", "map=null", f"diffusion={stable_diffusion}"]
-    asked_of(main, capsys, *settings, "images=2", "denoising=1", f"out={tmp_path}")
+    answer_of(main, capsys, *settings, "images=2", "denoising=1", f"out={tmp_path}")
     with Image.open(tmp_path / "diffusion.png") as picture:
         assert picture.width > 2 * 128
     with pytest.raises(UserError, match="Expected images, with both ends, to be at least 2, got 1"):
-        diffused(model, ["cat", "dog"], ["linear"], 1)
+        diffuse_steps(model, ["cat", "dog"], ["linear"], 1)
     with pytest.raises(UserError, match="Expected a Stable Diffusion pipeline at .*none"):
         main([*settings[:-1], f"diffusion={tmp_path / 'none'}", f"out={tmp_path}"])
 
 
-def test_ends_that_have_no_way(tmp_path: Path, compass: Source) -> None:
+def test_ends_without_an_interpolation(tmp_path: Path, compass: Source) -> None:
     with pytest.raises(UserError, match="Expected ends with one shortest arc between them, got opposite ones"):
-        way(compass, "at0", "at180")
-    assert len(way(compass, "at0", "at180", ways=["linear"], n=3).points["linear"]) == 5
+        interpolate(compass, "at0", "at180")
+    assert len(interpolate(compass, "at0", "at180", interpolations=["linear"], n=3).points["linear"]) == 5
     with pytest.raises(UserError, match="two ends that differ, got 'at0' and 'at0' with the same embedding"):
-        way(compass, "at0", "at0")
-    with pytest.raises(UserError, match="ways to be one of linear, spherical, got round"):
-        way(compass, "at0", "at90", ways=["round"])
-    with pytest.raises(UserError, match="Expected ways= among linear, spherical, got none"):
-        way(compass, "at0", "at90", ways=[])
+        interpolate(compass, "at0", "at0")
+    with pytest.raises(UserError, match="interpolations to be one of linear, spherical, got round"):
+        interpolate(compass, "at0", "at90", interpolations=["round"])
+    with pytest.raises(UserError, match="Expected interpolations= among linear, spherical, got none"):
+        interpolate(compass, "at0", "at90", interpolations=[])
     with pytest.raises(UserError, match="n, the points between, to be at least 1, got 0"):
-        way(compass, "at0", "at90", n=0)
-    with pytest.raises(UserError, match="direction for ways=\\[spherical\\], got one of length 0"):
+        interpolate(compass, "at0", "at90", n=0)
+    with pytest.raises(UserError, match="direction for interpolations=\\[spherical\\], got one of length 0"):
         spherical(np.zeros(2), np.ones(2), np.linspace(0, 1, 3))
     data = circle(tmp_path)
     with pytest.raises(UserError, match=r"Expected between=\[a,b\], got 3 of them"):

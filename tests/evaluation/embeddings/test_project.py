@@ -10,11 +10,11 @@ from evaluation.maps.placement import load_reducer
 from evaluation.project import main
 from models import UserError
 from tests.evaluation.browser import WEBGL, Browser, open_browser
-from tests.evaluation.directions import LVIS, asked_of, circle, real
+from tests.evaluation.directions import LVIS, answer_of, circle, real
 
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
-    return asked_of(main, capsys, *arguments)
+    return answer_of(main, capsys, *arguments)
 
 
 def opened(window: Browser, page: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_cannot_be_mapped(tmp_path: Path) -> None:
     out = f"out={tmp_path / 'out'}"
     with pytest.raises(UserError, match="Expected reducer= or prompts=, got both"):
         main([*data, "reducer=a.npz", "prompts=[at0]"])
-    with pytest.raises(UserError, match="Expected reducer= to say how the map was made, got metric=euclidean, too"):
+    with pytest.raises(UserError, match="Expected no options of a new map beside reducer=, got metric=euclidean"):
         main([*data, "reducer=a.npz", "metric=euclidean"])
     with pytest.raises(UserError, match="perplexity from 1 to less than the 36 rows, got 40"):
         main([*data, "perplexity=40", out])

@@ -14,7 +14,7 @@ from evaluation.embeddings.properties import from_rows, from_texts
 from evaluation.embeddings.source import source
 from evaluation.properties import main
 from models import UserError
-from tests.evaluation.directions import asked_of
+from tests.evaluation.directions import answer_of
 
 VALUES = {"colour": ["red", "blue", "green"], "object": ["car", "cup", "cat", "hat"]}
 
@@ -118,7 +118,7 @@ def test_labelled_rows_as_a_grid(tmp_path: Path, capsys: pytest.CaptureFixture[s
     expected = planted().u[VALUES["colour"].index("blue"), VALUES["object"].index("cat")]
     assert made.u.shape == (4, 3, 16)
     assert made.u[made.values["object"].index("cat"), 0] == pytest.approx(expected, abs=1e-6)
-    found = asked_of(main, capsys, *data, "factors=[colour,object]", "property=object", f"out={tmp_path / 'out'}")
+    found = answer_of(main, capsys, *data, "factors=[colour,object]", "property=object", f"out={tmp_path / 'out'}")
     assert found["compositionality"]["explained"] == pytest.approx(1)
     assert len(found["changes"]) == 3 + 6
     assert {Path(file).name for file in found["files"]} == {
@@ -132,7 +132,7 @@ def test_real_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     model = Path(package.__file__).parent / "model"
     values = "values={colour:[red,blue,green],object:[car,cup,dress,house]}"
     template = 'template="a {colour} {object}"'
-    found = asked_of(main, capsys, "encoder=sentence", f"encoder.model={model}", template, values, f"out={tmp_path}")
+    found = answer_of(main, capsys, "encoder=sentence", f"encoder.model={model}", template, values, f"out={tmp_path}")
     scores = found["compositionality"]
     assert 0 < scores["ideal"] < scores["average"] and scores["ideal"] < scores["real"]
     assert 0.6 < scores["held_out"] < scores["explained"] < 1 and scores["accuracy"] > 0.8
@@ -162,7 +162,7 @@ def test_what_cannot_be_compared(tmp_path: Path) -> None:
     for values, got in ((["red", "red"], "red, red"), (["red", " "], "red,  "), ([], "none")):
         with pytest.raises(UserError, match=f"different values of colour, none of them empty, got {got}"):
             from_texts(found, "a {colour} {object}", VALUES | {"colour": values})
-    with pytest.raises(UserError, match="factors= to be labels with classes, got 'length', which has numbers"):
+    with pytest.raises(UserError, match="factors= to be labels with classes, got 'length', which is continuous"):
         pd.read_csv(tmp_path / "v.csv").assign(length=np.arange(24) / 7).to_csv(tmp_path / "v.csv", index=False)
         main([*data, "factors=[colour,length]"])
     with pytest.raises(UserError, match="words= to be a text with {} for each of colour, object"):

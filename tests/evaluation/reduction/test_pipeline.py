@@ -180,9 +180,9 @@ def test_settings_that_do_not_fit_are_one_line(tmp_path: Path, overrides: list[s
 
 def test_data_that_cannot_be_asked_are_one_line(tmp_path: Path) -> None:
     data = planted_groups()
-    with pytest.raises(UserError, match="Expected rows to fit on, to ask about, and more than 10 to choose among"):
+    with pytest.raises(UserError, match="Expected rows to fit on, queries, and more than 10 candidates"):
         compared(tmp_path / "few", planted_pairs(10))
-    with pytest.raises(UserError, match="Expected rows to fit on, to ask about, .* got 150, 0 and 150"):
+    with pytest.raises(UserError, match="Expected rows to fit on, queries, .* got 150, 0 and 150"):
         compared(tmp_path / "none", replace(data, split=torch.zeros(150, dtype=torch.uint8)))
     values = data.factors.values.clone()
     values[8:] = float("nan")

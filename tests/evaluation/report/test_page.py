@@ -179,7 +179,7 @@ def test_final_pictures_of_photographs_come_first(full: Path) -> None:
     page = Page(text)
     assert "effectiveness : share of final pictures on which the judge sees the target value" in page.text
     assert "identity distance : Euclidean" in page.text and "FID" not in page.text, "a sentence for what there is"
-    assert "reversibility: glasses there and back 0.0123" in page.text
+    assert "reversibility: glasses edited and reversed 0.0123" in page.text
     assert page.text.index("Edits glasses effectiveness 0.900") < page.text.index("Final pictures against")
     assert "effectiveness 0.900 mean difference × 2 0.830" in page.text, "the headline"
 

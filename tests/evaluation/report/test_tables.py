@@ -101,7 +101,7 @@ def test_members_of_a_committee() -> None:
 
 def test_null_edits_in_a_line() -> None:
     assert invariance_line(FINALS) == (
-        "Mean absolute difference to the photograph: null edit 0.0000; ten 0.0020; there and back glasses 0.0100"
+        "Mean absolute difference to the photograph: null edit 0.0000; ten 0.0020; edited and reversed glasses 0.0100"
     )
     assert invariance_line(METRICS) == ""
 

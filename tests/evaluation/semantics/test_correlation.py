@@ -110,9 +110,9 @@ def test_what_cannot_be_correlated() -> None:
         correlations(values, scores[1:])
     with pytest.raises(UserError, match="Expected measure.* pearson, .*got"):
         correlations(values, scores, "kendall")
-    with pytest.raises(UserError, match="Expected components that are numbers, got NaN"):
+    with pytest.raises(UserError, match="Expected finite components, got NaN"):
         correlations(np.full((20, 2), np.nan), scores)
-    with pytest.raises(UserError, match="Expected k, the components to name, to be at least 1, got 0"):
+    with pytest.raises(UserError, match="Expected k, the components to list, to be at least 1, got 0"):
         top_components(values, scores, correlations(values, scores), 0)
     with pytest.raises(UserError, match="Expected embeddings with a direction"):
         cosine_table(np.zeros((1, 2)), np.ones((1, 2)), ["a"], ["b"])

@@ -17,7 +17,7 @@ from evaluation.semantics.prompts import cosines, marked, zero_shot
 from evaluation.semantics.text_source import reader_of
 from models import UserError
 from tests.evaluation.colours import Colours, colour_images, write_photographs
-from tests.evaluation.directions import asked_of, circle
+from tests.evaluation.directions import answer_of, circle
 
 PROMPTS = "prompts={warm:[a red thing,a blue thing]}"
 READER = "prompt_encoder={_target_:tests.evaluation.colours.Colours}"
@@ -85,7 +85,7 @@ def vectors(folder: Path) -> list[str]:
 
 
 def test_components_by_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = asked_of(main, capsys, *vectors(tmp_path), "correlate=labels", "k=2", "measure=spearman")
+    found = answer_of(main, capsys, *vectors(tmp_path), "correlate=labels", "k=2", "measure=spearman")
     first = {row["attribute"]: row for row in reversed(found["components"])}
     assert set(first) == {"warm", "red"} and first["red"]["component"] in (0, 2)
     assert abs(first["red"]["pearson"]) > 0.999 and first["red"]["mutual_information"] > 1
@@ -102,7 +102,7 @@ def test_chance_is_that_of_the_label_that_fewest_rows_have(tmp_path: Path, capsy
     table = pd.read_csv(tmp_path / "v.csv", index_col=0)
     half = pd.Series(np.where(table.index < 6, "left", "right")).where(table.index < 12)
     table.assign(half=half).to_csv(tmp_path / "v.csv", index=False)
-    found = asked_of(main, capsys, *data, "correlate=labels", f"out={tmp_path}")
+    found = answer_of(main, capsys, *data, "correlate=labels", f"out={tmp_path}")
     assert found["rows"] == 12 and found["chance"] == pytest.approx(chance_level(12, 4))
 
 
@@ -115,8 +115,8 @@ def test_a_run_and_clip(
     file = run_copy / "config.yaml"
     file.write_text(file.read_text() + f"cache_dir: {tmp_path / 'cache'}\n")
     before = json.loads((run_copy / "metrics.json").read_text())
-    found = asked_of(
-        main, capsys, f"run={run_copy}", prompts, READER, "correlate=prompts", "gap=true", "n=100", "most=8"
+    found = answer_of(
+        main, capsys, f"run={run_copy}", prompts, READER, "correlate=prompts", "gap=true", "n=100", "max_images=8"
     )
     assert [row["factor"] for row in found["zero_shot"]] == ["glasses", "light"]
     assert 0 <= found["zero_shot"][0]["accuracy"] <= 1 and found["zero_shot"][1]["accuracy"] is None
@@ -141,7 +141,7 @@ def test_brought_pairs_and_their_gap(tmp_path: Path, capsys: pytest.CaptureFixtu
     np.save(tmp_path / "t.npy", texts)
     data = ["data=pairs", f"data.images={tmp_path / 'i.npy'}", f"data.texts={tmp_path / 't.npy'}",
             f"out={tmp_path / 'out'}"]  # fmt: skip
-    found = asked_of(main, capsys, *data, "gap=true")["gap"]
+    found = answer_of(main, capsys, *data, "gap=true")["gap"]
     assert found["separated"] == 1 and found["gap"] > 1.5
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
     assert found["matched"] == pytest.approx((unit(images) * unit(texts)).sum(1).mean())
@@ -155,12 +155,12 @@ def test_pairs_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     pd.DataFrame({"image": files, "caption": captions}).to_csv(tmp_path / "pairs.csv", index=False)
     data = ["data=pairs", f"data.path={tmp_path / 'pairs.csv'}", f"data.images={tmp_path}", "data.size=16",
             f"cache_dir={tmp_path / 'c'}", f"out={tmp_path / 'out'}", READER]  # fmt: skip
-    found = asked_of(main, capsys, *data, "images=3", "gap=true", PROMPTS)
+    found = answer_of(main, capsys, *data, "images=3", "gap=true", PROMPTS)
     table = np.array(found["cosines"]["values"])
     assert found["cosines"]["captions"] == captions and (table.argmax(1) == [0, 1, 2]).all(), "its own on the diagonal"
     assert found["gap"]["matched"] == pytest.approx(np.diag(table).mean(), abs=1e-6)
     assert found["zero_shot"][0]["share"] == pytest.approx(1 / 3)
-    named = asked_of(main, capsys, *data, "captions=[blue]", f"images=[{files[2]}]")["cosines"]
+    named = answer_of(main, capsys, *data, "captions=[blue]", f"images=[{files[2]}]")["cosines"]
     assert named["values"][0][0] == pytest.approx(table[2, 2], abs=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_answered(photographs: Source, tmp_path: Path) -> None:
     data = vectors(tmp_path)
     with pytest.raises(UserError, match="Expected images=, prompts=, correlate= or gap=true, got none"):
         main(data)
-    with pytest.raises(UserError, match="encoder= to be the one that made these vectors, got none that reads texts"):
+    with pytest.raises(UserError, match="encoder= to be the encoder of these vectors, got none that reads texts"):
         main([*data, PROMPTS])
     with pytest.raises(UserError, match="Expected correlate to be one of labels, prompts, got label"):
         main([*data, "correlate=label"])
