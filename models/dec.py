@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from models import UserError
+from models import UserError, check_whole
 from models.autoencoder import CHUNK, Autoencoder, optimization
 from models.batches import inputs_of
 
@@ -95,9 +95,9 @@ def kmeans(codes: Float[Tensor, "n d"], clusters: int, seed: int) -> Float[Tenso
 class DEC(pl.LightningModule):
     """An encoder and cluster centres, trained towards a target P that sharpens their own assignment Q.
 
-    An epoch is an update interval: P is computed from Q of all rows before the epoch and is fixed during it. Training
-    stops when fewer than `tolerance` of the rows have changed their cluster since the last update. Call `start` before
-    training.
+    P is computed from Q of all rows before the first epoch that starts `interval` steps or more after the last update,
+    and is fixed until the next one. Training stops when fewer than `tolerance` of the rows have changed their cluster
+    since the last update. Call `start` before training.
 
     Arguments:
         features, hidden, code: widths of the auto-encoder.
@@ -106,6 +106,8 @@ class DEC(pl.LightningModule):
         reconstruction_weight: 0 for DEC, whose decoder is kept but not trained, 1 for IDEC.
         clustering_weight: 1 for DEC, .1 for IDEC.
         tolerance: share of the rows.
+        interval: smallest number of steps between updates. After few steps hardly a row has changed its cluster, so a
+            short epoch of an own loader must not be one.
         learning_rate, momentum: options of SGD.
 
     Raises:
@@ -128,8 +130,10 @@ class DEC(pl.LightningModule):
         tolerance: float = 1e-3,
         learning_rate: float = 0.01,
         momentum: float = 0.9,
+        interval: int = 140,
     ) -> None:
         super().__init__()
+        check_whole("trainer.dec.interval", interval, 1)
         if clusters < 2:
             raise UserError(f"Expected at least 2 clusters, got {clusters}: set a higher k.")
         hidden = list(hidden)
@@ -145,6 +149,7 @@ class DEC(pl.LightningModule):
         self.labels: Tensor | None = None  # clusters of the rows at the last update
         self.target: Tensor | None = None
         self.frequencies: Tensor | None = None  # Σ_i q_ij of all rows at the last update
+        self.updated = 0  # the step of the last update
         self.spread: float | None = None  # RMS distance of the last assigned codes from their mean
 
     @property
@@ -179,7 +184,7 @@ class DEC(pl.LightningModule):
                             f"{autoencoder.widths}: train one with these, or set autoencoder.hidden.")  # fmt: skip
         self.autoencoder.load_state_dict(autoencoder.state_dict())
         self.centers.copy_(kmeans(autoencoder.embed(features), len(self.centers), seed))
-        self.labels = None
+        self.labels = self.target = None
         for state, value in ((self.stopped, False), (self.updates, 0), (self.changed, 1.0)):
             state.fill_(value)
         self.attach(features)
@@ -201,6 +206,9 @@ class DEC(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         if self.rows is None:
             raise RuntimeError("Call start or attach before training.")
+        if self.target is not None and self.global_step - self.updated < self.hparams.get("interval", 1):
+            return
+        self.updated = self.global_step
         with self.trainer.precision_plugin.forward_context():  # the same precision as in the steps
             assignment = self.assign(self.rows)
         before, self.labels = self.labels, assignment.argmax(1)

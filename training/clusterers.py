@@ -181,7 +181,7 @@ class ClustererFits:
         widths = {"features": known.shape[1], "hidden": autoencoder.widths[1:-1], "code": autoencoder.widths[-1]}
 
         def make() -> DEC:
-            module = build(self.config[method], clusters=self.k, **widths)
+            module = build(self.config[method], clusters=self.k, interval=settings.interval, **widths)
             module.start(autoencoder, known, self.seed)
             return module
 

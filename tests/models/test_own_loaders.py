@@ -111,6 +111,7 @@ def test_dec_finds_two_clusters_without_row_numbers(tmp_path: Path, features: Te
     clusters = dec.assign(features).argmax(1)
     right = (clusters == torch.arange(64) % 2).float().mean()
     assert max(right, 1 - right) > 0.9
+    assert dec.details()["updates"] == 1 and dec.stop_reason == "steps", "an epoch of two batches is no interval"
 
 
 @pytest.mark.filterwarnings("ignore:.*shuffl.*", "ignore:.*num_workers.*")
