@@ -40,7 +40,8 @@ def test_the_configuration_shows_every_argument_at_its_default(name: str) -> Non
     defaults = {
         key: parameter.default
         for key, parameter in inspect.signature(kind.__init__).parameters.items()
-        if key not in GIVEN and not (name in ("dec", "idec") and key in ("hidden", "code", "interval"))  # the auto-encoder's
+        if key not in GIVEN
+        and not (name in ("dec", "idec") and key in ("hidden", "code", "interval"))  # the auto-encoder's
     }
     assert set(shown) == set(defaults)
     changed = {key for key in shown if shown[key] != (list(d) if isinstance(d := defaults[key], tuple) else d)}
