@@ -116,7 +116,7 @@ def fit(
     keep = pl.callbacks.ModelCheckpoint(
         folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    watching = configured_callbacks(config)
+    watching, loggers = configured_callbacks(config), configured_logger(config, name)
     held_out = validation() if validation and any(map(monitored, watching)) else None
     watching = [callback for callback in watching if held_out or not monitored(callback)]
     with quiet():
@@ -126,7 +126,7 @@ def fit(
             max_steps=steps,
             max_epochs=-1,  # until the steps are done
             precision=precision,  # type: ignore[arg-type]
-            logger=[TensorBoardLogger(run.path, name="tensorboard", version=name), *configured_logger(config, name)],
+            logger=[TensorBoardLogger(run.path, name="tensorboard", version=name), *loggers],
             callbacks=[watch, keep, *callbacks, *watching, *([Bar(name)] if sys.stdout.isatty() else [])],
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -136,4 +136,7 @@ def fit(
         )
         with compiled(module, bool(config.get("compile"))):
             trainer.fit(module, batches, held_out or None, ckpt_path=partial if partial.exists() else None)
+    for logger in loggers:
+        if callable(finish := getattr(getattr(logger, "experiment", None), "finish", None)):
+            finish()  # the next stage is another run of Weights & Biases
     return trainer.global_step - watch.first
