@@ -76,13 +76,13 @@ class Committee:
         """Predict every factor by every member, also those on which it does not vote."""
         return torch.stack([member.read(images) for member in self.members.values()])
 
-    def heard(self, read: Float[Tensor, "members n factors"]) -> Float[Tensor, "members n factors"]:
+    def only_able(self, read: Float[Tensor, "members n factors"]) -> Float[Tensor, "members n factors"]:
         """Replace the predictions of members that do not vote on a factor by NaN."""
         return read.masked_fill(~self.able.to(read.device)[:, None], torch.nan)
 
     def read_members(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "members n factors"]:
         """Predict by each member, in the factor table's units; NaN for a factor on which it does not vote."""
-        return self.heard(self.read_all(images))
+        return self.only_able(self.read_all(images))
 
     def read(self, images: Shaped[Tensor, "n 3 size size"]) -> Float[Tensor, "n factors"]:
         """Predict the factors of images, uint8 or float in [0, 1], by the vote of the committee."""

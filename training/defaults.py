@@ -31,8 +31,8 @@ def with_encoder(
     """
     if not undecided(config, overrides, choices):
         return config, choices
-    begun = Path(config.run_dir) / "config.yaml"
-    before = stored(begun).get("groups", {}).get("encoder") if begun.is_file() else None
+    file = Path(config.run_dir) / "config.yaml"
+    before = stored(file).get("groups", {}).get("encoder") if file.is_file() else None
     if before is not None and before != PREFERRED:
         return config, choices
     # The VAE's configuration has no image_size, so users add it with +; the other one has it, so + would be an error.
