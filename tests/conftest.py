@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+torch.set_num_threads(1)  # as in the trainings that tests start as processes: their numbers are compared bit by bit
 
 
 def pytest_sessionfinish() -> None:
