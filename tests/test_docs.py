@@ -54,7 +54,7 @@ def test_every_module_is_on_its_packages_page(package: str, site: Path) -> None:
 
 def test_help_texts_keep_their_columns(site: Path) -> None:
     page = re.sub("<[^>]+>", "", (site / "api" / "evaluation.html").read_text())
-    assert "\n  factor=glasses value=1       a factor set to a value" in page
+    assert "\n    factor=glasses value=1         set a factor to a value" in page
 
 
 def test_examples_are_code(site: Path) -> None:

@@ -166,7 +166,7 @@ def expect_whole(data: ImageData) -> None:
     assert data.skipped == []
 
 
-@pytest.mark.parametrize("made", LAYOUTS)
+@pytest.mark.parametrize("build", LAYOUTS)
 def test_layout(build: Callable[[Path], None], tmp_path: Path) -> None:
     root = tmp_path / "root"
     build(root)
@@ -177,7 +177,7 @@ def test_layout(build: Callable[[Path], None], tmp_path: Path) -> None:
     assert sorted(root.rglob("*")) == before  # nothing is unpacked or written there
 
 
-@pytest.mark.parametrize("made", [flat_layout, kaggle_zipped, parquet_layout])
+@pytest.mark.parametrize("build", [flat_layout, kaggle_zipped, parquet_layout])
 def test_layouts_load_twice_the_same(build: Callable[[Path], None], tmp_path: Path) -> None:
     build(tmp_path / "root")
     first, second = (celeba(tmp_path / "root", size=8, cache_dir=tmp_path / "cache") for _ in range(2))
@@ -260,7 +260,7 @@ def test_missing_partition_table(tmp_path: Path) -> None:
     assert any("No list_eval_partition table" in note and "one person" in note for note in data.notes)
 
 
-@pytest.mark.parametrize("made", [torchvision_layout, kaggle_people, kaggle_people_zipped, parquet_layout])
+@pytest.mark.parametrize("build", [torchvision_layout, kaggle_people, kaggle_people_zipped, parquet_layout])
 def test_people(build: Callable[[Path], None], tmp_path: Path) -> None:
     build(tmp_path / "root")
     data = celeba(tmp_path / "root", 8, cache_dir=tmp_path / "cache")

@@ -111,6 +111,7 @@ def test_every_command_describes_every_option(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the shape checks' code would be taken for the ordinary one
     runpy.run_module(f"evaluation.{name}", run_name="__main__", alter_sys=True)
     printed = capsys.readouterr().out
     module = importlib.import_module(
