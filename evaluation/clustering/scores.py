@@ -89,6 +89,9 @@ def scores(labels_true: Partition, labels_pred: Partition) -> dict[str, float]:
 
     Raises:
         UserError: different lengths, or no label at all.
+
+    >>> scores([0, 0, 1, 1], [1, 1, 0, 0])["ami"]
+    1.0
     """
     from sklearn import metrics
 
@@ -146,6 +149,9 @@ def silhouette(
 
     a is the mean distance of a row to its own cluster, b that to the nearest other cluster (Rousseeuw 1987). 1 means
     compact and separated clusters, 0 overlapping ones, negative values misplaced rows. None for a single cluster.
+
+    >>> silhouette(np.array([[0.0], [1.0], [9.0], [10.0]]), [0, 0, 1, 1]) > 0.8
+    True
     """
     from sklearn.metrics import silhouette_score
 
@@ -161,6 +167,9 @@ def prediction_strength(values: Float[Array, "n d"], k: int, seed: int = 0, spli
     For each cluster of one half (of at least two rows) it is the share of its pairs that the centres of the other half
     assign to one cluster; the minimum over clusters, averaged over splits. It is near 1 where the data has k clusters.
     Tibshirani and Walther (2005), "Cluster Validation by Prediction Strength", who choose the largest k above .8 to .9.
+
+    >>> prediction_strength(np.repeat([[0.0], [9.0]], 20, axis=0), k=2)
+    1.0
     """
     from sklearn.cluster import KMeans
 

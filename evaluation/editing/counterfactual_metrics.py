@@ -43,7 +43,12 @@ class Moments(NamedTuple):
 
 
 def read_as_labelled(read: Values, labels: Values, target: Values, factor: Factor, median: float) -> Bool[Tensor, " n"]:
-    """Select the photographs that an edit can start from: the judge reads the label, the target is another value."""
+    """Select the photographs that an edit can start from: the judge reads the label, the target is another value.
+
+    >>> hat = Factor("hat", "binary", ("without", "with"))
+    >>> read_as_labelled(torch.tensor([0.0, 1.0]), torch.zeros(2), torch.ones(2), hat, median=0.5)
+    tensor([ True, False])
+    """
     read, labels, target = map(as_tensor, (read, labels, target))
     known = ~(read.isnan() | labels.isnan() | target.isnan())
     return known & reached(read, labels, factor, median) & ~reached(target, labels, factor, median)
@@ -61,6 +66,11 @@ def effectiveness(
 
     `before` is what each member reads from the photographs, `after` from the final pictures. A member is counted on the
     photographs on which it sees the label, so that no edit scores 0; None where there is none.
+
+    >>> hat = Factor("hat", "binary", ("without", "with"))
+    >>> before, after = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+    >>> effectiveness(before, after, torch.zeros(2), torch.ones(2), hat, median=0.5)
+    [0.5]
     """
     before, after, labels, target = map(as_tensor, (before, after, labels, target))
     shares: list[float | None] = []
@@ -110,6 +120,11 @@ def minimality(
 
     Distances are Euclidean. `of_target` and `of_label` mark the real photographs with the target value and with the
     photograph's own value, except for the photograph itself. Photographs without either are left out; NaN if all are.
+
+    >>> photograph, real = torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    >>> other, same = torch.tensor([[True, False]]), torch.tensor([[False, True]])
+    >>> round(minimality(photograph, photograph, real, other, same), 3)  # nothing changed
+    0.295
     """
     originals, edited, real = map(as_tensor, (originals, edited, real))
     of_target, of_label = as_tensor(of_target), as_tensor(of_label)
@@ -129,6 +144,9 @@ def value_weights(
     """Weight real photographs so that each value is as frequent among them as among the targets of the edits.
 
     Return also which edits count: those whose target some real photograph has. The weights sum to 1, or are all 0.
+
+    >>> value_weights(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0, 1.0]))[1]
+    tensor([0.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
     target, values = as_tensor(target), as_tensor(values)
     weights, kept = torch.zeros(len(values), dtype=torch.float64), torch.zeros(len(target), dtype=torch.bool)
@@ -141,7 +159,11 @@ def value_weights(
 
 
 def moments(features: Float[Array, "n d"], weights: Values | None = None) -> Moments:
-    """Compute mean and covariance in float64, of weighted rows where weights are given."""
+    """Compute mean and covariance in float64, of weighted rows where weights are given.
+
+    >>> moments(torch.tensor([[0.0], [2.0]])).covariance
+    tensor([[1.]], dtype=torch.float64)
+    """
     features = as_tensor(features).double().cpu()
     shares = (torch.ones(len(features)) if weights is None else as_tensor(weights)).double().cpu()
     shares = shares / shares.sum()
@@ -174,6 +196,9 @@ def counterfactual_image(
     """Score final pictures against ground-truth counterfactuals x': 1 − Σ|out − x'| / Σ|x − x'|.
 
     1 is the exact edit, 0 the unchanged photograph; below 0 is worse than that.
+
+    >>> counterfactual_image(torch.ones(1, 4), torch.zeros(1, 4), truth=torch.ones(1, 4))
+    1.0
     """
     return counterfactual_from_errors(absolute_error(final, truth), absolute_error(photograph, truth))
 

@@ -37,7 +37,12 @@ class Leakage(NamedTuple):
 
 
 def flipped(before: Values, after: Values, factor: Factor, deviation: float) -> Bool[Tensor, " n"]:
-    """Tell whether the judged value changed; a continuous one, by more than half its training deviation."""
+    """Tell whether the judged value changed; a continuous one, by more than half its training deviation.
+
+    >>> hat = Factor("hat", "binary", ("without", "with"))
+    >>> flipped(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), hat, deviation=0.5)
+    tensor([ True, False])
+    """
     before, after = as_tensor(before), as_tensor(after)
     if factor.kind == "continuous":
         return (after - before).abs() > deviation / 2
@@ -65,6 +70,11 @@ def leakage(
 
     `before` are the readings of the judge on unedited reconstructions, so that losses of the auto-encoder do not count
     as leakage. The mean is NaN without other factors or without images.
+
+    >>> factors = [Factor("hat", "binary", ("no", "yes")), Factor("smile", "binary", ("no", "yes"))]
+    >>> before, after = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    >>> leakage(before, after, 0, factors, [0.5, 0.5]).mean
+    0.5
     """
     row = torch.full((len(factors),), torch.nan, dtype=torch.float64)
     for i, factor in enumerate(factors):
@@ -122,6 +132,9 @@ def counterfactual(
 
     The images are decoded reconstructions; x' is the same scene with only the edited factor changed. 1 is the exact
     edit, 0 no edit, below 0 worse than none.
+
+    >>> counterfactual(torch.ones(1, 4), torch.zeros(1, 4), truth=torch.ones(1, 4))
+    1.0
     """
     return counterfactual_from_errors(absolute_error(edited, truth), absolute_error(original, truth))
 

@@ -55,6 +55,10 @@ def class_similarity(
 
     Raises:
         UserError: fewer than one pair to draw; no class at all, or too many to show; vectors that have no distance.
+
+    >>> table = class_similarity(np.eye(2)[[0, 0, 1, 1]], pd.Series(["a", "a", "b", "b"]))
+    >>> table["mean"].round(3).tolist()  # a with a, a with b, b with b
+    [1.0, 0.0, 1.0]
     """
     check_choice("metric", metric, METRICS)
     if pairs < 1:
@@ -79,7 +83,11 @@ def class_similarity(
 
 
 def class_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Arrange the means of `class_similarity` as a symmetric matrix of classes."""
+    """Arrange the means of `class_similarity` as a symmetric matrix of classes.
+
+    >>> class_matrix(class_similarity(np.eye(2)[[0, 0, 1, 1]], pd.Series(["a", "a", "b", "b"]))).loc["b", "a"]
+    np.float64(0.0)
+    """
     half = table.pivot(index="first", columns="second", values="mean")
     names = list(dict.fromkeys([*table["first"], *table["second"]]))
     half = half.reindex(index=names, columns=names)

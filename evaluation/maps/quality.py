@@ -61,6 +61,9 @@ def trustworthiness(
 
     Raises:
         UserError: k ≥ n / 2; vectors as `checked` refuses them.
+
+    >>> trustworthiness(np.eye(8), np.eye(8)[:, :2], k=1, metric="euclidean") <= 1
+    True
     """
     return trust(neighbour_ranks(vectors, coordinates, k, metric, seed), len(vectors))
 
@@ -71,6 +74,10 @@ def knn_recall(
     """Compute the share of the k nearest neighbours on the map that are among the k nearest in the vectors' space.
 
     A random map has k / (n − 1). Sampling and errors are those of `trustworthiness`.
+
+    >>> line = np.arange(8.0)[:, None]
+    >>> knn_recall(line, np.hstack([line, 0 * line]), k=2)
+    1.0
     """
     return recall(neighbour_ranks(vectors, coordinates, k, metric, seed))
 
@@ -78,7 +85,12 @@ def knn_recall(
 def map_quality(
     vectors: Vectors, coordinates: Coordinates, k: int = 15, metric: str = "euclidean", seed: int = 0
 ) -> dict[str, float]:
-    """Compute `trustworthiness` and `knn_recall` from one neighbour search."""
+    """Compute `trustworthiness` and `knn_recall` from one neighbour search.
+
+    >>> line = np.arange(8.0)[:, None]
+    >>> map_quality(line, np.hstack([line, 0 * line]), k=2)
+    {'trustworthiness': 1.0, 'knn_recall': 1.0}
+    """
     ranks = neighbour_ranks(vectors, coordinates, k, metric, seed)
     return {"trustworthiness": trust(ranks, len(vectors)), "knn_recall": recall(ranks)}
 

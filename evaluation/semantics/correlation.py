@@ -53,7 +53,11 @@ def pearson(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"
 
 
 def spearman(values: Float64[np.ndarray, "n d"], scores: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " d"]:
-    """Compute the Spearman correlation: Pearson correlation of the ranks, averaged over equal values."""
+    """Compute the Spearman correlation: Pearson correlation of the ranks, averaged over equal values.
+
+    >>> spearman(np.array([[1.0], [2.0], [9.0]]), np.array([1.0, 2.0, 3.0])).round(6)
+    array([1.])
+    """
     from scipy.stats import rankdata
 
     return pearson(rankdata(values, axis=0), rankdata(scores))
@@ -133,11 +137,15 @@ def top_components(
 
 
 def chance_level(rows: int, cells: int, share: float = 0.05) -> float:
-    """Return the |r| that the largest of `cells` correlations exceeds by chance in a share of tables (Bonferroni)."""
+    """Return the |r| that the largest of `cells` correlations exceeds by chance in a share of tables (Bonferroni).
+
+    >>> round(chance_level(rows=100, cells=1), 2)
+    0.2
+    """
     from scipy.stats import t
 
     quantile = float(t.ppf(1 - share / cells / 2, rows - 2))
-    return quantile / np.sqrt(rows - 2 + quantile**2)
+    return float(quantile / np.sqrt(rows - 2 + quantile**2))
 
 
 def modality_gap(
@@ -150,6 +158,9 @@ def modality_gap(
     `gap` is the distance of their means (Liang et al. 2022, https://arxiv.org/abs/2203.02053); `image_image`,
     `text_text` and `image_text` are mean cosines; `matched` that of each text with its own image, where it is known;
     `separated` is the share of rows on their own side of the plane halfway between the means.
+
+    >>> modality_gap(np.eye(3)[:1], np.eye(3)[1:2])["image_text"]
+    0.0
     """
     x, y = unit(images), unit(texts)
     a, b = x.mean(0), y.mean(0)

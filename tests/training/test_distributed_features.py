@@ -98,7 +98,10 @@ def test_a_process_may_have_nothing_to_do(tmp_path: Path) -> None:
     [
         (["data=faces", "encoder=vae"], "Expected a frozen encoder, got encoder=vae"),
         (["data=faces", "encoder=nothing"], "Expected train.py's settings, got: "),
-        (["data=digits", "encoder=pixels", "trainer.devices=0"], "Expected available trainer.devices and trainer.num_nodes"),
+        (
+            ["data=digits", "encoder=pixels", "trainer.devices=0"],
+            "Expected available trainer.devices and trainer.num_nodes",
+        ),
     ],
 )
 def test_errors_are_one_line(tmp_path: Path, arguments: list[str], line: str) -> None:
