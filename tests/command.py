@@ -44,16 +44,17 @@ def train(folder: Path, *arguments: str, check: bool = True) -> Result:
 
 def here(folder: Path, run: Callable[[], object], command: list[str]) -> Result:
     """A program within this process, which need not load everything again."""
-    printed, told = io.StringIO(), io.StringIO()
-    with chdir(folder), redirect_stdout(printed), redirect_stderr(told), patch("sys.argv", command):
-        with warnings.catch_warnings():
+    printed, errors = io.StringIO(), io.StringIO()
+    with chdir(folder), redirect_stdout(printed), redirect_stderr(errors), patch("sys.argv", command):
+        # A module that runpy runs would leave its bytecode with the shape checks where the ordinary one is looked for.
+        with warnings.catch_warnings(), patch("sys.dont_write_bytecode", True):
             warnings.simplefilter("ignore")  # an error in tests, but not where a user types the command
             try:
                 code: int | str | None = (run(), 0)[1]
             except SystemExit as ended:
                 code = ended.code
     assert isinstance(code, int)
-    return subprocess.CompletedProcess(command, code, printed.getvalue(), told.getvalue())
+    return subprocess.CompletedProcess(command, code, printed.getvalue(), errors.getvalue())
 
 
 def train_here(folder: Path, *arguments: str, check: bool = True) -> Result:
