@@ -23,7 +23,8 @@ from training.settings import Settings
 
 __all__ = ["check_settings", "cluster", "run_clustering", "scored"]
 
-MINIMUM = {"seeds": 1}  # see training.settings.of_pipeline
+# See training.settings.of_pipeline; the constructors check theirs again, but only where they are called.
+MINIMUM = {"seeds": 1, "turtle.heads": 1, "temi.heads": 1, "temi.hidden": 1, "temi.neighbours": 1}
 SEPARATE = 0.01  # share of the codes' spread; centres that are closer have collapsed into one
 
 

@@ -35,6 +35,7 @@ from training.settings import Settings
 
 __all__ = ["Options", "answer", "learn_concepts", "run_concepts"]
 
+MINIMUM = {"sae.expansion": 1, "sae.dead_after": 1}  # see training.settings.of_pipeline
 CHUNK = 4096
 SHOWN = 20  # concepts that are printed
 

@@ -53,7 +53,7 @@ __all__ = [
 
 # See training.settings.of_pipeline.
 CHANGEABLE = VAE_STAGES | IIN_STAGES
-MINIMUM = {"spatial_guide_edits": 1}
+MINIMUM = {"spatial_guide_edits": 1, "vae.final_width": 0}
 DRAWINGS, PHOTOGRAPHS = 500, 300  # test images edited per factor; decoding photographs takes most of an evaluation
 STRENGTHS = (2, 3)  # at which the mean difference is measured beside 1
 DRAWN = ("edit", "baseline/mean_difference", "baseline/mean_difference_2", "baseline/linear_svm")

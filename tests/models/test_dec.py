@@ -345,7 +345,7 @@ def test_bad_input_is_one_line(pretrained: Autoencoder) -> None:
         DEC(16, 1)
     with pytest.raises(UserError, match="Expected at most as many clusters as the 4 rows, got 5: set a lower k"):
         DEC(16, 5, **SMALL).start(pretrained, features[:4], 0)
-    with pytest.raises(UserError, match="Expected codes that make 5 clusters, got only . different ones: set a lower"):
+    with pytest.raises(UserError, match="Expected codes that make 5 clusters, got only 1 different ones: set a lower"):
         DEC(16, 5, **SMALL).start(pretrained, features[:1].expand(9, 16), 0)
     with pytest.raises(UserError, match=r"Expected an auto-encoder of widths \[16, 8, 4\], got \[16, 32, 4\]: train"):
         DEC(16, 5, hidden=[8], code=4).start(pretrained, features, 0)

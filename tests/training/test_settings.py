@@ -133,6 +133,7 @@ def test_numbers_out_of_range(tmp_path: Path, override: str) -> None:
         ("seeds=0", "seeds to be a whole number of at least 1, got 0"),
         ("seeds=two", "seeds to be a whole number of at least 1, got 'two'"),
         ("seeds=null", "seeds to be a whole number of at least 1, got None"),
+        ("temi.heads=0", "temi.heads to be a whole number of at least 1, got 0"),
         (
             "trainer.autoencoder.batch_size=0",
             "trainer.autoencoder.batch_size to be a whole number of at least 1, got 0",
@@ -170,6 +171,8 @@ def test_constructors_refuse_their_own_numbers(tmp_path: Path, name: str, given:
     ("settings", "message"),
     [
         (["model=mds", "trainer.mds.batch_size=1"], "trainer.mds.batch_size to be a whole number of at least 2, got 1"),
+        (["model=sae", "sae.expansion=0"], "sae.expansion to be a whole number of at least 1, got 0"),
+        (["model=vae", "vae.final_width=-1"], "vae.final_width to be a whole number of at least 0, got -1"),
         (["model=sae", "trainer.sae.steps=0"], "trainer.sae.steps to be a whole number of at least 1, got 0"),
         (["model=embedding", "words=0"], "words to be a whole number of at least 1, got 0"),
         (["model=dec", "data=pairs"], "model=mds for data=pairs, got model=dec: give it the images or the texts alone"),
