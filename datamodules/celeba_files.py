@@ -16,6 +16,7 @@ from datamodules.images import IMAGE_SUFFIXES, EncodedImages, from_files, from_p
 from datamodules.splits import SPLITS
 from datamodules.tables import ID_COLUMNS, parse_table, read_table
 from models import UserError
+from models.archives import check_archive
 
 __all__ = ["IDENTITY", "PARTITION", "Layout", "advice", "locate"]
 
@@ -68,11 +69,12 @@ def archive_members(path: Path) -> list[zipfile.ZipInfo]:
     """List the files in an archive, sorted.
 
     Raises:
-        UserError: it is not a zip archive.
+        UserError: it is not a zip archive, or one that is far larger than its file, see `check_archive`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+            check_archive(path, archive)
     except zipfile.BadZipFile as error:
         raise UserError(
             f"Expected a zip archive in {path}, got {path.stat().st_size} bytes of something else (Google Drive's page "

@@ -151,6 +151,15 @@ def write_rows(data: ImageData, folder: Path, manifest: dict[str, Any]) -> None:
                     temporary.write_bytes(content)
 
 
+def stored_width(folder: Path, n: int) -> int | None:
+    """Return the dimension of the features in a cache, or None if there are none or its files are damaged."""
+    try:
+        rows, width = json.loads((folder / "manifest.json").read_text())["shape"]
+        return width if np.load(folder / "features.npy", mmap_mode="r").shape == (rows, width) == (n, width) else None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
 def opened(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | Path, device: torch.device | str,
            shard: int = SHARD) -> Shards:  # fmt: skip
     """Open the cache of these features, or create it; its shards may be missing.
@@ -163,9 +172,8 @@ def opened(data: ImageData, identity: Identity, embed: Embed, cache_dir: str | P
     folder = Path(cache_dir).expanduser() / "features" / key[:32]
     with cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)  # fails before anything is computed
-    try:
-        width = json.loads((folder / "manifest.json").read_text())["shape"][1]
-    except (OSError, ValueError, KeyError):
+    width = stored_width(folder, len(data.images))
+    if width is None:
         with torch.inference_mode():
             width = embed(data.images[:1].to(device)).shape[1]
     write_rows(data, folder, {"encoder": identity, "data": data.name, "shape": (len(data.images), width)})

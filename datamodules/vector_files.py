@@ -3,6 +3,7 @@
 A float .npy file is memory-mapped; arrays of an archive and columns of a table are held in memory.
 """
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from datamodules.tables import ID_COLUMNS
 from models import UserError, near_names
+from models.archives import check_archive
 
 __all__ = ["VectorFile", "readable", "vector_file"]
 
@@ -125,6 +127,7 @@ def read_numpy(path: Path, column: str | None, taken: Sequence[str]) -> VectorFi
 def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
     """Read the array of features of an archive; other arrays are read when they are needed."""
     with zipfile.ZipFile(path) as archive:
+        check_archive(path, archive)
         headers = {name[:-4]: header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
     fitting = [
         key for key, (shape, dtype) in headers.items()
@@ -138,11 +141,17 @@ def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> Vector
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read the shape and type of an array, without its content."""
+    """Read the shape and type of an array, without its content.
+
+    Raises:
+        ValueError: the member is too short for that shape, for which memory would be taken.
+    """
     with archive.open(name) as file:
         first = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > archive.getinfo(name).file_size:
+        raise ValueError(f"{name} states the shape {shape} and is too short for it")
     return shape, dtype
 
 

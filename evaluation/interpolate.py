@@ -30,7 +30,7 @@ from evaluation.embeddings.rows import draw_map
 from evaluation.embeddings.source import SourceOptions, options_and_source
 from models import UserError
 from models.stable_diffusion import StableDiffusion
-from training.files import jsonable, write_file
+from training.files import csv_text, jsonable, write_file
 
 __all__ = ["main"]
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
         path = interpolate(source, first, second, options.n, options.interpolations)
         table = step_table(source, path, options.k, options.metric)
         files.append(source.folder / "steps.csv")
-        write_file(files[0], table.to_csv(index=False))
+        write_file(files[0], csv_text(table))
         if options.map is not None:
             points, path_map = map_interpolation(source, path, options.map, options.metric, options.rows,
                                                  options.perplexity, options.neighbours, options.seed)  # fmt: skip

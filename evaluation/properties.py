@@ -19,7 +19,7 @@ from evaluation.command import command, json_only
 from evaluation.embeddings.ideal_words import compositionality, consistency
 from evaluation.embeddings.properties import Options, draw, grid_of
 from evaluation.embeddings.source import SourceOptions, options_and_source
-from training.files import jsonable, write_file
+from training.files import csv_text, jsonable, write_file
 
 __all__ = ["main"]
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         grid.axis(name)
         changes = pd.concat([consistency(grid, each) for each in grid.values], ignore_index=True)
         scores = compositionality(grid)
-        write_file(source.folder / "changes.csv", changes.to_csv(index=False))
+        write_file(source.folder / "changes.csv", csv_text(changes))
         files = [source.folder / "changes.csv", *draw(source.folder, grid, name, options.seed)]
     if options.json:
         answer: dict[str, Any] = {"changes": changes.to_dict("records"), "compositionality": scores}

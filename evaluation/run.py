@@ -38,7 +38,7 @@ from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource, read_json
 from training.run_folder import find_run, finished
-from training.settings import stored
+from training.stored_settings import stored
 
 __all__ = ["LoadedRun", "described", "load", "spaces_of"]
 

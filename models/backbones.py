@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from models import UserError
 from models.precision import half_precision
-from models.sd_vae import first_line
-from models.weights import weights_sha256
+from models.weights import first_line, load_tensors, weights_sha256
 
 __all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "layer_features"]
 
@@ -181,8 +180,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        state = load_file(file) if file.suffix == ".safetensors" else load_tensors(file)
         return dict(state.get("state_dict", state))
+    except UserError:
+        raise
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types for a broken file
         raise UserError(
             f"Expected a file of weights at {file}, got one that cannot be read ({reason(error)}): give a state dict."

@@ -13,7 +13,7 @@ from torch import nn
 
 from models import UserError, check_choice
 from models.backbones import RANDOM, Preprocessing, reason, seeded, suggestion
-from models.sd_vae import first_line
+from models.weights import first_line
 
 __all__ = [
     "RESIZE",

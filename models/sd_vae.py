@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models import UserError
 from models.precision import half_precision
-from models.weights import weights_sha256
+from models.weights import first_line, weights_sha256
 
 __all__ = ["SDVAE", "TinyAutoencoder", "missing_weights"]
 
@@ -306,12 +306,3 @@ def answers(weights: str) -> bool:
     thread.start()
     thread.join(PATIENCE)
     return bool(answered)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if the message is empty.
-
-    >>> first_line(ValueError("no file" + chr(10) + "look elsewhere"))
-    'no file'
-    """
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models import UserError
-from models.sd_vae import first_line
-from models.weights import weights_sha256
+from models.weights import first_line, weights_sha256
 
 __all__ = ["Sentence"]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models import UserError
-from models.sd_vae import first_line
+from models.weights import first_line
 
 __all__ = ["StableDiffusion"]
 

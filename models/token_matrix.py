@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models import UserError, check_choice
-from models.sd_vae import first_line
-from models.weights import weights_sha256
+from models.weights import first_line, load_tensors, weights_sha256
 from models.word_embedding import split_words
 
 __all__ = ["Lookup", "named_rows"]
@@ -72,12 +71,14 @@ def read_tensors(path: Path, name: str | None) -> dict[str, Tensor]:
                 keys = [key for key, shape in shapes.items() if key == name or (name is None and len(shape) == 2)]
                 loaded, known = {key: file.get_tensor(key) for key in keys}, list(shapes)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = load_tensors(path, mmap=zipfile.is_zipfile(path))
             content = content if isinstance(content, dict) else {"matrix": content}
             content = content.get("state_dict", content)
             tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
             keys = [key for key, value in tensors.items() if key == name or (name is None and value.ndim == 2)]
             loaded, known = {key: tensors[key] for key in keys}, list(tensors)
+    except UserError:
+        raise
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types
         raise UserError(f"Expected weights in {path}, which cannot be read ({first_line(error)}).") from error
     if name is not None and name not in loaded:

@@ -8,6 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from models import UserError
+from models.archives import check_zip
+from models.weights import first_line, load_tensors
 from training.files import write_file
 from training.run_folder import Run
 
@@ -23,12 +25,11 @@ def check_readable(partial: Path) -> None:
     if not partial.exists():
         return
     try:
-        torch.load(partial, map_location="cpu", weights_only=True)
+        load_tensors(partial)
     except Exception as error:  # torch, pickle and zipfile each raise their own kind
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"Expected a checkpoint to go on from, got a damaged file {partial} ({reason}): remove it to train this "
-            "stage from its start."
+            f"Expected a checkpoint to go on from, got a damaged file {partial} ({first_line(error)}): remove it "
+            "to train this stage from its start."
         ) from error
 
 
@@ -64,10 +65,11 @@ def load_module(kind: Any, file: Path) -> Any:
     if not file.is_file():
         raise UserError(f"Expected the checkpoint {file}, got no such file: this run has no {kind.__name__}.")
     try:
-        module = kind.load_from_checkpoint(file, map_location="cpu")
+        check_zip(file)
+        # The content is data: Lightning calls `kind` with the arguments in it, and builds no other class.
+        module = kind.load_from_checkpoint(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and Lightning each raise their own kind
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UserError(
-            f"Expected a checkpoint of {kind.__name__}, got {file} ({reason}): train the run again."
+            f"Expected a checkpoint of {kind.__name__}, got {file} ({first_line(error)}): train the run again."
         ) from error
     return module.eval().requires_grad_(False)

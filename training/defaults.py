@@ -11,7 +11,8 @@ from typing import Any
 from hydra import compose
 
 from models.sd_vae import missing_weights
-from training.settings import Settings, stored
+from training.settings import Settings
+from training.stored_settings import read_settings
 
 __all__ = ["with_encoder"]
 
@@ -32,7 +33,7 @@ def with_encoder(
     if not undecided(config, overrides, choices):
         return config, choices
     file = Path(config.run_dir) / "config.yaml"
-    before = stored(file).get("groups", {}).get("encoder") if file.is_file() else None
+    before = read_settings(file).get("groups", {}).get("encoder") if file.is_file() else None
     if before is not None and before != PREFERRED:
         return config, choices
     # The VAE's configuration has no image_size, so users add it with +; the other one has it, so + would be an error.

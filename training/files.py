@@ -1,13 +1,17 @@
-"""Write files atomically, read and write JSON, and convert pictures."""
+"""Write files atomically, name them after factors, read and write JSON and csv, and convert pictures."""
 
+import hashlib
 import io
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -17,8 +21,21 @@ from datamodules.cache import write_whole
 from datamodules.images import decode
 from models import UserError
 
-__all__ = ["ImageSource", "jsonable", "read_image", "read_json", "to_pillow", "write_file", "write_json"]
+__all__ = [
+    "ImageSource",
+    "csv_text",
+    "file_name",
+    "harmless",
+    "jsonable",
+    "read_image",
+    "read_json",
+    "to_pillow",
+    "write_file",
+    "write_json",
+]
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # the first characters of a formula in a spreadsheet
+LONGEST = 100  # bytes of a name in a file's name
 ImageSource: TypeAlias = str | Path | Image.Image
 
 
@@ -35,6 +52,49 @@ def write_file(path: Path, content: str | bytes) -> None:
         raise UserError(
             f"Expected to write {path}, got {error.strerror or error}: free space there or choose another folder."
         ) from error
+
+
+def file_name(name: str) -> str:
+    """Turn a name, of a factor for instance, into the stem of a file that no other name has.
+
+    Letters of all scripts, digits, spaces and `_.+-` stay. Where another character is replaced, the name is long, or it
+    starts or ends as no file should, part of its SHA-256 follows, so that `a/b` and `a_b` are two files.
+
+    >>> file_name("glasses"), file_name("C++"), file_name("a/b")
+    ('glasses', 'C++', 'a_b-c14cddc0')
+    """
+    cleaned = re.sub(r"[^\w .+-]+", "_", unicodedata.normalize("NFC", name)).strip(" .").encode()[:LONGEST]
+    stem = re.sub(r"^[-+.]+", "_", cleaned.decode(errors="ignore")) or "_"
+    return stem if stem == name else f"{stem}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def harmless(cell: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would execute as a formula.
+
+    >>> harmless("=1+1"), harmless("-1.5"), harmless("cat")
+    ("'=1+1", '-1.5', 'cat')
+    """
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r\n", "\n").replace("\r", "\n")  # csv does not quote the latter, so it would end the row
+    if not cell.startswith(FORMULAS):
+        return text
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def csv_text(table: pd.DataFrame, index: bool = False) -> str:
+    """Return a table as csv, with names and texts made harmless, see `harmless`."""
+    shown = table.set_axis([harmless(name) for name in table.columns], axis="columns")
+    for place, kind in enumerate(shown.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            shown.isetitem(place, shown.iloc[:, place].astype(object).map(harmless))
+    if index:
+        shown.index = shown.index.map(harmless).rename(harmless(table.index.name))
+    return shown.to_csv(index=index)
 
 
 def jsonable(value: Any) -> Any:

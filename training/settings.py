@@ -21,23 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models import UserError, check_choice, check_whole, near_names
 from models.composition import COMPOSITIONS
-from training.renamed import EXPERIMENTS
+from training.stored_settings import check_files, follow_folder, read_settings, stored
 
-__all__ = ["Settings", "resolve_settings", "differences", "shortened", "stored"]
+__all__ = ["Settings", "resolve_settings", "differences", "shortened"]
 
 Settings: TypeAlias = Any  # OmegaConf's DictConfig, a class that the shape checks warn of
 # Paths change no number; `groups` only records which configuration files the values came from.
 PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups")
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
         "judge_model", "compose", "compile")  # fmt: skip
-# Modules that have moved: the name that runs of earlier versions store -> the name today.
-MOVED = {
-    "models.encoders": "models.sd_vae",
-    "models.lookup": "models.token_matrix",
-    "models.diffusion": "models.stable_diffusion",
-    "models.embedding": "models.word_embedding",
-}
-CONFIGS = Path(__file__).parents[1] / "configs"
 REFERRED = ("image_size",)  # other settings interpolate it
 MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # their keys are free
 PAIRS = "datamodules.captions.pairs"  # pairs of an image and a text, which only model=mds reads
@@ -63,7 +55,7 @@ def resolve_settings(
         with open_dict(settings):
             settings.groups = groups
         file = Path(settings.run_dir) / "config.yaml"
-        changed = differences(stored(file), settings) if file.is_file() else {}
+        changed = differences(read_settings(file), settings) if file.is_file() else {}
         if changed:
             raise UserError(
                 f"Expected the settings that {file.parent} was started with, got {listed(changed)}: choose another "
@@ -109,6 +101,7 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     if not Path(ckpt).expanduser().is_file() or not (folder / "config.yaml").is_file():
         raise UserError(f"Expected ckpt= to be a file in the checkpoints folder of a run, got {ckpt}: check the path.")
     before, settings = stored(folder / "config.yaml"), stored(folder / "config.yaml")
+    given: set[str] = set()  # the names of the settings on this command line
     for argument in overrides:
         override = parsed(argument)
         name, value = override.key_or_group, override.value()
@@ -129,6 +122,9 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
                 )
         else:
             put(settings, name, value, argument)
+            given |= flat({name: value}).keys()
+    check_files(settings, given)
+    follow_folder(settings, folder, given)
     settings.run_dir = str(folder)
     if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
         settings.data.cache_dir = settings.cache_dir  # the stored value is resolved and no longer follows cache_dir
@@ -162,45 +158,6 @@ def put(settings: Settings, name: str, value: Any, argument: str) -> None:
         raise UserError(
             f"Expected a setting that the run of ckpt= has, got {argument!r}: check its name.{near_names(name, known)}"
         ) from error
-
-
-def stored(file: Path) -> Settings:
-    """Load the settings stored in a run folder, in OmegaConf's struct mode: no key can be added.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    try:
-        settings = OmegaConf.load(file)
-    except Exception as error:  # YAML, its decoding and the disk each raise their own kind
-        settings, reason = None, str(error).strip().split("\n")[0]
-    else:
-        reason = "no settings"
-    if not isinstance(settings, DictConfig):
-        raise UserError(f"Expected a run's settings in {file}, got a damaged file ({reason}): choose another run_dir=.")
-    follow_moves(settings)
-    OmegaConf.set_struct(settings, True)
-    return settings
-
-
-def follow_moves(settings: Any) -> None:
-    """Update the settings of an older run in place: moved classes, a renamed experiment, the model's pipeline."""
-    for key, value in settings.items_ex(resolve=False):
-        if isinstance(value, DictConfig):
-            follow_moves(value)
-        elif key == "_target_" and isinstance(value, str):
-            module, _, name = value.rpartition(".")
-            settings[key] = f"{MOVED.get(module, module)}.{name}"
-    experiment = OmegaConf.select(settings, "groups.experiment")
-    if experiment in EXPERIMENTS:
-        settings.groups.experiment = EXPERIMENTS[experiment]
-    model = OmegaConf.select(settings, "model.name")
-    file = CONFIGS / "model" / f"{model}.yaml"
-    if model is not None and "pipeline" not in settings.model and file.is_file():
-        configured: Any = OmegaConf.load(file)
-        parents = [OmegaConf.load(CONFIGS / "model" / f"{name}.yaml") for name in configured.get("defaults", [])
-                   if isinstance(name, str) and name != "_self_"]  # fmt: skip
-        settings.model.pipeline = OmegaConf.merge(*parents, configured).model.pipeline
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

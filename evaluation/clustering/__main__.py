@@ -29,7 +29,7 @@ from evaluation.run import LoadedRun, load
 from models import UserError
 from models.autoencoder import Autoencoder
 from training.checkpoints import load_module
-from training.files import write_file
+from training.files import csv_text, write_file
 from training.run_folder import Run
 from training.settings import Settings
 
@@ -98,7 +98,7 @@ def predict(run: LoadedRun, options: Options) -> tuple[Any, str]:
         certainty, clusters = clusterer.assign(features).max(1)
     new = {"image": [str(file) for file in files]} if options.texts is None else {"text": options.texts}
     table = pd.DataFrame(new | {"cluster": clusters.cpu(), "certainty": certainty.cpu()})
-    write_file(run.path / "predictions.csv", table.to_csv(index=False))
+    write_file(run.path / "predictions.csv", csv_text(table))
     return table.to_dict("records"), table.to_string(index=False)
 
 

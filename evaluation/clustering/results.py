@@ -16,7 +16,7 @@ from evaluation.clustering.scores import contingency
 from evaluation.drawing.figures import INK, Column, figure, strip
 from models.labels import Factor
 from training.clusterers import ClustererFits, Fitted
-from training.files import write_file
+from training.files import csv_text, file_name, write_file
 
 __all__ = [
     "contact_sheets",
@@ -63,7 +63,7 @@ def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], firs
     if main in found:
         own = table[["id", "split", main, f"{main}/certainty"]]
         own = own.set_axis(["id", "split", "cluster", "certainty"], axis="columns")
-        write_file(folder / "labels.csv", own.to_csv(index=False))
+        write_file(folder / "labels.csv", csv_text(own))
         draw_clusters(folder / "figures", data, found[main][0], first.rows, first.k, factors)
 
 
@@ -75,7 +75,7 @@ def write_contingencies(folder: Path, data: FeatureData, found: Mapping[str, Seq
         if not labels.isnan().all():
             for method, fits in found.items():
                 table = contingency_table(factor, labels, fits[0].clusters[rows])
-                write_file(folder / f"contingency_{method}_{factor.name.replace('/', '_')}.csv", table.to_csv())
+                write_file(folder / f"contingency_{method}_{file_name(factor.name)}.csv", csv_text(table, index=True))
 
 
 def contingency_table(factor: Factor, labels: Float[Tensor, " n"], clusters: Int64[Tensor, " n"]) -> pd.DataFrame:
@@ -172,7 +172,7 @@ def draw_clusters(folder: Path, data: FeatureData, fitted: Fitted, rows: Int64[T
     for i in factors:
         labels = data.factors.values[rows, i]
         if not labels.isnan().all():
-            name = f"contingency_{data.factors.factors[i].name.replace('/', '_')}"
+            name = f"contingency_{file_name(data.factors.factors[i].name)}"
             draw_contingency(folder / f"{name}.png", data.factors.factors[i], labels, fitted.clusters[rows])
     if data.images is not None:
         one = factors[0] if len(factors) == 1 else None

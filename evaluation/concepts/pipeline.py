@@ -28,7 +28,7 @@ from training.build import build, device_of
 from training.checkpoints import finish, load_module
 from training.data import load_data
 from training.features import features_of
-from training.files import read_json, write_file, write_json
+from training.files import csv_text, read_json, write_file, write_json
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
@@ -139,7 +139,7 @@ def write_results(folder: Path, data: FeatureData, names: Sequence[str], parts: 
         UserError: a folder that cannot be written.
     """
     table = concept_table(codes, parts.titles, names, k, parts.cosines)
-    write_file(folder / "concepts.csv", table.assign(rows=table["rows"].str.join(" | ")).to_csv(index=False))
+    write_file(folder / "concepts.csv", csv_text(table.assign(rows=table["rows"].str.join(" | "))))
     try:
         with write_whole(folder / "concepts.parquet") as temporary:
             row_table(codes, data.ids, parts.titles).to_parquet(temporary)

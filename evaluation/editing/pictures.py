@@ -25,6 +25,7 @@ from evaluation.report.tables import editor_title
 from models.composition import DEFAULT, compose
 from models.interfaces import Editor, ImageEncoder
 from models.labels import Factor, Statistics, factor_statistics
+from training.files import file_name
 
 __all__ = ["draw_edits", "draw_flow", "draw_reconstructions"]
 
@@ -95,7 +96,7 @@ def draw_edits(
         }
         truth = None if data.counterfactual is None else rgb(data.counterfactual(chosen, factor.name, values))
         labels = [f"→ {target_name(factor, target, statistics, i)}" for target in values.tolist()]
-        file = folder / f"edit_{factor.name.replace('/', '_')}.png"
+        file = folder / f"edit_{file_name(factor.name)}.png"
         shown = shown_reconstruction(reconstruction, images)
         edit_strips(file, factor.name, labels, images, shown, edited, truth)
     draw_grid(folder, data, encoder, next(iter(editors.values())), device, held[:rows], targets[:rows], how)

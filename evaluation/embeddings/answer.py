@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from evaluation.drawing.figures import write_figure
-from training.files import jsonable, write_file
+from training.files import csv_text, jsonable, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     def write_table(self, folder: Path, name: str, table: pd.DataFrame, index: bool = False) -> None:
         """Write a table as `<name>.csv`."""
         self.files.append(folder / f"{name}.csv")
-        write_file(self.files[-1], table.to_csv(index=index))
+        write_file(self.files[-1], csv_text(table, index))
 
     def write_picture(self, folder: Path, name: str, drawing: "Figure") -> None:
         """Write a figure as `<name>.png`."""

@@ -27,7 +27,7 @@ from evaluation.embeddings.search import compare
 from evaluation.embeddings.similarity import class_matrix, class_similarity, neighbour_graph, similarity_matrix
 from evaluation.embeddings.source import Source
 from models import UserError
-from training.files import write_file
+from training.files import csv_text, write_file
 
 __all__ = [
     "Options",
@@ -164,7 +164,7 @@ def export(source: Source, path: Path) -> Path:
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"Expected export= to be a .csv or a .parquet file, got {path}.")
     table = frame(source)
-    write_file(path, table.to_csv() if path.suffix == ".csv" else table.to_parquet())
+    write_file(path, csv_text(table, index=True) if path.suffix == ".csv" else table.to_parquet())
     return path
 
 
@@ -237,7 +237,7 @@ def answer_maps(source: Source, options: Options, answer: Answer) -> None:
         column(source.table, str(options.colour))  # before the long fit of a map
     shown = sub_cluster(source, queries[0], options.cluster, options.metric) if options.cluster is not None else None
     if shown is not None:
-        cluster_map, name = map_among(source, shown, map_settings(options, 3)), f"cluster {queries[0]}"
+        cluster_map, name = map_among(source, shown, map_settings(options, 3)), f"cluster_{queries[0]}"
         colour, title = options.colour or "side", f"Neighbourhood of {queries[0]}"
         answer.files.extend(draw_map(source.folder, name, cluster_map, shown.table, colour, title))
         answer.content["cluster"] = shown.table[["id", "side", "cosine", "euclidean"]].assign(

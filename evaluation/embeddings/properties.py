@@ -121,7 +121,7 @@ def draw(folder: Path, grid: Grid, name: str, seed: int = 0) -> list[Path]:
         labels = {key: [each[i] for each in combinations] for i, key in enumerate(grid.values)}
         changes = Map(projection.coordinates, projection.caption, grid.names, lines)
         table, title = pd.DataFrame({"id": grid.names, **labels}), f"Combinations that differ in {name} only"
-        files += draw_map(folder, f"changes of {name}", changes, table, name, title)
+        files += draw_map(folder, f"changes_of_{name}", changes, table, name, title)
     else:
         print(f"No map: it takes {FEWEST_ROWS} combinations, and there are {len(grid.rows)}.")
     matrix = change_matrix(grid, name)

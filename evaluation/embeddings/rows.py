@@ -1,6 +1,5 @@
 """Select rows of a source, map them among others, and draw the maps."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from evaluation.maps.page import write_page
 from evaluation.maps.projection import project
 from evaluation.maps.scatter import Map, draw_scatter
 from models import UserError, near_names
-from training.files import write_file
+from training.files import csv_text, file_name, write_file
 
 __all__ = [
     "MOST_NAMES",
@@ -126,11 +125,11 @@ def draw_map(folder: Path, name: str, drawn: Map, table: pd.DataFrame, colour: s
     if colour is not None:
         column(table, colour)
         table = table[list(dict.fromkeys(["id", colour, *table.columns]))]
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
+    stem = file_name(name)
     page, picture, coordinates = (folder / f"{stem}.{suffix}" for suffix in ("html", "png", "csv"))
     write_page(page, {title or name: drawn}, table, title=title or name, coloured=colour is not None)
     draw_scatter(picture, {title or name: drawn}, {} if colour is None else {colour: table[colour]})
     points = np.asarray(drawn.coordinates)
     axes = {axis: points[:, i] for i, axis in enumerate("xyz"[: points.shape[1]])}
-    write_file(coordinates, table.assign(**axes).to_csv(index=False))
+    write_file(coordinates, csv_text(table.assign(**axes)))
     return [page, picture, coordinates]

@@ -22,7 +22,7 @@ from datamodules.cache import write_whole
 from evaluation.maps.neighbours import Coordinates, Neighbours, Vectors, checked, draw_rows
 from evaluation.maps.projection import reduced
 from models import UserError
-from training.files import write_file
+from training.files import harmless, write_file
 
 __all__ = ["atlas_command", "check_columns", "jpeg", "printable", "thumbnails", "write_points", "write_projector"]
 
@@ -151,7 +151,9 @@ def write_tables(folder: Path, values: np.ndarray, table: pd.DataFrame) -> None:
     numbers = io.StringIO()
     np.savetxt(numbers, values, fmt="%.6g", delimiter="\t")
     write_file(folder / "tensors.tsv", numbers.getvalue())
-    words = table.astype(object).map(lambda value: "" if pd.isna(value) else " ".join(printable(value).split()) or " ")
+    words = table.astype(object).map(
+        lambda value: "" if pd.isna(value) else harmless(" ".join(printable(value).split()) or " ")
+    )
     lines = [list(map(str, table.columns))] if len(table.columns) > 1 else []
     lines += words.to_numpy().tolist()
     write_file(folder / "metadata.tsv", "".join("\t".join(line) + "\n" for line in lines))

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from evaluation.maps.neighbours import Vectors, checked
 from evaluation.maps.projection import INSTALL, Linear, Projection, Settings, has_open_tsne, umap_class
 from models import UserError
+from models.archives import check_zip
 from training.files import write_file
 
 __all__ = ["Reducer", "check_placing", "fitted", "load_reducer"]
@@ -105,6 +106,7 @@ def load_reducer(path: str | Path) -> Reducer:
     """
     file = Path(path).expanduser()
     try:
+        check_zip(file)
         with np.load(file, allow_pickle=False) as saved:
             first = Linear(saved["mean"], saved["axes"]) if len(saved["mean"]) else None
             words = json.loads(saved["words"].tobytes())

@@ -18,7 +18,7 @@ from models import UserError
 from training.build import device_of
 from training.data import load_data
 from training.features import features_of, text_encoder
-from training.files import write_file
+from training.files import csv_text, write_file
 from training.reducers import METHODS, ReducerFits, check_dims, check_methods, name_of
 from training.run_folder import Run
 from training.settings import Settings
@@ -120,7 +120,7 @@ def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     places = {method: place for place, method in enumerate(["full", *METHODS])}
     table = table.sort_values(["direction", "method", "dim"], ascending=[False, True, True], ignore_index=True,
                               key=lambda column: column.map(places) if column.name == "method" else column)  # fmt: skip
-    write_file(file, table.to_csv(index=False))
+    write_file(file, csv_text(table))
     draw_reductions(table, run.path / "figures" / "retrieval.png")
     run.update(headline(table))
     for direction, rows in table.groupby("direction", sort=False):

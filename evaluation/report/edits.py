@@ -20,6 +20,7 @@ from evaluation.report.tables import (
     final_metrics,
     unjudged,
 )
+from training.files import file_name
 
 __all__ = ["comparison", "factor_card", "final_comparison", "headline_metrics", "invariance", "shared_means"]
 
@@ -64,7 +65,7 @@ def factor_card(files: Files, factor: str) -> str:
     if sources.get(factor) and sources[factor] != factor:
         numbers.append(f"labels from {sources[factor]}")
     flag = "<span class='badge warn'>cannot be judged</span> " if unjudged(files.metrics, factor) else ""
-    image = picture(files, f"edit_{factor.replace('/', '_')}", STRIP)
+    image = picture(files, f"edit_{file_name(factor)}", STRIP)
     head = f"<h3>{escape(factor)}</h3>{flag}<span class='muted'>{escape(' · '.join(numbers))}</span>"
     return card(head + image) if image else ""
 

@@ -30,8 +30,9 @@ from evaluation.report.tables import (
     score_text,
     unjudged,
 )
-from training.files import read_json, write_file
+from training.files import file_name, read_json, write_file
 from training.run_folder import find_run
+from training.stored_settings import read_settings
 
 __all__ = ["write_report"]
 
@@ -197,7 +198,7 @@ def configuration(files: Files) -> str:
 def page(files: Files) -> str:
     """Compose the page from its sections."""
     factors = list(edit_rows(files.metrics)) or [known["name"] for known in files.data.get("factors", [])]
-    strips = {f"edit_{factor.replace('/', '_')}" for factor in factors}
+    strips = {f"edit_{file_name(factor)}" for factor in factors}
     components = sorted((name for name in files.figures if name.startswith("component_")), key=lambda n: (len(n), n))
     maps, sheets, tables = (
         [name for name in files.figures if name.startswith(kind)] for kind in ("map_", "clusters", "contingency_")
@@ -243,7 +244,7 @@ def page(files: Files) -> str:
 def read_files(path: Path) -> Files:
     """Read the files of a run folder that the report needs."""
     figures = {file.stem: file for file in sorted((path / "figures").glob("*.png"))}
-    config = OmegaConf.load(path / "config.yaml")
+    config = read_settings(path / "config.yaml")
     return Files(path, config, read_json(path / "manifest.json"), read_json(path / "metrics.json"), figures)
 
 

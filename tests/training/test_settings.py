@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from models import UserError
 from training.build import build
 from training.run_folder import Run
-from training.settings import resolve_settings, stored
+from training.settings import resolve_settings
+from training.stored_settings import stored
 
 ROOT = Path(__file__).parents[2]
 GROUPS = {

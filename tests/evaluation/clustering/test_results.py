@@ -117,6 +117,8 @@ def test_contingency_files_of_every_method_and_factor(tmp_path: Path) -> None:
         "dec": [Fitted(torch.tensor([0, 1, 1, 1]), torch.ones(4), {})] * 2,
     }
     write_contingencies(tmp_path, data_of(4, FactorTable(factors, labels)), found, torch.arange(3), [0, 1])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["contingency_dec_a_b.csv", "contingency_kmeans_a_b.csv"]
-    table = pd.read_csv(tmp_path / "contingency_kmeans_a_b.csv", index_col="a/b")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "contingency_dec_a_b-c14cddc0.csv", "contingency_kmeans_a_b-c14cddc0.csv",
+    ]  # fmt: skip
+    table = pd.read_csv(tmp_path / "contingency_kmeans_a_b-c14cddc0.csv", index_col="a/b")
     assert table.loc["no"].to_dict() == {"0": 0, "1": 2} and table.loc["yes"].to_dict() == {"0": 1, "1": 0}
