@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from models import UserError
 from training import resolvers
+from training.command_line import quoted
 from training.renamed import with_new_names
 
 if TYPE_CHECKING:  # slow to load: after the configuration is known to be one
@@ -52,7 +53,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = with_new_names(sys.argv[1:])
+    sys.argv[1:] = quoted(with_new_names(sys.argv[1:]))
     try:
         main()
     except SystemExit as ended:

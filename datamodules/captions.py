@@ -24,7 +24,7 @@ from datamodules.images import decode_images, from_files
 from datamodules.splits import SPLITS, hash_split
 from datamodules.texts import TextData, extract_texts
 from datamodules.vectors import vectors
-from models import UserError
+from models import Count, PositiveShare, Share, UserError
 from models.interfaces import FeatureEncoder, TextEncoder
 
 __all__ = ["PairData", "extract_pairs", "pairs"]
@@ -74,8 +74,8 @@ def pairs(path: str | Path | Sequence[str | Path] | None = None,
           images: str | Path | Sequence[str | Path] | None = None,
           texts: str | Path | Sequence[str | Path] | None = None,
           image_column: str | None = None, text_column: str | None = None, split: str | Sequence[str] | None = None,
-          captions: int | None = None, most: int | None = None, size: int = 224, crop: float = 1.0,
-          max_unreadable: float = 0.01, cache_dir: str | Path = "cache") -> PairData:  # fmt: skip
+          captions: Count | None = None, most: Count | None = None, size: Count = 224, crop: PositiveShare = 1.0,
+          max_unreadable: Share = 0.01, cache_dir: str | Path = "cache") -> PairData:  # fmt: skip
     """Load pairs from files of captions with folders of images, or from two arrays of embeddings, `images` and `texts`.
 
     `path` is a COCO json, a table, or a list of files. Images are loaded from the folder `images`, by default the

@@ -29,7 +29,7 @@ from datamodules.images import decode_images
 from datamodules.people import check_people, people_numbers, split_names
 from datamodules.splits import TRAIN, complete_split, hash_split
 from datamodules.tables import join_tables, read_tables
-from models import UserError
+from models import Count, Share, UserError
 
 __all__ = ["FACTORS", "celeba"]
 
@@ -114,12 +114,12 @@ def crop_share(crop: int | float) -> float:
 
 def celeba(
     root: str | Path,
-    size: int = 64,
+    size: Count = 64,
     factors: Mapping[str, str] | Sequence[str] | None = None,
     extra_attributes: str | Path | Sequence[str | Path] | None = None,
-    crop: int = 160,
+    crop: Count = 160,
     download: bool = False,
-    max_unreadable: float = 0.01,
+    max_unreadable: Share = 0.01,
     cache_dir: str | Path = "cache",
 ) -> ImageData:
     """Load CelebA from below `root`, with the chosen attributes as factors; images are decoded once into `cache_dir`.

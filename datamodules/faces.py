@@ -22,7 +22,7 @@ from datamodules.face_shapes import ellipse, hsv, palette, segment
 from datamodules.factors import FactorTable, ImageData
 from datamodules.progress import with_progress
 from datamodules.splits import TEST, TRAIN, VALIDATION
-from models import UserError
+from models import Count, Seed, UserError
 from models.labels import Factor
 
 __all__ = ["FACTORS", "FaceParameters", "faces", "render", "sample_parameters"]
@@ -264,9 +264,9 @@ def can_correlate(correlate: Any, names: list[str]) -> bool:
 
 
 def faces(
-    n: int = 20_000,
-    size: int = 64,
-    seed: int = 0,
+    n: Count = 20_000,
+    size: Count = 64,
+    seed: Seed = 0,
     correlate: Mapping[str, Any] | None = None,
     cache_dir: str | Path = "cache",
 ) -> ImageData:

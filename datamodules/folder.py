@@ -27,7 +27,7 @@ from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
 from datamodules.people import check_people, people_numbers, split_names
 from datamodules.splits import TRAIN, complete_split, hash_split
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
-from models import UserError, near_names
+from models import Count, PositiveShare, Seed, Share, UserError, near_names
 
 __all__ = ["folder"]
 
@@ -127,10 +127,10 @@ def folder(
     root: str | Path,
     attributes: str | Path | Sequence[str | Path] | None = None,
     factors: Mapping[str, str] | Sequence[str] | None = None,
-    size: int = 64,
-    crop: float = 1.0,
-    split_seed: int = 0,
-    max_unreadable: float = 0.01,
+    size: Count = 64,
+    crop: PositiveShare = 1.0,
+    split_seed: Seed = 0,
+    max_unreadable: Share = 0.01,
     cache_dir: str | Path = "cache",
     people: str | None = None,
 ) -> ImageData:

@@ -23,7 +23,7 @@ from datamodules.progress import with_progress
 from datamodules.splits import SPLITS, hash_split
 from datamodules.vector_files import readable
 from datamodules.vector_labels import label_table
-from models import UserError, near_names
+from models import Count, UserError, near_names
 from models.interfaces import TextEncoder
 
 __all__ = ["TextData", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
@@ -112,7 +112,7 @@ def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
 
 def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
           labels: str | Sequence[str] | None = None, split: str | Sequence[str | int] | None = None,
-          most: int | None = None) -> TextData:  # fmt: skip
+          most: Count | None = None) -> TextData:  # fmt: skip
     """Load the texts of one or several files, a text per row.
 
     `labels` are columns. `split` is a split name for all files, one for each, or a column. At most the first `most`

@@ -8,14 +8,14 @@ from datamodules.cache import fingerprint
 from datamodules.factors import FactorTable
 from datamodules.features import FeatureData
 from datamodules.splits import hash_split
-from models import UserError
+from models import Natural, UserError
 from models.token_matrix import named_rows
 
 __all__ = ["tokens"]
 
 
 def tokens(path: str | Path, vocabulary: str | Path | None = None, tensor: str | None = None,
-           skip: int = 0) -> FeatureData:  # fmt: skip
+           skip: Natural = 0) -> FeatureData:  # fmt: skip
     """Load a matrix from a file of weights or a run folder of model=embedding, see `models.token_matrix.named_rows`.
 
     Raises:

@@ -33,7 +33,7 @@ from datamodules.vision_files import (
     readable,
     unpickled,
 )
-from models import UserError
+from models import Count, UserError
 from models.labels import Factor
 
 __all__ = ["cifar10", "cifar100", "digits", "fashion_mnist", "mnist", "stl10"]
@@ -118,7 +118,7 @@ def check_labels(path: Path, labels: np.ndarray, images: np.ndarray, classes: Se
         )
 
 
-def digits(n: int | None = None) -> ImageData:
+def digits(n: Count | None = None) -> ImageData:
     """Load scikit-learn's 1,797 handwritten digits, 8x8; their grey levels from 0 to 16 are scaled to 0 to 255.
 
     Raises:
@@ -150,7 +150,7 @@ def read_idx(published: Published, folder: Path, factor: Factor, n: int | None) 
     return assembled(published.name, parts, (factor,), n)
 
 
-def mnist(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
+def mnist(root: str | Path, n: Count | None = None, download: bool = False) -> ImageData:
     """Load MNIST, 28x28 grey, from root/MNIST/raw, with at most n rows of each split.
 
     Raises:
@@ -161,7 +161,7 @@ def mnist(root: str | Path, n: int | None = None, download: bool = False) -> Ima
     return read_idx(MNIST, located(MNIST, root, download), factor, n)
 
 
-def fashion_mnist(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
+def fashion_mnist(root: str | Path, n: Count | None = None, download: bool = False) -> ImageData:
     """Load Fashion-MNIST, 28x28 grey, from root/FashionMNIST/raw, with at most n rows of each split.
 
     Raises:
@@ -198,7 +198,7 @@ def read_cifar(published: Published, root: str | Path, download: bool, keys: dic
     return assembled(published.name, parts, factors, n, changed_files(published, folder))
 
 
-def cifar10(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
+def cifar10(root: str | Path, n: Count | None = None, download: bool = False) -> ImageData:
     """Load CIFAR-10, 32x32, from root/cifar-10-batches-py, with at most n rows of each split.
 
     Raises:
@@ -207,7 +207,7 @@ def cifar10(root: str | Path, n: int | None = None, download: bool = False) -> I
     return read_cifar(CIFAR10, root, download, {"class": ("labels", "label_names")}, n)
 
 
-def cifar100(root: str | Path, n: int | None = None, download: bool = False) -> ImageData:
+def cifar100(root: str | Path, n: Count | None = None, download: bool = False) -> ImageData:
     """Load CIFAR-100, 32x32, from root/cifar-100-python, with its 100 classes and their 20 superclasses.
 
     Raises:
@@ -217,7 +217,7 @@ def cifar100(root: str | Path, n: int | None = None, download: bool = False) -> 
     return read_cifar(CIFAR100, root, download, keys, n)
 
 
-def stl10(root: str | Path, n: int | None = None, unlabeled: bool = False, download: bool = False) -> ImageData:
+def stl10(root: str | Path, n: Count | None = None, unlabeled: bool = False, download: bool = False) -> ImageData:
     """Load STL-10, 96x96, from root/stl10_binary: 5,000 training and 8,000 test images.
 
     With `unlabeled` there are 100,000 more training images without labels, which take 2.8 GB of memory. There are at

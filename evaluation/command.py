@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, field, fields
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
@@ -15,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models import UserError, near_names
+from training.command_line import as_typed, mapping_as_typed, quoted, unquoted
 
 __all__ = ["command", "help_text", "json_only", "option", "parse_options"]
 
@@ -22,16 +24,47 @@ T = TypeVar("T")
 WIDTH = 120  # characters of a line of the help
 
 
-def option(default: Any, description: str, former: str | None = None) -> Any:
+def option(default: Any, description: str, former: str | None = None, text: bool = False) -> Any:
     """Declare an option of a command: a dataclass field with a default, a description for --help, and a former name.
 
     The default of a required option is `omegaconf.MISSING`. Under its former name an option still works, and a line on
-    the standard error says what it is called now.
+    the standard error says what it is called now. With `text` the values of an option of any type are texts.
     """
-    metadata = {"description": description, "former": former}
+    metadata = {"description": description, "former": former, "text": text}
     if isinstance(default, list | dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def option_value(schema: type, name: str, typed: str, argument: str) -> Any:
+    """Return the value of an option: texts as typed, everything else in the syntax of train.py.
+
+    `null` is no value where there is another default, or where an option names one thing, not texts.
+
+    Raises:
+        UserError: it is not in that syntax, or has several values.
+    """
+    each = next(each for each in fields(schema) if each.name == name)
+    hint, texts = get_type_hints(schema)[name], each.metadata.get("text", False)
+    if typed == "null" and NoneType in get_args(hint) and not (texts and each.default is None):
+        return None
+    if hint in (str, str | None):
+        return unquoted(typed)
+    if hint in (list[str], list[str] | None) or (texts and "dict" not in str(hint)):
+        value = as_typed(typed)
+        return [value] if "list" in str(hint) and isinstance(value, str) else value
+    if texts and (mapping := mapping_as_typed(typed)) is not None:
+        return mapping
+    quoted_argument = quoted([argument])[0]
+    if argument != quoted_argument and typed.lstrip()[:1] in "[{":
+        raise UserError(f"Expected key=value, got {argument!r}: quote values with special characters.")
+    try:
+        override = OverridesParser.create().parse_override(quoted_argument)
+    except HydraException as error:
+        raise UserError(f"Expected key=value, got {argument!r}: quote values with special characters.") from error
+    if override.type is not OverrideType.CHANGE or override.is_sweep_override():
+        raise UserError(f"Expected one value for {name}, got {argument!r}: quote a value with commas.")
+    return override.value()
 
 
 def parse_options(schema: type[T], arguments: Sequence[str]) -> T:
@@ -44,19 +77,17 @@ def parse_options(schema: type[T], arguments: Sequence[str]) -> T:
     former = {each.metadata.get("former"): each.name for each in fields(schema)}  # type: ignore[arg-type]
     parsed = OmegaConf.structured(schema)
     for argument in arguments:
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            raise UserError(f"Expected key=value, got {argument!r}: quote values with special characters.") from error
-        name = override.key_or_group
+        name, equals, typed = argument.partition("=")
+        if not equals:
+            raise UserError(f"Expected key=value, got {argument!r}: --help shows the options.")
         if name in former:
             print(f"{name}= is now called {former[name]}=: the former name still works.", file=sys.stderr)
             name = former[name]
-        if name not in names or override.type is not OverrideType.CHANGE or override.is_sweep_override():
+        if name not in names:
             near = near_names(name, names)
             raise UserError(f"Expected one value for an option among {', '.join(names)}, got {argument!r}.{near}")
         try:
-            OmegaConf.update(parsed, name, override.value(), merge=False)
+            OmegaConf.update(parsed, name, option_value(schema, name, typed, argument), merge=False)
         except OmegaConfBaseException as error:
             reason = str(error).split("\n")[0]
             raise UserError(f"Expected another kind of value for {name}, got {argument!r}: {reason}.") from error

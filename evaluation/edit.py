@@ -17,17 +17,32 @@ from collections.abc import Sequence
 from evaluation.command import command, json_only, parse_options
 from evaluation.editing.edit_options import Options
 from evaluation.editing.strips import edit_run
-from evaluation.run import load
+from evaluation.run import LoadedRun, load
+from models import UserError, near_names
 from training.files import jsonable
 
 __all__ = ["main"]
+
+
+def check_factors(run: LoadedRun, names: Sequence[str]) -> None:
+    """Check that a run has the named factors by its manifest, before its networks are loaded.
+
+    Raises:
+        UserError: it has other ones.
+    """
+    known = [str(factor["name"]) for factor in run.manifest.get("data", {}).get("factors", [])]
+    for name in names:
+        if known and name not in known:
+            raise UserError(f"Expected a factor among {', '.join(known)}, got {name!r}.{near_names(name, known)}")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Edit the images, and print the files that were written."""
     options = parse_options(Options, arguments)
     with json_only(options.json):
-        answer = edit_run(load(options.run), options)
+        run = load(options.run)
+        check_factors(run, [*([] if options.factor is None else [options.factor]), *(options.edits or {})])
+        answer = edit_run(run, options)
     opened = "\n".join(f"Open: {path}" for path in [answer["figure"], *answer["pictures"]])
     print(json.dumps(jsonable(answer)) if options.json else opened)
 

@@ -2,8 +2,36 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Annotated, TypeAlias
 
-__all__ = ["UserError", "check_choice", "check_whole", "near_names"]
+from annotated_types import Ge, Gt, Le, Lt
+
+__all__ = [
+    "HIGHEST_SEED",
+    "Count",
+    "Fraction",
+    "Natural",
+    "NotNegative",
+    "Positive",
+    "PositiveShare",
+    "Seed",
+    "Share",
+    "UserError",
+    "check_choice",
+    "check_whole",
+    "near_names",
+]
+
+# Numbers that settings accept. `training.build.check_arguments` checks them before a run reads its data.
+Count: TypeAlias = Annotated[int, Ge(1)]
+Natural: TypeAlias = Annotated[int, Ge(0)]
+Positive: TypeAlias = Annotated[float, Gt(0)]
+NotNegative: TypeAlias = Annotated[float, Ge(0)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+PositiveShare: TypeAlias = Annotated[float, Gt(0), Le(1)]
+Fraction: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+HIGHEST_SEED = 2**31 - 1  # NumPy takes seeds below 2³²; stages and repeated fits add to a run's seed
+Seed: TypeAlias = Annotated[int, Ge(0), Le(HIGHEST_SEED)]
 
 
 class UserError(ValueError):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from models import UserError, check_choice
+from models import Count, Fraction, Positive, UserError, check_choice
 from models.batches import inputs_of
 
 __all__ = ["Autoencoder", "Layer", "fully_connected", "optimization"]
@@ -101,14 +101,14 @@ class Autoencoder(pl.LightningModule):
     def __init__(
         self,
         features: int,
-        hidden: Sequence[int] = (500, 500, 2000),
-        code: int = 10,
-        corruption: float = 0.3,
+        hidden: Sequence[Count] = (500, 500, 2000),
+        code: Count = 10,
+        corruption: Fraction = 0.3,
         optimizer: Literal["adam", "sgd"] = "adam",
-        learning_rate: float | None = None,
-        momentum: float = 0.9,
+        learning_rate: Positive | None = None,
+        momentum: Fraction = 0.9,
         anneal: bool = True,
-        drop_every: int | None = None,
+        drop_every: Count | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= corruption < 1:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from models import UserError, check_whole
+from models import Count, Fraction, NotNegative, Positive, Share, UserError, check_whole
 from models.autoencoder import CHUNK, Autoencoder, optimization
 from models.batches import inputs_of
 
@@ -122,15 +122,15 @@ class DEC(pl.LightningModule):
         self,
         features: int,
         clusters: int,
-        hidden: Sequence[int] = (500, 500, 2000),
-        code: int = 10,
-        alpha: float = 1.0,
-        reconstruction_weight: float = 0.0,
-        clustering_weight: float = 1.0,
-        tolerance: float = 1e-3,
-        learning_rate: float = 0.01,
-        momentum: float = 0.9,
-        interval: int = 140,
+        hidden: Sequence[Count] = (500, 500, 2000),
+        code: Count = 10,
+        alpha: Positive = 1.0,
+        reconstruction_weight: NotNegative = 0.0,
+        clustering_weight: NotNegative = 1.0,
+        tolerance: Share = 1e-3,
+        learning_rate: Positive = 0.01,
+        momentum: Fraction = 0.9,
+        interval: Count = 140,
     ) -> None:
         super().__init__()
         check_whole("trainer.dec.interval", interval, 1)

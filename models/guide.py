@@ -32,6 +32,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models import Count, Natural, NotNegative, Positive
 from models.gaussian import draw, kl_divergence
 from models.labels import LabelEmbedding
 from models.muon import Muon
@@ -158,14 +159,14 @@ class Guide(pl.LightningModule):
         self,
         features: int,
         factors: Sequence[Sequence[Any]],
-        nuisance: int = 16,
-        width: int = 256,
-        depth: int = 3,
-        fit_steps: int = 1000,
-        align_steps: int = 250,
-        align_batch: int = 64,
-        reading_weight: float = 0.0,
-        learning_rate: float = 1e-2,
+        nuisance: Count = 16,
+        width: Count = 256,
+        depth: Count = 3,
+        fit_steps: Count = 1000,
+        align_steps: Natural = 250,
+        align_batch: Count = 64,
+        reading_weight: NotNegative = 0.0,
+        learning_rate: Positive = 1e-2,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

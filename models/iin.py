@@ -21,7 +21,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from models import calibration, check_choice
+from models import Count, Fraction, NotNegative, Positive, calibration, check_choice
 from models.batches import labelled_batch
 from models.diffusion_edits import UNREAD_REACH, encoded, moved, surely
 from models.diffusion_flow import DiffusionFlow
@@ -82,21 +82,21 @@ class IIN(pl.LightningModule):
         factors: Sequence[Sequence[Any]],
         objective: Literal["faithful", "likelihood"] = "faithful",
         head: Literal["pairs", "label"] = "pairs",
-        block_sizes: list[int] | None = None,
-        correlation: float | list[float] = 0.975,
+        block_sizes: list[Count] | Literal["auto"] | None = None,
+        correlation: Fraction | list[Fraction] = 0.975,
         shape: Sequence[int] = (),
-        blocks: int | None = None,
-        width: int | None = None,
-        depth: int | None = None,
+        blocks: Count | None = None,
+        width: Count | None = None,
+        depth: Count | None = None,
         coupling: Literal["rnvp", "glow", "diffusion"] | None = None,
         diffusion: Mapping[str, Any] | None = None,
         linear_start: bool | None = None,
-        label_deviation: float = 0.2,
-        likelihood_weight: float = 0.1,
-        reach: float = 1.0,
+        label_deviation: Positive = 0.2,
+        likelihood_weight: NotNegative = 0.1,
+        reach: Positive = 1.0,
         optimizer: Literal["muon", "adam"] | None = None,
-        learning_rate: float | None = None,
-        betas: Sequence[float] = (0.9, 0.99),
+        learning_rate: Positive | None = None,
+        betas: Sequence[Fraction] = (0.9, 0.99),
     ) -> None:
         super().__init__()
         check_choice("iin.objective", objective, ("faithful", "likelihood"))

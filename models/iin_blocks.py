@@ -1,9 +1,12 @@
 """Blocks of the codes of the invertible interpretation network (`models/iin.py`): one for each factor."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from models import UserError
 from models.labels import LabelEmbedding
 
 __all__ = ["block_masks", "block_sizes_from_pairs", "blocks_of", "check_blocks", "correlations"]
@@ -31,12 +34,17 @@ def block_sizes_from_pairs(
     return [max(1, int(share * a.shape[1])) for share in shares]
 
 
-def blocks_of(sizes: list[int]) -> list[slice]:
+def blocks_of(sizes: list[int] | Literal["auto"]) -> list[slice]:
     """Return consecutive blocks of the given sizes.
+
+    Raises:
+        UserError: "auto", which only a run can estimate, from its pairs.
 
     >>> blocks_of([2, 1])
     [slice(0, 2, None), slice(2, 3, None)]
     """
+    if sizes == "auto":
+        raise UserError("Expected iin.block_sizes as numbers, got auto: estimate them by block_sizes_from_pairs.")
     ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
     return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 

@@ -1,6 +1,7 @@
 """Factors, and embeddings of their labels that a network can be conditioned on."""
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -207,6 +208,25 @@ def factor_statistics(values: Float[Tensor, "n factors"]) -> Statistics:
     return Statistics(*torch.stack(columns, dim=1).to(values.dtype).to(values.device).unbind(0))
 
 
+def value_index(factor: Factor, value: str | int | float) -> int | None:
+    """Return the position of a value's name in a factor, or None if it names none.
+
+    A name counts as it is spelled, or else, if only one has it so, without regard to upper and lower case; names are
+    compared in Unicode's normal form C. So 5 of a factor with the values 5 and 7 is its first.
+    """
+    text = unicodedata.normalize("NFC", str(value)).strip()
+    names = [unicodedata.normalize("NFC", name) for name in factor.values]
+    if factor.kind == "continuous" and not isinstance(value, str):
+        return None
+    if text in names:
+        return names.index(text)
+    same = [number for number, name in enumerate(names) if name.casefold() == text.casefold()]
+    if len(same) == 1 and isinstance(value, str):
+        return same[0]
+    said = {"false": 0, "true": 1}.get(text.lower())
+    return said if factor.kind == "binary" and not same else None
+
+
 def factor_value(factor: Factor, value: str | int | float, described: Mapping[str, Any]) -> float:
     """Convert a requested value, a number or the name of one of the factor's values, to the table's unit.
 
@@ -218,11 +238,12 @@ def factor_value(factor: Factor, value: str | int | float, described: Mapping[st
 
     >>> factor_value(Factor("hat", "binary", ("without", "with")), "with", {})
     1.0
+    >>> factor_value(Factor("shoe size", "categorical", ("38", "39", "40")), 39, {})
+    1.0
     """
-    names = [name.lower() for name in factor.values]
     number: Any = value
-    if isinstance(value, str) and value.lower() in names:
-        index = names.index(value.lower())
+    index = value_index(factor, value)
+    if index is not None:
         number = described.get(("low", "high")[index]) if factor.kind == "continuous" else index
     try:
         number = float(math.nan if number is None else number)

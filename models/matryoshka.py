@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, normalize
 
-from models import UserError, check_choice
+from models import Positive, UserError, check_choice
 from models.reduction import METRICS, half_cosine, mean_of, moment, squared_distances
 
 __all__ = ["Matryoshka", "info_nce", "neighbour_divergence"]
@@ -83,8 +83,8 @@ class Matryoshka(pl.LightningModule):
     deviation: Tensor
 
     def __init__(self, features: int, widths: Sequence[int], kinds: int = 1,
-                 metric: Literal["cosine", "euclidean"] = "cosine", temperature: float = 0.05,
-                 learning_rate: float = 1e-3) -> None:  # fmt: skip
+                 metric: Literal["cosine", "euclidean"] = "cosine", temperature: Positive = 0.05,
+                 learning_rate: Positive = 1e-3) -> None:  # fmt: skip
         super().__init__()
         check_choice("metric", metric, METRICS)
         widths = sorted(widths)

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from models import UserError, check_choice
+from models import Count, NotNegative, Positive, UserError, check_choice
 from models.autoencoder import fully_connected
 from models.reduction import METRICS, fit_reduction, half_cosine, squared_distances
 
@@ -105,12 +105,12 @@ class NeuralMDS(pl.LightningModule):
         pairs: Literal["all", "cross", "knn"] = "all",
         shared: bool = True,
         metric: Literal["cosine", "euclidean"] = "euclidean",
-        hidden: Sequence[int] = (512,),
+        hidden: Sequence[Count] = (512,),
         initial: Literal["pca", "random"] = "pca",
-        quadruplets: int = 16_384,
-        margin: float = 0.05,
-        neighbours: int = 10,
-        learning_rate: float = 1e-3,
+        quadruplets: Count = 16_384,
+        margin: NotNegative = 0.05,
+        neighbours: Count = 10,
+        learning_rate: Positive = 1e-3,
     ) -> None:
         super().__init__()
         check_choice("mds.objective", objective, ("isometric", "isotonic"))

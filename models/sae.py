@@ -7,7 +7,7 @@ z = TopK(ReLU(W_e (x − b) + b_e)), x̂ = W_d z + b, e = x − x̂; a unit's di
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, linear, normalize
 
-from models import UserError, check_choice, check_whole
+from models import Count, Positive, UserError, check_choice, check_whole
 from models.batches import inputs_of
 
 __all__ = ["SAE", "Codes", "auxiliary_loss", "combination", "matryoshka_loss", "top_units"]
@@ -114,11 +114,11 @@ class SAE(pl.LightningModule):
     def __init__(
         self,
         features: int,
-        expansion: int = 8,
-        active: int | list[int] = 16,
-        weighting: str = "uniform",
-        dead_after: int = 100_000,
-        learning_rate: float = 1e-3,
+        expansion: Count = 8,
+        active: Count | list[Count] = 16,
+        weighting: Literal["uniform", "reverse"] = "uniform",
+        dead_after: Count = 100_000,
+        learning_rate: Positive = 1e-3,
     ) -> None:
         super().__init__()
         check_choice("sae.weighting", weighting, ("uniform", "reverse"))

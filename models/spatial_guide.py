@@ -24,6 +24,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional
 
+from models import Count, NotNegative, Positive
 from models.labels import LabelEmbedding
 from models.muon import Muon
 from models.networks import squeeze_of
@@ -109,11 +110,11 @@ class SpatialGuide(pl.LightningModule):
         features: int,
         factors: Sequence[Sequence[Any]],
         shape: Sequence[int],
-        width: int = 160,
-        noise: float = 3.0,
-        guidance: float | list[float] = 5.0,
-        solver_steps: int = 5,
-        learning_rate: float = 5e-3,
+        width: Count = 160,
+        noise: Positive = 3.0,
+        guidance: NotNegative | list[NotNegative] = 5.0,
+        solver_steps: Count = 5,
+        learning_rate: Positive = 5e-3,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

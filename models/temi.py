@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from models import check_whole
+from models import Count, Fraction, Natural, Positive, check_whole
 from models.neighbours import nearest
 from models.turtle import standardisation
 
@@ -126,13 +126,13 @@ class TEMI(pl.LightningModule):
         self,
         features: int,
         clusters: int,
-        heads: int = 8,
-        hidden: int = 128,
-        neighbours: int = 50,
-        beta: float = 0.6,
-        momentum: float = 0.98,
-        learning_rate: float = 3e-3,
-        warmup: int = 100,
+        heads: Count = 8,
+        hidden: Count = 128,
+        neighbours: Count = 50,
+        beta: Positive = 0.6,
+        momentum: Fraction = 0.98,
+        learning_rate: Positive = 3e-3,
+        warmup: Natural = 100,
     ) -> None:
         super().__init__()
         for name, value in (("heads", heads), ("hidden", hidden), ("neighbours", neighbours)):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import UserError, check_choice
+from models import Natural, UserError, check_choice
 from models.weights import first_line, load_tensors, weights_sha256
 from models.word_embedding import split_words
 
@@ -133,8 +133,8 @@ class Lookup(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, path: str | Path, vocabulary: str | Path | None = None, tensor: str | None = None, skip: int = 0,
-                 unknown: str = "error") -> None:  # fmt: skip
+    def __init__(self, path: str | Path, vocabulary: str | Path | None = None, tensor: str | None = None,
+                 skip: Natural = 0, unknown: str = "error") -> None:  # fmt: skip
         super().__init__()
         check_choice("encoder.unknown", unknown, ("error", "zero"))
         matrix, self.words, name = named_rows(path, vocabulary, tensor, skip)

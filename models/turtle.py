@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from models import UserError, check_whole
+from models import Count, NotNegative, Positive, UserError, check_whole
 from models.batches import inputs_of
 
 __all__ = ["TURTLE", "cross_entropy", "fit_linear", "generalization_score", "mean_entropy", "standardisation"]
@@ -162,11 +162,11 @@ class TURTLE(pl.LightningModule):
         self,
         features: int,
         clusters: int,
-        heads: int = 8,
-        gamma: float = 10.0,
-        inner_steps: int = 10,
-        inner_reach: float = 1.0,
-        learning_rate: float = 1e-2,
+        heads: Count = 8,
+        gamma: NotNegative = 10.0,
+        inner_steps: Count = 10,
+        inner_reach: Positive = 1.0,
+        learning_rate: Positive = 1e-2,
     ) -> None:
         super().__init__()
         check_whole("turtle.heads", heads, 1)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from models import check_choice, check_whole
+from models import Count, Natural, NotNegative, Positive, check_choice, check_whole
 from models.batches import inputs_of
 from models.final_decoder import FinalDecoder
 from models.gaussian import draw, kl_divergence
@@ -61,15 +61,15 @@ class VAE(pl.LightningModule):
 
     def __init__(
         self,
-        size: int = 64,
-        latent: int = 64,
-        width: int = 24,
-        beta: float = 1.0,
+        size: Count = 64,
+        latent: Count = 64,
+        width: Count = 24,
+        beta: NotNegative = 1.0,
         likelihood: Literal["gaussian", "laplace"] = "gaussian",
-        scale: float = 0.1,
-        flip: bool = False,
-        learning_rate: float = 1e-2,
-        final_width: int = 0,
+        scale: Positive = 0.1,
+        flip: bool | None = False,
+        learning_rate: Positive = 1e-2,
+        final_width: Natural = 0,
     ) -> None:
         super().__init__()
         check_choice("vae.likelihood", likelihood, ("gaussian", "laplace"))

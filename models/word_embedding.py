@@ -16,6 +16,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from models import Count, Positive
+
 __all__ = ["UNKNOWN", "WordClassifier", "common_words", "numbered", "split_words"]
 
 PUNCTUATION = re.compile(r"[!\"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~']")
@@ -65,7 +67,7 @@ class WordClassifier(pl.LightningModule):
         learning_rate: learning rate of Adam.
     """
 
-    def __init__(self, words: int, classes: int, width: int = 16, learning_rate: float = 1e-3) -> None:
+    def __init__(self, words: int, classes: int, width: Count = 16, learning_rate: Positive = 1e-3) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.embedding = nn.Embedding(words + 2, width, padding_idx=0)

@@ -1,19 +1,18 @@
 """Build objects from the configuration: modules, data sets, devices."""
 
-import inspect
 from collections.abc import Mapping
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from models import UserError
 from training import resolvers
+from training.arguments import check_arguments
 
-__all__ = ["device_of", "is_trained_here", "build", "resolvers"]
+__all__ = ["build", "device_of", "is_trained_here", "resolvers"]
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
@@ -39,31 +38,6 @@ def is_trained_here(config: Any) -> bool:
     return "_target_" not in config.encoder
 
 
-def fits(value: Any, annotation: Any) -> bool:
-    """Tell whether a setting has an annotated type; only types that a configuration can hold are checked."""
-    kind = get_origin(annotation)
-    if kind in (Union, UnionType):
-        return any(fits(value, option) for option in get_args(annotation))
-    if kind is Literal:
-        return value in get_args(annotation)
-    if kind is list:
-        return isinstance(value, list | tuple | ListConfig)
-    if annotation is float:
-        return type(value) in (int, float)
-    return type(value) is annotation if annotation in (int, bool, NoneType) else True
-
-
-def kinds(annotation: Any) -> str:
-    """Describe in words the types that `fits` accepts."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
-    kind = get_origin(annotation)
-    if kind is Literal:
-        return " or ".join(map(str, get_args(annotation)))
-    if kind in (Union, UnionType):
-        return " or ".join(kinds(option) for option in get_args(annotation))
-    return "a list" if kind is list else words.get(annotation, str(annotation))
-
-
 def build(settings: Mapping[str, Any], **arguments: Any) -> Any:
     """Build the object that the configuration names, with these arguments.
 
@@ -73,19 +47,17 @@ def build(settings: Mapping[str, Any], **arguments: Any) -> Any:
     target = str(settings["_target_"])
     if isinstance(settings, DictConfig) and (missing := OmegaConf.missing_keys(settings)):
         raise UserError(f"Expected {min(missing)}=..., got none: {target} needs it.")
-    for name, parameter in inspect.signature(get_object(target)).parameters.items():
-        if name in settings and name not in arguments and not fits(settings[name], parameter.annotation):
-            place = settings._get_full_key(name) if isinstance(settings, DictConfig) else name
-            raise UserError(f"Expected {place} to be {kinds(parameter.annotation)}, got {settings[name]!r}.")
+    check_arguments(settings, arguments)
     try:
-        return instantiate(settings, **arguments)
-    except InstantiationException as error:  # Hydra's wrapper of all errors
-        cause = error.__cause__
+        # Hydra would resolve interpolations in the arguments, as in a class named "${5}".
+        return instantiate(settings, _partial_=True)(**arguments)
+    except (InstantiationException, ValueError, TypeError, KeyError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error  # Hydra wraps all errors
         if isinstance(cause, ValueError):
             raise UserError(str(cause)) from error
-        if isinstance(cause, TypeError | KeyError):  # `fits` cannot foresee these: a list of texts, an unknown word
+        if isinstance(cause, TypeError | KeyError):  # which no annotation tells, as an unknown word
             raise UserError(
-                f"Expected settings that {target} can be made with, got {type(cause).__name__}: {cause}; compare them "
+                f"Expected settings that {target} can be built with, got {type(cause).__name__}: {cause}; compare them "
                 "with those in configs/."
             ) from error
         raise

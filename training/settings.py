@@ -19,8 +19,10 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from models import UserError, check_choice, check_whole, near_names
+from models import HIGHEST_SEED, UserError, check_choice, check_whole, near_names
 from models.composition import COMPOSITIONS
+from training.arguments import TEXTS, check_targets, take_as_typed
+from training.command_line import as_typed
 from training.stored_settings import check_files, follow_folder, read_settings, stored
 
 __all__ = ["Settings", "resolve_settings", "differences", "shortened"]
@@ -48,6 +50,7 @@ def resolve_settings(
         UserError: the run folder has other settings; a setting that cannot change; a number out of range.
     """
     groups = {group: choice for group, choice in (choices or {}).items() if "/" not in group}
+    take_as_typed(config, overrides)
     if config.get("ckpt") is not None:
         settings = resumed(str(config.ckpt), overrides, groups)
     else:
@@ -63,6 +66,7 @@ def resolve_settings(
             )
     check_added(settings, overrides)
     check_numbers(settings)
+    check_targets(settings)
     return settings
 
 
@@ -104,7 +108,8 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     given: set[str] = set()  # the names of the settings on this command line
     for argument in overrides:
         override = parsed(argument)
-        name, value = override.key_or_group, override.value()
+        name = override.key_or_group
+        value: Any = as_typed(argument.partition("=")[2]) if name in TEXTS else override.value()
         if name == "ckpt":
             continue
         if name in groups:
@@ -123,6 +128,7 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
         else:
             put(settings, name, value, argument)
             given |= flat({name: value}).keys()
+    take_as_typed(settings, overrides)
     check_files(settings, given)
     follow_folder(settings, folder, given)
     settings.run_dir = str(folder)
@@ -245,6 +251,8 @@ def check_numbers(settings: Settings) -> None:
         if value is None and key == "measured_images":  # the default then depends on the data
             continue
         check_whole(key, value, least)
+    if settings.get("seed", 0) > HIGHEST_SEED:
+        raise UserError(f"Expected seed to be at most {HIGHEST_SEED}, got {settings.seed}: choose a smaller one.")
     for stage, section in stages(settings):
         clip = section.get("clip")
         if clip is not None and (type(clip) not in (int, float) or not clip > 0):

@@ -59,7 +59,7 @@ class Options:
     )
     label: str | None = option(None, "label to compare with (default: all that have classes)")
     images: list[str] | None = option(None, "new image files or folders to assign to clusters")
-    texts: list[str] | None = option(None, "new texts to assign to clusters")
+    texts: list[str] | None = option(None, "new texts to assign to clusters", text=True)
     ks: list[int] = option([], "numbers of clusters to compare by prediction strength")
     json: bool = option(False, "print one JSON object")
 

@@ -54,7 +54,7 @@ class Options:
         None, "active concepts per row, approximately with splice (default: 8 with splice, as trained with sae)"
     )
     penalty: float | None = option(None, "L1 penalty of SpLiCE, instead of active=")
-    query: str | None = option(None, "row, text or image file whose concepts are printed")
+    query: str | None = option(None, "row, text or image file whose concepts are printed", text=True)
     k: int = option(5, "rows with the largest activations to list for each concept")
     out: str | None = option(None, "folder for the files (default: the run, or embeddings/concepts)")
     json: bool = option(False, "print one JSON object")

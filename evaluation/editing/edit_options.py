@@ -27,13 +27,19 @@ class Options:
 
     run: str = option(MISSING, "run folder of model=iin, or a folder whose newest run is taken")
     factor: str | None = option(None, "factor to edit")
-    value: Any = option(None, "value of the factor, a number or its word")
+    value: Any = option(None, "value of the factor, a number or its word", text=True)
     values: list[Any] | None = option(
-        None, "values of the factor or of the component (default: each value of the factor; -3 to 3 of a component)"
+        None,
+        "values of the factor or of the component (default: each value of the factor; -3 to 3 of a component)",
+        text=True,
     )
     component: int | None = option(None, "component to set, in standard deviations")
-    donor: str | None = option(None, "image file, or id of the run's data, whose block of the factor is swapped in")
-    edits: dict[str, Any] | None = option(None, "values of several factors, which are set one after the other")
+    donor: str | None = option(
+        None, "image file, or id of the run's data, whose block of the factor is swapped in", text=True
+    )
+    edits: dict[str, Any] | None = option(
+        None, "values of several factors, which are set one after the other", text=True
+    )
     images: list[str] | None = option(None, "photographs to edit (default: images of the run's data)")
     split: str = option("test", "split of the run's data: train, validation or test")
     align: str = option(

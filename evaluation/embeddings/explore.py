@@ -27,6 +27,7 @@ from evaluation.embeddings.search import compare
 from evaluation.embeddings.similarity import class_matrix, class_similarity, neighbour_graph, similarity_matrix
 from evaluation.embeddings.source import Source
 from models import UserError
+from training.command_line import row_count
 from training.files import csv_text, write_file
 
 __all__ = [
@@ -47,12 +48,14 @@ __all__ = [
 class Options:
     """Options, given as key=value."""
 
-    query: Any = option(None, "name, or list of names, whose nearest and farthest rows are printed")
+    query: Any = option(None, "name, or list of names, whose nearest and farthest rows are printed", text=True)
     k: int = option(10, "number of nearest and of farthest rows of a query")
-    pairs: Any = option(None, "pair of names, or list of pairs, to compare; with map= also by their distance on a map")
+    pairs: Any = option(
+        None, "pair of names, or list of pairs, to compare; with map= also by their distance on a map", text=True
+    )
     classes: str | None = option(None, "label whose classes are compared: mean and sd of the similarity of two rows")
     sample: int = option(2000, "largest number of pairs of rows per pair of classes")
-    heatmap: Any = option(None, "names of a similarity matrix, or a number of rows drawn at random")
+    heatmap: Any = option(None, "names of a similarity matrix, or a number of rows drawn at random", text=True)
     cluster: int | None = option(None, "number of nearest and of farthest rows of the one query= on a 3-D map")
     graph: int | None = option(None, "neighbours of each row in a k-NN graph, of all rows or of those of cluster=")
     export: str | None = option(None, "file, .csv or .parquet, for all rows: name, split, labels and embedding")
@@ -211,8 +214,9 @@ def answer_tables(source: Source, options: Options, answer: Answer) -> None:
         title = f"Mean {options.metric} between classes of {options.classes}"
         answer.write_picture(folder, "classes", heatmap(class_matrix(table), title, options.metric))
     if options.heatmap is not None:
-        if isinstance(options.heatmap, int | float):
-            if type(options.heatmap) is not int or options.heatmap < 2:
+        count = row_count(options.heatmap)
+        if count is not None:
+            if count < 2:
                 raise UserError(
                     f"Expected heatmap= to be a list of names or a number of rows of at least 2, got {options.heatmap}."
                 )

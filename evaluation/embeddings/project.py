@@ -39,7 +39,7 @@ class Options:
     n: int | None = option(None, "rows on the map, drawn at random (default: as many as the method can take)")
     perplexity: float = option(30.0, "perplexity of t-SNE")
     neighbours: int = option(15, "neighbours of UMAP")
-    prompts: Any = option(None, "new texts or image files to place on the map")
+    prompts: Any = option(None, "new texts or image files to place on the map", text=True)
     reducer: str | None = option(None, "saved map, reducer.npz, on which the rows of the data are placed")
     colour: str | None = option(
         None, "column that colours the map: split, or a label (default: the kind of the new points, or the first label)"

@@ -30,12 +30,13 @@ class Options:
 
     template: str | None = option(None, "text with a field for each property, such as 'a {colour} {object}'")
     values: dict[str, list[str]] | None = option(
-        None, "values of each property, such as {colour:[red,blue],object:[car,cup]}"
+        None, "values of each property, such as {colour:[red,blue],object:[car,cup]}", text=True
     )
     words: list[str] | None = option(
         None,
         "text around a single value of each property, such as ['a {} thing','a {}'], for the score `real` (default: "
         "the value alone)",
+        text=True,
     )
     factors: list[str] | None = option(
         None, "labels of the rows, such as [colour,object]; rows of equal labels are averaged"

@@ -48,10 +48,12 @@ CORRELATE = ("labels", "prompts")
 class Options:
     """Options, given as key=value."""
 
-    captions: list[str] | None = option(None, "texts to compare with images= (default: those of data=pairs)")
-    images: Any = option(None, "names of rows or image files, or a number of rows drawn at random")
+    captions: list[str] | None = option(None, "texts to compare with images= (default: those of data=pairs)", text=True)
+    images: Any = option(None, "names of rows or image files, or a number of rows drawn at random", text=True)
     prompts: dict[str, list[str]] | None = option(
-        None, "two texts for each factor, the one that shows it first (default: those that the run was trained with)"
+        None,
+        "two texts for each factor, the one that shows it first (default: those that the run was trained with)",
+        text=True,
     )
     correlate: str | None = option(None, "scores to correlate with components: labels or prompts")
     gap: bool = option(False, "measure the modality gap of data=pairs, or of images with captions= and prompts=")

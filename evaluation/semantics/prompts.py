@@ -14,6 +14,7 @@ from evaluation.maps.neighbours import draw_rows
 from evaluation.semantics.correlation import cosine_table
 from evaluation.semantics.text_source import pairs_of
 from models import UserError
+from training.command_line import row_count
 from training.zero_shot_labels import VALUES, agreement, read
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ def cosines(reader: Source, captions: Sequence[str] | None, images: Any, seed: i
     """
     pairs = pairs_of(reader)
     data = reader.vectors if reader.has_rows else None
-    if isinstance(images, int) and not isinstance(images, bool):
-        if data is None or not 1 <= images:
+    if (count := row_count(images)) is not None:
+        if data is None or not 1 <= count:
             raise UserError(f"Expected images=[FILE, ...] or a number of rows of data=, got {images}.")
-        names = [data.ids[row] for row in draw_rows(len(data.ids), images, seed)]
+        names = [data.ids[row] for row in draw_rows(len(data.ids), count, seed)]
     else:
         names = [str(name) for name in (images if isinstance(images, list | tuple) else [images])]
     own = {} if data is None else {name: row for row, name in reversed(list(enumerate(data.ids)))}

@@ -32,6 +32,52 @@ class Choice:
     json: bool = option(False, "print one JSON object")
 
 
+@dataclass
+class Texts:
+    """Options that are texts."""
+
+    run: str = option(MISSING, "run folder")
+    parts: list[str] = option(["a", "b"], "parts")
+    query: Any = option(None, "name, or list of names", text=True)
+    classes: dict[str, Any] | None = option(None, "values by name", text=True)
+    label: str | None = option("all", "factor")
+
+
+TYPED = [
+    "null",
+    "true",
+    "1.10",
+    "1_000",
+    "café",
+    "my photo (1).jpg",
+    "a,b",
+    "a=b",
+    "it's",
+    "x:y",
+    "50%",
+    "眼镜",
+    "2026_11_27",
+]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_texts_are_taken_as_typed(text: str) -> None:
+    options = parse_options(Texts, [f"run={text}", f"query={text}", f"parts=['{text}']".replace("'it's'", '"it\'s"')])
+    assert (options.run, options.query, options.parts) == (text, text, [text])
+
+
+def test_lists_and_mappings_of_texts_are_taken_as_typed() -> None:
+    options = parse_options(
+        Texts,
+        ["run=x", "parts=[my photo (1).jpg,'a, b',null]", "query=[[a,1.10],[01,d]]", "classes={race:01,'a: b':x}"],
+    )
+    assert options.parts == ["my photo (1).jpg", "a, b", "null"]
+    assert options.query == [["a", "1.10"], ["01", "d"]]
+    assert options.classes == {"race": "01", "a: b": "x"}
+    assert parse_options(Texts, ["run=x", "parts=face.png"]).parts == ["face.png"]
+    assert parse_options(Texts, ["run=x", "label=null"]).label is None
+
+
 def test_options_have_their_types() -> None:
     chosen = parse_options(
         Choice, ["run=runs/faces/iin", "n=3", "value=with", "values=[-3,2]", "edits={glasses:1,hat:with}"]
@@ -45,7 +91,7 @@ def test_options_have_their_types() -> None:
         ([], r"Expected run=\.\.\., got none"),
         (["run=x", "vaule=1"], r"an option among run, n, value, values, .*, got 'vaule=1'\. Did you mean value"),
         (["run=x", "+n=1"], r"got '\+n=1'"),
-        (["run=x,y"], r"Expected one value for an option .*, got 'run=x,y'"),
+        (["run=x", "n=1,2"], r"Expected one value for n, got 'n=1,2'"),
         (["run=x", "n=many"], r"Expected another kind of value for n, got 'n=many'"),
         (["runs/faces"], r"Expected key=value, got 'runs/faces'"),
         (["run=x", "values=[1"], r"Expected key=value, got 'values=\[1'"),
