@@ -6,8 +6,12 @@ and every timing. Clusterings are compared over the seeds of one run, or over se
 
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from evaluation.command import command, option, parse_options
 from evaluation.report.tables import (
@@ -23,6 +27,7 @@ from evaluation.report.tables import (
 from models import UserError
 from training.files import read_json
 from training.run_folder import find_run
+from training.settings import differences, shortened, stored
 
 __all__ = ["clustering_table", "edit_table", "summarise"]
 
@@ -90,13 +95,46 @@ def clustering_table(runs: Sequence[Mapping[str, float]]) -> str:
     return "\n".join(lines) if rows else ""
 
 
+def check_comparable(folders: Sequence[Path]) -> list[str]:
+    """Check that runs repeat one experiment, and return notes about what differs beside the seed.
+
+    Raises:
+        UserError: a run is named twice; runs of different models or data.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    twice = [folder for i, folder in enumerate(resolved) if folder in resolved[:i]]
+    if twice:
+        raise UserError(f"Expected different runs, got {twice[0]} twice: name each once.")
+    settings = [stored(folder / "config.yaml") for folder in folders]
+    for key in ("model.name", "data._target_"):
+        values = [OmegaConf.select(each, key) for each in settings]
+        other = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise UserError(
+                f"Expected runs of one {key.split('.')[0]}, got {key}={values[0]} in {folders[0]} and {values[other]} "
+                f"in {folders[other]}: tabulate them separately."
+            )
+    changed = {key for each in settings[1:] for key in differences(settings[0], each)}
+    notes = []
+    if changed - {"seed"}:
+        notes.append(f"These runs differ in {', '.join(sorted(changed - {'seed'}))}, so the sd is not that of seeds.")
+    elif len(folders) > 1 and "seed" not in changed:
+        notes.append("These runs have the same seed and settings, so the sd is not that of seeds.")
+    return notes + sorted({warning for each in settings if (warning := shortened(each))})
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the tables of the runs."""
     options = parse_options(Options, arguments)
     if not options.runs:
         raise UserError("Expected runs=[RUN,RUN,...], got none: name one or more run folders.")
-    runs = [read_json(find_run(run) / "metrics.json") for run in options.runs]
+    folders = [find_run(run) for run in options.runs]
+    notes = check_comparable(folders)
+    runs = [read_json(folder / "metrics.json") for folder in folders]
     summary = summarise(runs)
+    left_out = len(set().union(*runs)) - len(summary)
+    notes += [f"{left_out} metrics that only some of the runs have are left out."] * (left_out > 0)
+    print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     if options.json:
         print(json.dumps({key: {"mean": mean, "sd": sd} for key, (mean, sd) in summary.items()}))
         return

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models import UserError
 
-__all__ = ["Factor", "LabelEmbedding", "Statistics", "factor_statistics", "factor_value", "simplex"]
+__all__ = ["Factor", "LabelEmbedding", "Statistics", "factor_statistics", "dependent_factor", "factor_value", "simplex"]
 
 
 class Factor(NamedTuple):
@@ -42,6 +42,7 @@ def simplex(classes: int) -> Float[Tensor, "classes dim"]:
     return centred @ basis.T
 
 
+COLLINEAR = 1e-5  # the share of a label's deviation that is not taken for rounding
 HEAVIEST = 10.0  # largest weight of a rare class, so that few rows do not dominate the gradient
 
 
@@ -206,6 +207,40 @@ def factor_statistics(values: Float[Tensor, "n factors"]) -> Statistics:
     if not columns:  # no factor at all
         return Statistics(*values.new_zeros(len(Statistics._fields), 0))
     return Statistics(*torch.stack(columns, dim=1).to(values.dtype).to(values.device).unbind(0))
+
+
+def basis_of(columns: Float64[Tensor, "n columns"]) -> Float64[Tensor, "n rank"]:
+    """Return an orthonormal basis of what the columns span."""
+    vectors, sizes, _ = torch.linalg.svd(columns, full_matrices=False)
+    return vectors[:, sizes > COLLINEAR * sizes.amax().clamp(min=1e-12)]
+
+
+def dependent_factor(factors: Sequence[Factor], values: Float[Tensor, "n factors"]) -> tuple[str, list[str]] | None:
+    """Return the first factor whose embedded labels are linear in those of other factors, and these; None if none is.
+
+    Equal and complementary factors are such, and binary factors for each class of one attribute. No editor can change
+    one of them and keep the others.
+
+    >>> hat, cap = (Factor(name, "binary", ("no", "yes")) for name in ("hat", "no hat"))
+    >>> dependent_factor([hat, cap], torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+    ('no hat', ['hat'])
+    """
+    labels = LabelEmbedding([[factor.name, factor.kind, list(factor.values)] for factor in factors])
+    labels.fit(values)
+    embedded = labels(values).double()
+    triangle = torch.linalg.qr(embedded - embedded.mean(0), mode="r").R  # it has the columns' inner products
+    columns = [triangle[:, block] for block in labels.blocks]
+    bases = [basis_of(column) for column in columns]
+    for i, basis in enumerate(bases[1:], start=1):
+        before = basis_of(torch.cat(columns[:i], 1))
+        _, cosines, directions = torch.linalg.svd(before.T @ basis)
+        if len(cosines) and float(cosines[0]) >= 1 - COLLINEAR**2:
+            shared = basis @ directions[0]
+            fit = torch.linalg.lstsq(torch.cat(bases[:i], 1), shared[:, None], driver="gelsd").solution.abs()
+            parts = fit.split([each.shape[1] for each in bases[:i]])
+            names = [factor.name for factor, part in zip(factors, parts, strict=False) if (part > 1e-3).any()]
+            return factors[i].name, names
+    return None
 
 
 def value_index(factor: Factor, value: str | int | float) -> int | None:

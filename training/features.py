@@ -4,6 +4,7 @@ from typing import Any
 
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData, Latents, check_images, encode, extract
+from datamodules.splits import TRAIN
 from datamodules.texts import TextData, extract_texts
 from models import UserError
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
@@ -36,12 +37,12 @@ def image_encoder(
     """
     if is_trained_here(config):
         if not config.encoder.checkpoint:
-            check_iin(config, data.factors, build(config.vae, flip=False).latent_shape)
+            check_iin(config, data.factors[data.rows(TRAIN)], build(config.vae, flip=False).latent_shape)
         encoder: Any = train_vae(config, data, run)
     else:
         encoder = build(config.encoder) if frozen is None else frozen
     if isinstance(encoder, ImageEncoder):
-        check_iin(config, data.factors, encoder.latent_shape)
+        check_iin(config, data.factors[data.rows(TRAIN)], encoder.latent_shape)
     return encoder.to(device_of(config))
 
 

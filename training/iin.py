@@ -25,6 +25,7 @@ from models.guide import Guide
 from models.iin import IIN
 from models.iin_blocks import block_sizes_from_pairs
 from models.interfaces import ImageEncoder
+from models.labels import dependent_factor
 from models.precision import half_precision
 from models.spatial_guide import SpatialGuide
 from models.vae import VAE
@@ -81,6 +82,20 @@ def build_guide(config: Settings, labels: FactorTable, shape: tuple[int, ...], *
     return build(config.guide, features=math.prod(shape), factors=factor_lists(labels), **steps)
 
 
+def check_independent(labels: FactorTable) -> None:
+    """Refuse factors that are linear functions of each other: which one an edit should change is not defined.
+
+    Raises:
+        UserError: one is; the message names it and those that it follows from.
+    """
+    found = dependent_factor(labels.factors, labels.values)
+    if found is not None:
+        raise UserError(
+            f"Expected factors that vary separately, got {found[0]}, which follows from {' and '.join(found[1])} in "
+            "all training images: leave one out, or give them as one factor with several classes."
+        )
+
+
 def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> None:
     """Check, before any training, that a flow and a guide can be built for such latents."""
     if config.model.name != "iin":
@@ -96,6 +111,7 @@ def check_iin(config: Settings, labels: FactorTable, shape: tuple[int, ...]) -> 
         settings["block_sizes"] = None
     build_iin(config, settings, labels, shape)
     if faithful and factors:
+        check_independent(labels)
         build_guide(config, labels, shape)
 
 

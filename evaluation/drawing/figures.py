@@ -12,6 +12,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from evaluation.drawing.fonts import rendered
 from training.files import write_file
 
 if TYPE_CHECKING:  # matplotlib takes half a second, and most commands draw nothing
@@ -65,6 +66,7 @@ STYLE: Any = {
     "ytick.labelsize": 8,
     "legend.frameon": False,
     "savefig.facecolor": "white",
+    "text.parse_math": False,  # names with two $ would be set as formulas
 }
 
 
@@ -102,13 +104,11 @@ def write_figure(path: Path, drawing: "Figure") -> None:
 
 
 def png_of(drawing: "Figure") -> bytes:
-    """Return a figure as a PNG in full colour, in the house style."""
+    """Return a figure as a PNG in full colour, in the house style, with fonts for all of its characters."""
     from matplotlib import rc_context
 
-    file = io.BytesIO()
     with rc_context(STYLE):
-        drawing.savefig(file, format="png", dpi=DPI)
-    return file.getvalue()
+        return rendered(drawing, DPI)
 
 
 def small(png: bytes) -> bytes:

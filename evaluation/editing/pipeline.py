@@ -295,6 +295,11 @@ def run_editing(config: Settings, run: Run) -> None:
     device = device_of(config)
     embed, networks, frozen = identity_model(config, device), judge_networks(config, device), frozen_encoder(config)
     data = image_data(config, run)
+    if not len(data.rows(TEST)):
+        raise UserError(
+            f"Expected test images, on which edits are measured, got none among {len(data.ids)} images: add images, or "
+            "a column split to the table."
+        )
     outside = outside_judge(networks, data.factors.factors, data.size) if networks else None
     encoder, latents = latents_of(config, data, run, frozen)
     measure_autoencoder(data, encoder, latents, run)

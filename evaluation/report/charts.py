@@ -95,7 +95,8 @@ def strength_curves(path: Path, curves: Mapping[str, Mapping[str, Curve]]) -> No
         return
     across = min(ACROSS, len(names))
     bands = math.ceil(len(names) / across)
-    most = max(v for of_editor in curves.values() for curve in of_editor.values() for v in curve["leakage"])
+    leaks = [v for of_editor in curves.values() for curve in of_editor.values() for v in curve["leakage"] if known(v)]
+    most = max(leaks, default=0.0)  # a single factor leaks into no other
     with figure(path, 3.1 * across + 0.4, 3.2 * bands + 0.4) as drawing:
         drawing.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.35 / (3.2 * bands + 0.4)))
         panels = drawing.subplots(2 * bands, across, squeeze=False, height_ratios=[3, 2] * bands)

@@ -1,6 +1,9 @@
-import pytest
+from pathlib import Path
 
-from evaluation.table import clustering_table, edit_table, summarise
+import pytest
+from omegaconf import OmegaConf
+
+from evaluation.table import check_comparable, clustering_table, edit_table, summarise
 from models import UserError
 
 
@@ -40,3 +43,28 @@ def test_clusterings_of_one_run_or_of_several() -> None:
     with pytest.raises(UserError, match="several of several"):
         clustering_table([over_seeds, over_seeds])
     assert clustering_table([{"edit/hat/success": 1.0}]) == ""
+
+
+def stored_run(folder: Path, model: str = "iin", seed: int = 0, **other: object) -> Path:
+    settings = {"model": {"name": model}, "data": {"_target_": "datamodules.faces.faces"}, "seed": seed, **other}
+    folder.mkdir()
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(settings))
+    return folder
+
+
+def test_only_runs_of_one_model_and_data_are_averaged(tmp_path: Path) -> None:
+    first, second = stored_run(tmp_path / "a"), stored_run(tmp_path / "b", seed=1)
+    assert check_comparable([first, second]) == [] == check_comparable([first])
+    other = stored_run(tmp_path / "c", "mds")
+    with pytest.raises(UserError, match=r"Expected runs of one model, got model\.name=iin in .*a and mds in .*c"):
+        check_comparable([first, second, other])
+    with pytest.raises(UserError, match="Expected different runs"):
+        check_comparable([first, second, tmp_path / "b" / ".." / "a"])
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_noted(tmp_path: Path) -> None:
+    first, again = stored_run(tmp_path / "a"), stored_run(tmp_path / "b")
+    assert "same seed and settings" in check_comparable([first, again])[0]
+    quick = stored_run(tmp_path / "c", seed=1, trainer={"scale": 0.1})
+    differ, warning = check_comparable([first, quick])
+    assert "differ in trainer.scale" in differ and "QUICK RUN" in warning

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from models.labels import LabelEmbedding, simplex
+from models import UserError
+from models.labels import Factor, LabelEmbedding, dependent_factor, factor_value, simplex
 
 FACTORS = [
     ("glasses", "binary", ["without", "with"]),
@@ -56,3 +57,53 @@ def test_balanced_weights_make_every_class_weigh_the_same() -> None:
     assert totals[0] == pytest.approx(totals[1]) == pytest.approx(4)
     assert weighed[8:, 0].abs().max() == 0 and (weighed[:, 1] == 1).all()
     assert torch.equal(weighed[:, 2], weighed[:, 3])
+
+
+def binary(name: str) -> Factor:
+    return Factor(name, "binary", ("no", "yes"))
+
+
+def classes(name: str, count: int) -> Factor:
+    return Factor(name, "categorical", tuple(map(str, range(count))))
+
+
+def test_factors_that_follow_from_others_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randint(2, (2, 500), generator=generator).float()
+    race, age = torch.randint(3, (500,), generator=generator).float(), torch.randn(500, generator=generator)
+    one_hot = [(race == number).float() for number in range(3)]
+    years = Factor("years", "continuous", ("low", "high"))
+    cases = [
+        (([binary("a"), binary("b"), binary("not a")], [a, b, 1 - a]), ("not a", ["a"])),
+        (([binary("x"), binary("a"), binary("y"), binary("z")], [one_hot[0], a, *one_hot[1:]]), ("z", ["x", "y"])),
+        (([classes("race", 3), binary("a"), binary("x")], [race, a, one_hot[1]]), ("x", ["race"])),
+        (([binary("x"), binary("a"), classes("race", 3)], [one_hot[1], a, race]), ("race", ["x"])),
+        (([years, years._replace(name="days")], [age, 365 * age]), ("days", ["years"])),
+    ]
+    for (factors, columns), found in cases:
+        assert dependent_factor(factors, torch.stack(columns, 1)) == found
+
+
+def test_factors_that_vary_separately_are_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randint(2, (2, 500), generator=generator).float()
+    nearly = torch.where(torch.arange(500) == 0, 1 - a, a)
+    race = torch.randint(3, (500,), generator=generator).float()
+    for factors, columns in (
+        ([binary("a"), binary("b")], [a, b]),
+        ([binary("a"), binary("nearly a")], [a, nearly]),
+        ([classes("race", 4), binary("b")], [race, b]),  # no image of the fourth class
+        ([binary("a")], [a]),
+    ):
+        assert dependent_factor(factors, torch.stack(columns, 1)) is None
+    assert dependent_factor([], torch.zeros(5, 0)) is None
+
+
+def test_a_value_is_named_as_it_is_spelled_before_it_is_a_number() -> None:
+    sizes, codes = Factor("size", "binary", ("5", "7")), Factor("code", "categorical", ("1", "01", "A", "a"))
+    assert [factor_value(sizes, value, {}) for value in ("5", "7", 7, 5)] == [0, 1, 1, 0]
+    assert [factor_value(codes, value, {}) for value in ("1", "01", "A", "a", 1)] == [0, 1, 2, 3, 0]
+    assert factor_value(binary("hat"), "YES", {}) == factor_value(binary("hat"), "true", {}) == 1
+    assert factor_value(Factor("café", "binary", ("the\u0301", "lait")), "th\u00e9", {}) == 0  # one e with an accent
+    with pytest.raises(UserError, match="Expected a value of code"):
+        factor_value(codes, "2.5", {})

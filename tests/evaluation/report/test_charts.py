@@ -91,6 +91,11 @@ def test_strength_curves_have_the_editors_colours(tmp_path: Path) -> None:
     assert len(orange) and orange.min() > width / 2, "the second editor has no curve of the first factor"
 
 
+def test_the_curve_of_a_single_factor_has_no_leakage(tmp_path: Path) -> None:
+    strength_curves(tmp_path / "s.png", {"flow": {"glasses": CURVE | {"leakage": [None, None, None]}}})
+    assert (tmp_path / "s.png").exists()
+
+
 def test_smoothed_is_the_mean_of_neighbours() -> None:
     assert smoothed([1.0, 2.0, 6.0, 7.0], 1) == pytest.approx([1.5, 3.0, 5.0, 6.5])
     assert smoothed([1.0, 2.0], 0) == [1.0, 2.0]
