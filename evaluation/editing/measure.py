@@ -159,6 +159,8 @@ def measure_factor(
     # The counterfactual scores do not use the judge, so they are of all images that have a label.
     edited = ~target.isnan() if held.drawn else starts | photograph_starts.any(0)
     rows, chosen = edited.nonzero().flatten(), first(photograph_starts[-1], EXTRAS)
+    if not len(rows):  # no test image has a label of this factor, or none that the judge reads as labelled
+        return {name: FactorMeasurement(0) for name in editors}
     tallies, shared = edit_all(editors, held, i, rows, target, chosen, cycle)
     count, within, results = int(starts.sum()), starts[rows], {}
     for name, tally in tallies.items():

@@ -275,6 +275,23 @@ def image_data(config: Settings, run: Run) -> ImageData:
     return data
 
 
+def check_test_images(data: ImageData) -> None:
+    """Check that there are test images to measure edits on, and print which factors no test image has a label of.
+
+    Raises:
+        UserError: there are no test images.
+    """
+    held = data.factors.values[data.rows(TEST)]
+    if not len(held):
+        raise UserError(
+            f"Expected test images, on which edits are measured, got none among {len(data.ids)} images: add images, or "
+            "a column split to the table."
+        )
+    for factor, column in zip(data.factors.factors, held.unbind(1), strict=True):
+        if column.isnan().all():
+            print(f"No test image has a label of {factor.name}: its edits are not measured.")
+
+
 def run_autoencoder(config: Settings, run: Run) -> None:
     """Train the image auto-encoder of a run, encode all of its images and measure their reconstructions.
 
@@ -295,11 +312,7 @@ def run_editing(config: Settings, run: Run) -> None:
     device = device_of(config)
     embed, networks, frozen = identity_model(config, device), judge_networks(config, device), frozen_encoder(config)
     data = image_data(config, run)
-    if not len(data.rows(TEST)):
-        raise UserError(
-            f"Expected test images, on which edits are measured, got none among {len(data.ids)} images: add images, or "
-            "a column split to the table."
-        )
+    check_test_images(data)
     outside = outside_judge(networks, data.factors.factors, data.size) if networks else None
     encoder, latents = latents_of(config, data, run, frozen)
     measure_autoencoder(data, encoder, latents, run)
