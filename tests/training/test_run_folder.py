@@ -27,14 +27,17 @@ def test_what_is_named_is_made() -> None:
         ({"coupling": "glwo"}, "Expected iin.coupling to be rnvp or glow or diffusion or null, got 'glwo'"),
         ({"objective": "faithfull"}, "Expected iin.objective to be faithful or likelihood, got 'faithfull'"),
         ({"optimizer": "mun"}, "Expected iin.optimizer to be muon or adam or null, got 'mun'"),
-        ({"blocks": "two"}, "Expected iin.blocks to be a whole number or null, got 'two'"),
-        ({"width": 1.5}, "Expected iin.width to be a whole number or null, got 1.5"),
-        ({"label_deviation": "wide"}, "Expected iin.label_deviation to be a number, got 'wide'"),
+        ({"blocks": "two"}, "Expected iin.blocks to be a whole number of at least 1 or null, got 'two'"),
+        ({"width": 1.5}, "Expected iin.width to be a whole number of at least 1 or null, got 1.5"),
+        ({"label_deviation": "wide"}, "Expected iin.label_deviation to be a number above 0, got 'wide'"),
         ({"linear_start": "perhaps"}, "Expected iin.linear_start to be true or false or null, got 'perhaps'"),
-        ({"block_sizes": "atuo"}, "Expected iin.block_sizes to be a list or null, got 'atuo'"),
+        (
+            {"block_sizes": "atuo"},
+            "Expected iin.block_sizes to be a list of a whole number of at least 1 or auto or null, got 'atuo'",
+        ),
         ({"width": "???"}, r"Expected iin.width=..., got none: models.iin.IIN needs it"),
-        ({"block_sizes": ["a"]}, "Expected settings that models.iin.IIN can be made with, got Type"),
-        ({"correlation": 2.0}, r"Expected iin.correlation in \[0, 1\)"),
+        ({"block_sizes": ["a"]}, "Expected iin.block_sizes to be a list of a whole number"),
+        ({"correlation": 2.0}, "Expected iin.correlation to be a number from 0 to less than 1"),
     ],
 )
 def test_what_cannot_work_is_one_line(settings: dict[str, Any], message: str) -> None:
