@@ -220,7 +220,7 @@ def answer_tables(source: Source, options: Options, answer: Answer) -> None:
                 raise UserError(
                     f"Expected heatmap= to be a list of names or a number of rows of at least 2, got {options.heatmap}."
                 )
-            shown = sample_rows(source, options.heatmap, options.seed)
+            shown = sample_rows(source, count, options.seed)
             names, values = shown.names, shown.values
         else:
             names = names_of(options.heatmap)

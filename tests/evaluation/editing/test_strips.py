@@ -204,9 +204,9 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=sex", "component=1"], r"Expected one of factor=, .*, got factor and component"),
         (["factor=glases"], r"Expected a factor among glasses, .* Did you mean glasses\?"),
         (["edits={glasses:1,hatt:1}"], r"got 'hatt'\. Did you mean hat\?"),
-        (["factor=glasses", "value=2"], r"Expected a value of glasses, 0 \(without\) or 1 \(with\), got 2"),
+        (["factor=glasses", "value=2"], r"Expected a value of glasses, 0 \(without\) or 1 \(with\), got '2'"),
         (["factor=glasses", "value=blue"], r"Expected a value of glasses, .*, got 'blue'"),
-        (["factor=skin", "value=1.5"], r"Expected a value of skin, a number between .*, got 1\.5"),
+        (["factor=skin", "value=1.5"], r"Expected a value of skin, a number between .*, got '1\.5'"),
         (["component=10"], r"Expected component= between 0 and 9, the run's components, got 10"),
         (["component=-1"], r"Expected component= between 0 and 9, the run's components, got -1"),
         (["component=1", "value=1"], r"Expected values= with component=, got value="),
@@ -214,7 +214,10 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
             ["component=1", "values=[far]"],
             r"Expected a component's value as a number of standard deviations, got 'far'",
         ),
-        (["component=1", "values=[nan]"], r"Expected a component's value as a number of standard deviations, got nan"),
+        (
+            ["component=1", "values=[nan]"],
+            r"Expected a component's value as a number of standard deviations, got 'nan'",
+        ),
         (["factor=sex", "value=1", "donor=x"], r"Expected .* with factor=, got value= and donor="),
         (
             ["factor=sex", "donor=nobody"],
@@ -234,7 +237,7 @@ def test_out_may_be_a_file(run: Callable[..., Answer], tmp_path: Path) -> None:
         (["factor=glasses", "values=[]"], r"Expected at least one entry in values=, got none: name some"),
         (["component=1", "values=[]"], r"Expected at least one entry in values=, got none: name some"),
         (["edits={}"], r"Expected at least one entry in edits=, got none: name some"),
-        (["factor=glasses", "values=[0,7]"], r"Expected a value of glasses, .*, got 7"),
+        (["factor=glasses", "values=[0,7]"], r"Expected a value of glasses, .*, got '7'"),
         (["factor=sex", "n=0"], r"Expected at least one image, got n=0 of 10 with split=test"),
     ],
 )
