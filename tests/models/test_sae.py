@@ -114,8 +114,6 @@ def test_errors() -> None:
     for active in (0, [], 65, [2, 100]):
         with pytest.raises(UserError, match="Expected sae.active from 1 to 64"):
             SAE(8, active=active)
-    with pytest.raises(UserError, match="sae.weighting"):
-        SAE(8, weighting="squared")
     with pytest.raises(UserError, match="Expected finite rows that differ"):
         SAE(8).start(torch.ones(5, 8))
     with pytest.raises(UserError, match="Expected finite rows that differ"):

@@ -23,6 +23,7 @@ WRONG = [
         {"hidden": [5, 0]},
         "Expected hidden to be a list of a whole number of at least 1",
     ),
+    ("models.sae.SAE", {"weighting": "squared"}, "Expected weighting to be uniform or reverse, got 'squared'."),
     ("models.dec.DEC", {"tolerance": 2}, "Expected tolerance to be a number from 0 to 1, got 2."),
     ("models.clip.CLIP", {"normalize": 2}, "Expected normalize to be true or false, got 2."),
     ("datamodules.folder.folder", {"crop": 0}, "Expected crop to be a number above 0 and at most 1, got 0."),
