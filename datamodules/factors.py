@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -57,9 +58,10 @@ class FactorTable:
             UserError: no factor has that name; the message suggests similar names.
         """
         names = [factor.name for factor in self.factors]
-        if name not in names:
+        same = names if name in names else [normalize("NFC", each) for each in names]
+        if name not in same and (name := normalize("NFC", name)) not in same:
             raise UserError(f"Expected a factor among {', '.join(names)}, got {name!r}.{near_names(name, names)}")
-        return names.index(name)
+        return same.index(name)
 
     def __getitem__(self, rows: Tensor | slice) -> "FactorTable":
         confidence = None if self.confidence is None else self.confidence[rows]

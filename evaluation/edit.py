@@ -13,6 +13,7 @@ resolution, with the change composed into them. No file is overwritten.
 
 import json
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from evaluation.command import command, json_only, parse_options
 from evaluation.editing.edit_options import Options
@@ -32,7 +33,7 @@ def check_factors(run: LoadedRun, names: Sequence[str]) -> None:
     """
     known = [str(factor["name"]) for factor in run.manifest.get("data", {}).get("factors", [])]
     for name in names:
-        if known and name not in known:
+        if known and normalize("NFC", name) not in [normalize("NFC", each) for each in known]:
             raise UserError(f"Expected a factor among {', '.join(known)}, got {name!r}.{near_names(name, known)}")
 
 

@@ -16,13 +16,23 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from models import UserError
+from models import Count, UserError
 from training.command_line import as_typed, typed_values
 
 __all__ = ["check_arguments", "check_targets", "described", "take_as_typed"]
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)  # no text is taken as a number, no true as 1
 TEXTS = ("ckpt", "run_dir", "runs_dir", "cache_dir", "identity_model", "label", "against")  # outside of a _target_
+# Settings that are no argument of a `_target_` and that no pipeline checks before the data are read.
+OTHERS: dict[str, Any] = {
+    "pairs.bins": Count,
+    "pairs.decorrelate": bool,
+    "prompt_confidence": Annotated[float, Ge(0.5), Le(1)],
+    "head_input": Literal["features", "codes"],
+    "fit_on": Literal["train", "all"],
+    "words": Count,
+    "length": Count,
+}
 
 
 def bounds(conditions: Iterable[Any]) -> str:
@@ -77,6 +87,18 @@ def parameters(target: str) -> dict[str, tuple[Any, Any]]:
     return found
 
 
+def validate(place: str, value: Any, annotation: Any, adapter: Any) -> None:
+    """Check a setting against its annotation by the annotation's `TypeAdapter`.
+
+    Raises:
+        UserError: the value has another type or is out of range.
+    """
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"Expected {place} to be {described(annotation)}, got {value!r}.") from error
+
+
 def check_arguments(settings: Mapping[str, Any], given: Iterable[str] = ()) -> None:
     """Check the settings of a `_target_` against the annotations of its parameters, without calling it.
 
@@ -92,11 +114,7 @@ def check_arguments(settings: Mapping[str, Any], given: Iterable[str] = ()) -> N
         annotation, adapter = known.get(str(name), (None, None))
         if adapter is None or name in given or (isinstance(value, str) and value == "???"):
             continue
-        try:
-            adapter.validate_python(value)
-        except ValidationError as error:
-            place = settings._get_full_key(name) if isinstance(settings, DictConfig) else name
-            raise UserError(f"Expected {place} to be {described(annotation)}, got {value!r}.") from error
+        validate(settings._get_full_key(name) if isinstance(settings, DictConfig) else name, value, annotation, adapter)
 
 
 def only_as_text(settings: Any, name: str, text: Any) -> bool:
@@ -143,6 +161,10 @@ def check_targets(settings: Any) -> None:
     Raises:
         UserError: see `check_arguments`.
     """
+    for name, annotation in OTHERS.items():
+        value = OmegaConf.select(settings, name)
+        if value is not None:
+            validate(name, value, annotation, TypeAdapter(annotation, config=STRICT))
     for key, section in settings.items_ex(resolve=False):
         if not isinstance(section, DictConfig) or (key == "prompt_encoder" and settings.get("prompts") is None):
             continue

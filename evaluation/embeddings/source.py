@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
+from unicodedata import normalize
 
 import pandas as pd
 import torch
@@ -31,7 +32,9 @@ from evaluation.embeddings.search import Index
 from evaluation.run import LoadedRun, described, load
 from models import UserError, near_names
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
+from training.arguments import check_targets, take_as_typed
 from training.build import build, device_of, is_trained_here
+from training.command_line import quoted
 from training.files import read_image
 from training.renamed import with_new_names
 
@@ -144,6 +147,11 @@ class Source:
         for row, name in enumerate(self.names):
             if name in rows:
                 rows[name].append(row)
+        # Some systems write é as e and an accent: names that are the same text are the same.
+        other = {normalize("NFC", query): query for query, found in rows.items() if not found and not query.isascii()}
+        for row, name in enumerate(self.names) if other else ():
+            if (same := other.get(normalize("NFC", name))) is not None:
+                rows[same].append(row)
         new = [query for query, found in rows.items() if not found]
         files = [query for query in new if Path(query).suffix.lower() in IMAGE_SUFFIXES]
         texts = [query for query in new if query not in files]
@@ -237,9 +245,11 @@ def source(*settings: str) -> Source:
         raise UserError("Expected run=RUN, or data= and encoder= as train.py takes them, got neither.")
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("train", with_new_names(settings))
+            config = compose("train", quoted(with_new_names(settings)))
     except HydraException as error:
         raise UserError(f"Expected train.py's settings, got: {' '.join(str(error).split())}") from error
+    take_as_typed(config, settings)
+    check_targets(config)
     return Source(config, device_of(config), has_rows=has_rows)
 
 

@@ -50,3 +50,17 @@ def test_the_prompt_encoder_is_only_checked_where_prompts_use_it() -> None:
     check_targets(OmegaConf.create({"prompts": None, "prompt_encoder": encoder}))
     with pytest.raises(UserError, match=r"prompt_encoder\.normalize"):
         check_targets(OmegaConf.create({"prompts": {"hat": ["a", "b"]}, "prompt_encoder": encoder}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pairs": {"bins": 0}}, "Expected pairs.bins to be a whole number of at least 1, got 0."),
+        ({"pairs": {"decorrelate": "foo"}}, "Expected pairs.decorrelate to be true or false, got 'foo'."),
+        ({"prompt_confidence": 0.2}, "Expected prompt_confidence to be a number from 0.5 to 1, got 0.2."),
+    ],
+)
+def test_settings_outside_of_targets_are_checked_too(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_targets(OmegaConf.create(settings))
+    assert str(raised.value) == message

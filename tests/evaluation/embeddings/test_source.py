@@ -52,6 +52,23 @@ def test_names_come_first_and_repeated_texts_are_all_found(tmp_path: Path) -> No
         found.embed(["cat", " "])
 
 
+def test_names_are_compared_in_one_normal_form(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"  # one character, or e and an accent, as some file systems write it
+    (tmp_path / "my words (1).txt").write_text(f"{decomposed}\ntea\n")
+    found = source(
+        "data=texts", f"data.path={tmp_path / 'my words (1).txt'}", "encoder=pixels", f"cache_dir={tmp_path}"
+    )
+
+    class Letters:
+        identity = {"name": "letters"}
+
+        def embed_text(self, texts: list[str]) -> Tensor:
+            return torch.tensor([[float(letter in text) for letter in "catdog"] for text in texts])
+
+    found.encoder = Letters()
+    assert found.embed([composed])[1] == found.embed([decomposed])[1] == [[0]]
+
+
 def test_new_texts_are_embedded_together(tmp_path: Path) -> None:
     class Counting:
         identity = {"name": "counting"}
