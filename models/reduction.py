@@ -18,13 +18,12 @@ import torch
 from jaxtyping import Float, Float64
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from models import UserError, check_choice
 
 __all__ = [
-    "CLOSED_FORM", "METRICS", "Metric", "Reduction", "fit_reduction", "half_cosine", "mean_of", "moment", "pca",
-    "similarity", "squared_distances",
+    "CLOSED_FORM", "METRICS", "Metric", "Reduction", "fit_reduction", "half_cosine", "lengths_of", "mean_of", "moment",
+    "pca", "similarity", "squared_distances", "unit_rows",
 ]  # fmt: skip
 
 Metric: TypeAlias = Literal["cosine", "euclidean", "dot"]
@@ -33,12 +32,35 @@ CHUNK = 16_384  # rows that are converted to float64 at a time
 
 
 def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """Return |x − y|²; rounding may make it slightly negative.
+    """Return |x − y|², of rows that are centred first; rounding may make it slightly negative.
 
     >>> squared_distances(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
     """
+    middle = y.detach().mean(0)  # far from the origin, the squares would lose the digits of small distances
+    x, y = x - middle, y - middle
     return torch.addmm(y.square().sum(1), x, y.T, alpha=-2) + x.square().sum(1, keepdim=True)
+
+
+def lengths_of(rows: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows"]:
+    """Return the lengths of rows in float64; no square of a short or long row underflows or overflows.
+
+    >>> lengths_of(torch.tensor([[3e-30, 4e-30], [3e30, 4e30]])).tolist()
+    [5.000000000000000e-30, 5.000000000000000e+30]
+    """
+    values = rows.double()
+    largest = values.abs().amax(-1, keepdim=True)
+    return (values / torch.where(largest > 0, largest, 1)).norm(dim=-1) * largest[..., 0]
+
+
+def unit_rows(rows: Float[Tensor, "*rows d"]) -> Float64[Tensor, "*rows d"]:
+    """Scale rows to unit length, in float64; rows of zeros stay.
+
+    >>> unit_rows(torch.tensor([[3e-30, 4e-30], [0.0, 0.0]])).round(decimals=4).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    lengths = lengths_of(rows)[..., None]
+    return rows.double() / torch.where(lengths > 0, lengths, 1)
 
 
 def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric) -> Float[Tensor, "n m"]:
@@ -49,7 +71,7 @@ def similarity(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], metric: Metric)
     """
     if metric == "euclidean":
         return -squared_distances(x, y)
-    return x @ y.T if metric == "dot" else normalize(x, dim=1) @ normalize(y, dim=1).T
+    return x @ y.T if metric == "dot" else unit_rows(x).to(x.dtype) @ unit_rows(y).to(y.dtype).T
 
 
 def mean_of(rows: Float[Tensor, "n d"]) -> Float64[Tensor, " d"]:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int64
 
 from evaluation.drawing.heatmap import MOST_CELLS
 from evaluation.embeddings.search import compare
-from evaluation.maps.neighbours import METRICS, Vectors, nearest_rows, precise
+from evaluation.maps.neighbours import METRICS, Vectors, finite, nearest_rows
 from models import UserError, check_choice
+from models.reduction import unit_rows
 
 __all__ = ["class_matrix", "class_similarity", "neighbour_graph", "similarity_matrix"]
 
@@ -20,13 +22,13 @@ def similarity_matrix(vectors: Vectors, names: Sequence[str], metric: str = "cos
     >>> similarity_matrix(np.array([[1.0, 0.0], [0.0, 2.0]]), ["a", "b"]).loc["a", "b"].item()
     0.0
     """
-    values = precise(vectors, metric).astype(np.float64)
+    values = finite(vectors, metric)
     if metric == "cosine":
-        return pd.DataFrame(np.clip(values @ values.T, -1, 1), list(names), list(names))
-    squares = np.square(values).sum(1)
-    squared = np.clip(squares[:, None] + squares - 2 * values @ values.T, 0, None)
-    np.fill_diagonal(squared, 0)
-    return pd.DataFrame(np.sqrt(squared), list(names), list(names))
+        units = unit_rows(values).numpy()
+        return pd.DataFrame(np.clip(units @ units.T, -1, 1), list(names), list(names))
+    # Differences, not products: near rows far from the origin keep their distance.
+    distances = torch.cdist(values.double(), values.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return pd.DataFrame(distances.numpy(), list(names), list(names))
 
 
 def drawn_pairs(first: Int64[np.ndarray, " n"], second: Int64[np.ndarray, " m"], most: int,
@@ -63,7 +65,7 @@ def class_similarity(
     check_choice("metric", metric, METRICS)
     if pairs < 1:
         raise UserError(f"Expected pairs to be at least 1, got {pairs}.")
-    values, rng = precise(vectors, metric), np.random.default_rng(seed)
+    values, rng = finite(vectors, metric), np.random.default_rng(seed)
     known = labels.reset_index(drop=True).dropna().astype(str)
     classes = {name: known.index[known == name].to_numpy() for name in sorted(known.unique())}
     if not classes:
@@ -74,8 +76,8 @@ def class_similarity(
     names = list(classes)
     for i, a in enumerate(names):
         for b in names[i:]:
-            x, y = (values[rows] for rows in drawn_pairs(classes[a], classes[b], pairs, rng))
-            numbers = np.linalg.norm(x - y, axis=1) if metric == "euclidean" else np.einsum("nd,nd->n", x, y)
+            cosine, euclidean = compare(*(values[rows] for rows in drawn_pairs(classes[a], classes[b], pairs, rng)))
+            numbers = euclidean if metric == "euclidean" else cosine
             mean = float(numbers.mean()) if len(numbers) else np.nan
             deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else np.nan
             found.append({"first": a, "second": b, "mean": mean, "sd": deviation, "pairs": len(numbers)})
@@ -106,7 +108,7 @@ def neighbour_graph(vectors: Vectors, names: Sequence[str], k: int = 3, metric: 
     n = len(near)
     ends = np.stack([np.repeat(np.arange(n), k), near.ravel()], 1)
     pairs, count = np.unique(np.sort(ends, 1), axis=0, return_counts=True)
-    values = precise(vectors, "euclidean")
+    values = finite(vectors, "euclidean")
     cosine, euclidean = compare(values[pairs[:, 0]], values[pairs[:, 1]])
     table = pd.DataFrame({"first": [names[a] for a, _ in pairs], "second": [names[b] for _, b in pairs]})
     return table.assign(cosine=cosine, euclidean=euclidean, mutual=count > 1, rows=[(int(a), int(b)) for a, b in pairs])

@@ -9,17 +9,18 @@ from torch import Tensor
 
 from datamodules.progress import with_progress
 from models import UserError, check_choice
-from models.arrays import Array, as_array
+from models.arrays import Array, as_array, as_tensor
 from models.neighbours import CHUNK, nearest
+from models.reduction import unit_rows
 
 __all__ = [
     "Coordinates",
     "METRICS",
     "Neighbours",
     "Vectors",
-    "centred",
     "checked",
     "draw_rows",
+    "finite",
     "nearest_rows",
     "precise",
 ]
@@ -54,6 +55,18 @@ def precise(vectors: Vectors, metric: str) -> Float[np.ndarray, "n features"]:
     Raises:
         UserError: an unknown metric; NaN or infinities; vectors of length 0 where distances are cosine.
     """
+    values = finite(vectors, metric)
+    if metric == "euclidean":
+        return values.numpy()
+    return torch.cat([unit_rows(part).to(part.dtype) for part in values.split(2**14)]).numpy()
+
+
+def finite(vectors: Vectors, metric: str) -> Float[Tensor, "n features"]:
+    """Return vectors as they are, in float32, or in float64 if they are.
+
+    Raises:
+        UserError: see `precise`.
+    """
     check_choice("metric", metric, METRICS)
     values = as_array(vectors)
     values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
@@ -63,16 +76,13 @@ def precise(vectors: Vectors, metric: str) -> Float[np.ndarray, "n features"]:
             f"Expected finite vectors, got NaN or infinity in {len(wrong)} of {len(values)} (the first is row "
             f"{wrong[0]}): leave these rows out or check their encoder."
         )
-    if metric == "euclidean":
-        return values
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    zero = np.flatnonzero(lengths == 0)
-    if len(zero):
+    zero = np.flatnonzero(~values.any(1))
+    if metric == "cosine" and len(zero):
         raise UserError(
             f"Expected vectors that have a direction, got {len(zero)} of length 0 (the first is row {zero[0]}): leave "
             "these rows out or choose metric=euclidean."
         )
-    return values / lengths
+    return as_tensor(values)
 
 
 def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"]:
@@ -88,25 +98,19 @@ def draw_rows(n: int, most: int | None, seed: int) -> Int64[np.ndarray, " drawn"
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
 
 
-def centred(vectors: Vectors, metric: str) -> Float[Tensor, "n features"]:
-    """Centre the vectors, so that float32 keeps the small distances between neighbours."""
-    values = precise(vectors, metric)
-    return torch.from_numpy(values - values.mean(0))
-
-
 def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Neighbours:
     """Find the k nearest neighbours of each row, with Euclidean distances or 1 − cos.
 
     Raises:
         UserError: k ≥ n; vectors as `checked` refuses them.
     """
-    values = centred(vectors, metric)
+    values = finite(vectors, metric)
     n = len(values)
     if not 1 <= k < n:
         raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose another k.")
     each = CHUNKS * max(1, CHUNK // n)
     parts = with_progress(torch.arange(n).split(each), n, "Nearest neighbours", each=each)
-    found = [nearest(values[rows], values, k, "euclidean", own=rows) for rows in parts]
-    squared = -torch.cat([part.similarity for part in found])
-    distances = squared / 2 if metric == "cosine" else squared.sqrt()
-    return Neighbours(torch.cat([part.rows for part in found]).numpy(), distances.numpy())
+    found = [nearest(values[rows], values, k, metric, own=rows) for rows in parts]
+    costs = torch.cat([part.costs for part in found])
+    distances = costs / 2 if metric == "cosine" else costs.sqrt()
+    return Neighbours(torch.cat([part.rows for part in found]).numpy(), distances.to(values.dtype).numpy())

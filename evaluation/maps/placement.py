@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float32
 
 from evaluation.maps.neighbours import Vectors, checked
-from evaluation.maps.projection import INSTALL, Linear, Projection, Settings, has_open_tsne, umap_class
+from evaluation.maps.projection import INSTALL, Linear, Projection, Settings, distinct, has_open_tsne, umap_class
 from models import UserError
 from models.archives import check_zip
 from training.files import write_file
@@ -43,7 +43,7 @@ class Reducer:
     first: Linear | None
 
     def transform(self, vectors: Vectors) -> Float32[np.ndarray, "rows dimensions"]:
-        """Place new rows on the map.
+        """Place new rows on the map; equal rows have one place, also where they equal a reference row.
 
         Raises:
             UserError: rows of another width or that are not finite; the method's package is not installed.
@@ -59,8 +59,16 @@ class Reducer:
             values = self.first(values)
         if self.settings["method"] == "PCA":
             return values
-        placed = place_by_tsne(self, values) if self.settings["method"] == "t-SNE" else place_by_umap(self, values)
-        return np.asarray(placed, np.float32)
+        both = np.concatenate([self.reference, values]).astype(np.float32, copy=False)
+        different, place_of = distinct(both)
+        n = len(self.reference)
+        new = different[different >= n]
+        places = np.empty((len(different), self.coordinates.shape[1]), np.float32)
+        places[different < n] = self.coordinates[different[different < n]]
+        if len(new):
+            place = place_by_tsne if self.settings["method"] == "t-SNE" else place_by_umap
+            places[different >= n] = place(self, both[new])
+        return places[place_of[n:]]
 
     def save(self, path: Path) -> None:
         """Save as one .npz.

@@ -25,6 +25,7 @@ __all__ = [
     "METHODS",
     "Projection",
     "Settings",
+    "distinct",
     "has_open_tsne",
     "project",
     "reduced",
@@ -174,6 +175,19 @@ def umap(
     return Embedded(coordinates, {"method": "UMAP", "neighbours": neighbours, "library": library})
 
 
+def distinct(values: Float32[np.ndarray, "n features"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " n"]]:
+    """Return the numbers of the first of every equal rows, and which of them each row equals.
+
+    >>> [numbers.tolist() for numbers in distinct(np.array([[2.0], [1.0], [2.0]], np.float32))]
+    [[0, 1], [0, 1, 0]]
+    """
+    rows = np.ascontiguousarray(values + np.float32(0))  # −0 becomes 0
+    kind = np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))
+    _, first, number = np.unique(rows.view(kind)[:, 0], return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[number.ravel()]
+
+
 def check_map(values: np.ndarray, method: str, dimensions: int, perplexity: float, neighbours: int) -> None:
     """Raise UserError where these rows cannot be projected with these settings."""
     n, width = values.shape
@@ -211,7 +225,8 @@ def project(
 
     Without `most`, t-SNE by scikit-learn or in three dimensions takes 10,000 rows, all other methods take all rows.
     `perplexity` applies to t-SNE, `neighbours` to UMAP. With the cosine metric, vectors are scaled to unit length. A
-    seed repeats a map only on the same machine, so store the coordinates.
+    seed repeats a map only on the same machine, so store the coordinates. Equal rows have one place: t-SNE and UMAP,
+    which would spread them, receive each once.
 
     Raises:
         UserError: an unknown method, metric or number of dimensions; vectors that are not finite, of length 0, all
@@ -225,13 +240,22 @@ def project(
     rows = draw_rows(n, limit, seed)
     shown = checked(vectors[rows] if len(rows) < n else vectors, metric)
     check_map(shown, method, dimensions, perplexity, neighbours)
+    different, place_of = distinct(shown)
+    count, copies = len(different), len(shown) - len(different)
+    if copies and method != "pca":
+        print(f"{copies:,} of {len(shown):,} rows are copies of others: each has the place of its copy.")
+        perplexity = perplexity if perplexity <= count - 1 else max(1.0, (count - 1) / 3)
+        neighbours = max(2, min(neighbours, count - 1))
+    once = method != "pca" and count >= FEWEST_ROWS
+    fitted = shown[different] if once else shown
     if method == "tsne":
-        coordinates, used, first = tsne(shown, dimensions, perplexity, seed)
+        coordinates, used, first = tsne(fitted, dimensions, perplexity, seed)
     elif method == "umap":
-        coordinates, used, first = umap(shown, dimensions, neighbours, metric, seed)
+        coordinates, used, first = umap(fitted, dimensions, neighbours, metric, seed)
     else:
-        coordinates, first = principal(shown, dimensions, seed)
+        coordinates, first = principal(fitted, dimensions, seed)
         used = {"method": "PCA", "library": f"scikit-learn {version('scikit-learn')}"}
+    coordinates = (coordinates if once else coordinates[different])[place_of]
     used |= {"metric": metric, "dimensions": dimensions, "seed": seed, "rows": len(rows), "of_rows": n}
     if len(rows) < n:
         used["sample"] = f"a random sample of {len(rows):,} of {n:,} rows: {reason}"

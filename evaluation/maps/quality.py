@@ -1,19 +1,22 @@
 """Measures of how well a map preserves neighbours: trustworthiness and k-NN recall."""
 
+from typing import cast
+
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from evaluation.maps.neighbours import Coordinates, Vectors, centred, draw_rows
+from evaluation.maps.neighbours import Coordinates, Vectors, draw_rows, finite
 from evaluation.maps.projection import Projection
 from models import UserError
-from models.neighbours import CHUNK, nearest
-from models.reduction import squared_distances
+from models.neighbours import nearest, ranks_of
+from models.reduction import Metric
 
 __all__ = ["NEIGHBOURS", "knn_recall", "map_quality", "measured", "trustworthiness"]
 
 NEIGHBOURS = 15  # k of both measures, where there are enough rows
+EQUAL = 1e-6  # relative difference of squared distances that may come from the rounding of float32 rows
 QUERIES = 5_000  # most rows whose neighbours are compared
 
 
@@ -28,15 +31,10 @@ def neighbour_ranks(
     if not 1 <= k < n / 2:
         fitting = max(1, (n - 1) // 3)
         raise UserError(f"Expected k from 1 to less than half of the {n} rows, got {k}: choose k={fitting}.")
-    values, points = centred(vectors, metric), centred(coordinates, "euclidean")
-    ranks = []
-    for rows in torch.from_numpy(draw_rows(n, QUERIES, seed)).split(max(1, CHUNK // n)):
-        near = nearest(points[rows], points, k, "euclidean", own=rows).rows.numpy()
-        squared = squared_distances(values[rows], values).clamp_(min=0).scatter_(1, rows[:, None], torch.inf).numpy()
-        limits = np.take_along_axis(squared, near, 1)
-        # NumPy counts seven times as fast as torch.
-        ranks.append(np.stack([np.count_nonzero(squared < limit[:, None], 1) + 1 for limit in limits.T], 1))
-    return np.concatenate(ranks)
+    values, points = finite(vectors, metric), finite(coordinates, "euclidean")
+    rows = torch.from_numpy(draw_rows(n, QUERIES, seed))
+    near = nearest(points[rows], points, k, "euclidean", own=rows).rows
+    return ranks_of(values[rows], values, near, cast(Metric, metric), own=rows, slack=EQUAL).numpy()
 
 
 def trust(ranks: Int64[np.ndarray, "queries k"], n: int) -> float:

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from models.arrays import Array, as_array, as_tensor
-from models.neighbours import CHUNK
-from models.reduction import Metric, similarity
+from models.neighbours import CHUNK, TIE, pair_costs, ranks_of
+from models.reduction import Metric
 
 __all__ = ["bootstrap", "hits", "mcnemar", "overlap", "ranks", "votes"]
 
@@ -19,12 +19,17 @@ def ranks(queries: Float[Array, "n d"], candidates: Float[Array, "m d"], query_o
     """Rank, from 1, the first correct candidate of each query: one of the same group; ties count as worse ranks."""
     queries, candidates = as_tensor(queries), as_tensor(candidates)
     query_of, candidate_of = as_tensor(query_of), as_tensor(candidate_of)
-    found = []
-    for part, of in zip(queries.split(max(1, CHUNK // len(candidates))),
-                        query_of.split(max(1, CHUNK // len(candidates))), strict=True):  # fmt: skip
-        scores, own = similarity(part, candidates, metric), of[:, None] == candidate_of
-        best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-        found.append(((scores >= best) & ~own).sum(1) + 1)
+    found, step = [], max(1, CHUNK // len(candidates))
+    for part, of in zip(queries.split(step), query_of.split(step), strict=True):
+        query, candidate = torch.nonzero(of[:, None] == candidate_of, as_tuple=True)
+        costs = pair_costs(part, candidates, query, candidate, metric)
+        order = costs.argsort(descending=True, stable=True)
+        best = torch.zeros_like(of).index_put((query[order],), candidate[order])  # the last one counts: the nearest
+        own = torch.bincount(query, minlength=len(part))
+        as_near = ranks_of(part, candidates, best[:, None], metric, ties=True)[:, 0]
+        limit = costs.new_full((len(part),), torch.inf).scatter_reduce(0, query, costs, "amin")[query]
+        tied = torch.bincount(query[costs <= limit + TIE * limit.abs()], minlength=len(part))
+        found.append(torch.where(own > 0, as_near - tied, len(candidates)) + 1)
     return torch.cat(found)
 
 

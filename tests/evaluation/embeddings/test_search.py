@@ -91,3 +91,36 @@ def test_what_cannot_be_searched_is_refused() -> None:
         index.ends(np.full((1, 24), np.nan, np.float32), 3)
     with pytest.raises(UserError, match="metric to be one of euclidean, cosine, got l1"):
         index.ends(rows(1), 3, "l1")
+
+
+HARD = {
+    "shifted by 10,000": rows(3000, offset=1e4),
+    "places in metres": (np.random.default_rng(0).random((5000, 2)) * 500 + [3.5e6, 5.8e6]).astype(np.float32),
+    "one number of 1e30": np.concatenate([rows(400), np.full((1, 24), 1e30, np.float32)]),
+    "numbers of 1e-24": rows(400) * np.float32(1e-24),
+    "numbers of 1e200": rows(400).astype(float) * 1e200,
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_no_range_of_numbers_changes_the_ends(name: str, metric: str) -> None:
+    values = HARD[name]
+    wide = values.astype(np.longdouble)
+    if metric == "cosine":
+        wide = wide / np.sqrt((wide**2).sum(1, keepdims=True))
+    for row in (0, 7, 133):
+        costs = ((wide - wide[row]) ** 2).sum(1)
+        ((near, far),) = Index(values).ends(values[row : row + 1], 9, metric, [[row]])
+        scale = float(costs.max())
+        right = np.sort(np.delete(costs, row))
+        assert np.allclose((costs[near.rows] / scale).astype(float), (right[:9] / scale).astype(float), rtol=1e-9)
+        assert np.allclose((costs[far.rows] / scale).astype(float), (right[::-1][:9] / scale).astype(float), rtol=1e-9)
+        assert row not in near.rows and row not in far.rows
+
+
+def test_ordinary_rows_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Index, "distances", lambda *_: pytest.fail("the bound of rounding is too wide"))
+    values = np.random.default_rng(0).normal(size=(20_000, 64)).astype(np.float32)
+    for metric in ("cosine", "euclidean"):
+        Index(values).ends(values[:20], 10, metric)

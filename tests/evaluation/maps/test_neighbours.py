@@ -58,7 +58,7 @@ def test_a_map_without_relation_keeps_what_chance_keeps() -> None:
 def test_chunks_and_tensors_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, coordinates = blobs(), noise()
     whole, found = map_quality(vectors, coordinates), nearest_rows(vectors, 5)
-    for module in (neighbours, quality, search):
+    for module in (neighbours, search):
         monkeypatch.setattr(module, "CHUNK", 7 * len(vectors))
     assert map_quality(torch.tensor(vectors), torch.tensor(coordinates)) == pytest.approx(whole)
     assert (nearest_rows(torch.tensor(vectors), 5).rows == found.rows).all()
@@ -122,3 +122,25 @@ def test_vectors_that_have_no_neighbours_are_refused() -> None:
         trustworthiness(blobs(), noise(), k=60)
     with pytest.raises(UserError, match="from 1 to less than half"):
         knn_recall(blobs(), noise(), k=0)
+
+
+def places() -> np.ndarray:
+    """Places within 500 m of each other in a national grid of metres, which float32 holds to 0.25 or 0.5 m."""
+    return (np.random.default_rng(0).random((1500, 2)) * 500 + [3.5e6, 5.8e6]).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_quality_and_distances_are_right_far_from_the_origin(metric: str) -> None:
+    far = places() if metric == "euclidean" else blobs(400) + np.float32(1e4)
+    wide = far.astype(np.longdouble)
+    if metric == "cosine":
+        wide = wide / np.sqrt((wide**2).sum(1, keepdims=True))
+    wide = (wide - wide.mean(0)).astype(float)  # the Euclidean order of unit rows is that of their cosines
+    distances, _ = NearestNeighbors(n_neighbors=6).fit(wide).kneighbors()
+    wanted = distances if metric == "euclidean" else distances**2 / 2
+    assert nearest_rows(far, 6, metric).distances == pytest.approx(wanted, rel=1e-5)
+    coordinates = wide + np.random.default_rng(1).normal(size=wide.shape) * distances[:, 5:].mean()
+    for k in (5, 15):
+        expected = reference(wide, coordinates, n_neighbors=k)
+        assert trustworthiness(far, coordinates, k, metric) == pytest.approx(expected, abs=2e-5)
+    assert map_quality(far, wide, 5, metric)["knn_recall"] > 0.98  # equal distances are in either order

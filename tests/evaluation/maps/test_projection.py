@@ -165,3 +165,14 @@ def test_umap_keeps_clusters_apart_and_repeats(monkeypatch: pytest.MonkeyPatch) 
     assert purity(made.coordinates) > 0.98
     assert made.settings["neighbours"] == 9 and str(made.settings["library"]).startswith("umap-learn ")
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("method", ["tsne", "umap", "pca"])
+def test_equal_rows_have_one_place(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("umap" if method == "umap" else "sklearn")
+    rows = np.concatenate([blobs(30), np.repeat(blobs(31)[30:], 300, axis=0)])
+    found = project(rows, method).coordinates
+    assert (found[30:] == found[30]).all() and len(np.unique(found, axis=0)) == 31
+    assert method == "pca" or "299 of 330 rows are copies of others" in capsys.readouterr().out
+    few = project(np.repeat(blobs(3), 100, axis=0), method, perplexity=5.0).coordinates
+    assert len(np.unique(few, axis=0)) == 3
