@@ -173,7 +173,7 @@ def image_pairs(table: pd.DataFrame, captions: int | None, size: int, crop: floa
     return PairData(
         ImageData("pairs", decoded.images, ids, no_factors(len(ids)), split, fingerprint(decoded.fingerprint, split)),
         TextData("pairs", texts, text_ids, no_factors(len(texts)), parts, fingerprint(texts, parts)),
-        image_of, notes, decoded.skipped,
+        image_of, notes + decoded.notes, decoded.skipped,
     )  # fmt: skip
 
 

@@ -157,6 +157,7 @@ def celeba(
         split=split[rows],
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
         notes=[
+            *decoded.notes,
             *race_notes,
             *split_notes,
             *subset_notes(len(images.ids), labels),

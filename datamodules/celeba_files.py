@@ -1,6 +1,5 @@
 """Find CelebA's files, in the layouts of torchvision, Kaggle and the Hugging Face hub, or in a single folder."""
 
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datamodules.images import IMAGE_SUFFIXES, EncodedImages, from_files, from_parquet, from_zip
+from datamodules.file_tree import files_below
+from datamodules.images import EncodedImages, from_files, from_parquet, from_zip
+from datamodules.pictures import is_image
 from datamodules.splits import SPLITS
 from datamodules.tables import ID_COLUMNS, parse_table, read_table
 from models import UserError
@@ -35,24 +36,10 @@ class Layout(NamedTuple):
     people: dict[str, pd.DataFrame] = {}
 
 
-def list_files(root: Path, depth: int = 4) -> list[Path]:
-    """List all files down to `depth` folders below root, sorted, without hidden ones."""
-    files = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        deep = len(Path(folder).relative_to(root).parts) >= depth
-        folders[:] = [] if deep else [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted(files)
-
-
 def tables_named(stem: str, files: Iterable[Path]) -> dict[str, pd.DataFrame]:
     """Read the first table with that name, as {path: table}."""
     paths = [path for path in files if path.stem == stem and path.suffix in (".txt", ".csv")]
     return {str(path): read_table(path) for path in paths[:1]}
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def folder_layout(files: Iterable[Path]) -> Layout | None:
@@ -171,7 +158,7 @@ def find_layout(root: Path) -> Layout:
     """
     if not root.is_dir():
         raise UserError(f"Expected CelebA in {root}, got no such folder: {advice(root)}")
-    files = list_files(root)
+    files = files_below(root, depth=4)
     labels, partition, people = (tables_named(stem, files) for stem in (LABELS, PARTITION, IDENTITY))
     layout = (
         folder_layout(path for path in files if path.parent.name.startswith(IMAGES))

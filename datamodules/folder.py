@@ -23,6 +23,7 @@ from datamodules.factors import (
     split_numbers,
     sure_labels,
 )
+from datamodules.file_tree import files_below, sorted_out
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
 from datamodules.people import check_people, people_numbers, split_names
 from datamodules.splits import TRAIN, complete_split, hash_split
@@ -35,23 +36,20 @@ SPLIT_COLUMNS = ("split", "partition")
 PEOPLE_COLUMNS = ("person", "identity")
 
 
-def find_images(root: Path) -> list[Path]:
-    """List all images below a folder, sorted, without hidden ones.
+def find_images(root: Path) -> tuple[list[Path], list[str]]:
+    """List all images below a folder, sorted, without hidden ones, and return notes about its other files.
 
     Raises:
         UserError: there is no such folder, or no image in it.
     """
     if not root.is_dir():
         raise UserError(f"Expected a folder of images at {root}, got no such folder: set data.root to one.")
-    paths = []
-    for parent, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        visible = [name for name in names if not name.startswith(".")]
-        paths += [Path(parent, name) for name in visible if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    paths, notes = sorted_out(files_below(root))
     if not paths:
-        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        raise UserError(f"Expected images ({kinds}) in {root}, got none: set data.root to the folder that has them.")
-    return sorted(paths)
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES[:12])
+        got = f"none ({' '.join(notes).rstrip('.')})" if notes else "none"
+        raise UserError(f"Expected images ({kinds}, ...) in {root}, got {got}: set data.root to the folder with them.")
+    return paths, notes
 
 
 def printable(path: Path) -> str:
@@ -151,7 +149,7 @@ def folder(
     if factors and attributes is None:
         raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
     root = Path(root).expanduser()
-    paths = find_images(root)
+    paths, other_files = find_images(root)
     ids = [printable(path.relative_to(root)) for path in paths]
     labels = join_tables(ids, read_tables(attributes, root))
     column = people_column(labels.table, people)
@@ -171,7 +169,12 @@ def folder(
         factors=table[rows],
         split=split[rows],
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
-        notes=notes + split_notes + confidence_notes(labels.table, chosen) + missing_notes(table),
+        notes=other_files
+        + decoded.notes
+        + notes
+        + split_notes
+        + confidence_notes(labels.table, chosen)
+        + missing_notes(table),
         skipped=decoded.skipped,
         people=None if known is None else known[rows],
     )

@@ -7,7 +7,6 @@ image after the other, and `manifest.json`. It is written under a temporary name
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
 import uuid
@@ -19,15 +18,16 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from datamodules.cache import MIB, cache_errors, check_space, fingerprint, remove_abandoned
+from datamodules.file_tree import counted
+from datamodules.pictures import IMAGE_SUFFIXES, decode, frames_of, has_heif, why_unreadable
 from datamodules.progress import with_progress
 from models import UserError
 
@@ -45,7 +45,8 @@ __all__ = [
 # Counted by hand and no digest of the code, as it is part of what data a run was made of: another word or a faster
 # loop must not make a finished run's data another's. It rises where `decode` gives other pixels.
 VERSION = 1
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+DEEP = 2  # the same for the formats that have decimals and other colour spaces, which version 1 misread
+TIFF, SEVERAL = (".tif", ".tiff"), (".gif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff")
 PIXELS, MANIFEST = "images.uint8", "manifest.json"
 
 
@@ -64,6 +65,7 @@ class Decoded(NamedTuple):
     rows: Int64[Tensor, " n"]
     skipped: list[str]
     fingerprint: str
+    notes: list[str] = []  # how many were skipped and why, and how many have several frames
 
 
 def file_stamp(path: Path) -> tuple[object, ...]:
@@ -111,47 +113,40 @@ def read_rows(path: Path) -> Iterator[bytes]:
         raise UserError(f"Expected images in {path}, got a damaged file: download it again.") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB: transparency becomes white, and 16-bit grey is reduced to its high byte."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+class Pixels(NamedTuple):
+    """The pixels of an image, or None and why it cannot be read; and whether it has more frames than the first."""
+
+    content: bytes | None
+    reason: str = ""
+    frames: bool = False
 
 
-def decode(content: bytes, size: int, crop: float = 1.0) -> UInt8[np.ndarray, "3 size size"]:
-    """Decode the centred square, `crop` times the shorter side, upright and in RGB, and resize it with antialiasing."""
-    with Image.open(io.BytesIO(content)) as image:
-        # A much larger JPEG is decoded at a half, a quarter or an eighth of its size, at least twice the requested one.
-        image.draft(None, (math.ceil(2 * size / crop),) * 2)
-        upright = to_rgb(ImageOps.exif_transpose(image))
-    width, height = upright.size
-    side = max(1, round(crop * min(width, height)))
-    left, top = (width - side) // 2, (height - side) // 2
-    square = upright.crop((left, top, left + side, top + side))  # resize(box=) would also use pixels outside of it
-    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-
-
-def pixels_or_none(read: Callable[[], bytes], size: int, crop: float) -> bytes | None:
+def pixels_of(named: tuple[str, Callable[[], bytes]], size: int, crop: float) -> Pixels:
+    name, read = named
     try:
-        return decode(read(), size, crop).tobytes()
-    except Exception:  # a damaged file makes the readers raise nearly anything
-        return None
+        content = read()
+        frames = name.lower().endswith(SEVERAL) and has_frames(content)
+        return Pixels(decode(content, size, crop).tobytes(), frames=frames)
+    except Exception as error:  # a damaged file makes the readers raise nearly anything
+        return Pixels(None, why_unreadable(error, name))
 
 
-def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[bytes | None]:
-    """Yield the pixels of each image in order, None if it cannot be read; about 64 MiB are in memory."""
+def has_frames(content: bytes) -> bool:
+    with Image.open(io.BytesIO(content)) as image:
+        return frames_of(image) > 1
+
+
+def decode_all(source: EncodedImages, size: int, crop: float) -> Iterator[Pixels]:
+    """Yield the pixels of each image in order; about 64 MiB are in memory."""
     threads = os.cpu_count() or 1
     chunk_length = max(2 * threads, min(256, 64 * MIB // (3 * size * size)))
     with ThreadPoolExecutor(threads) as pool:
-        readers = iter(source.contents())
+        readers = iter(zip(source.ids, source.contents(), strict=False))
         while chunk := list(islice(readers, chunk_length)):
-            yield from pool.map(partial(pixels_or_none, size=size, crop=crop), chunk)
+            yield from pool.map(partial(pixels_of, size=size, crop=crop), chunk)
 
 
-def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
+def check_unreadable(skipped: Sequence[str], n: int, share: float, reasons: Sequence[str] = ()) -> None:
     """Check the number of unreadable images.
 
     Raises:
@@ -159,10 +154,21 @@ def check_unreadable(skipped: Sequence[str], n: int, share: float) -> None:
     """
     if len(skipped) > max(2, share * n) or len(skipped) == n:
         more = ", ..." if len(skipped) > 5 else ""
+        why = f": {counted(reasons)}" if reasons else ""
         raise UserError(
             f"Expected at most {share:.2%} of {n} images to be unreadable, got {len(skipped)} or more "
-            f"({', '.join(skipped[:5])}{more}): replace or remove them, or raise max_unreadable."
+            f"({', '.join(skipped[:5])}{more}{why}): replace or remove them, or raise max_unreadable."
         )
+
+
+def reading_notes(n: int, reasons: Sequence[str], frames: int) -> list[str]:
+    """Return notes about images that are skipped, and why, and about those with several frames.
+
+    >>> reading_notes(1000, ["damaged", "truncated", "damaged"], 0)
+    ['3 of 1,000 images are skipped: 2 damaged, 1 truncated.']
+    """
+    notes = [f"{len(reasons):,} of {n:,} images are skipped: {counted(reasons)}."] if reasons else []
+    return notes + ([f"{frames:,} images have several frames or pages: the first is used."] if frames else [])
 
 
 def content_digest(path: Path) -> str:
@@ -179,19 +185,23 @@ def content_digest(path: Path) -> str:
 def write_images(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> None:
     """Decode into `folder`; the manifest is written last."""
     skipped: list[int] = []
-    total = len(source.ids)
+    reasons: list[str] = []
+    frames, total = 0, len(source.ids)
     with (folder / PIXELS).open("wb") as file:
         for row, pixels in enumerate(with_progress(decode_all(source, size, crop), total, "Decoding images")):
-            if pixels is None:
+            frames += pixels.frames
+            if pixels.content is None:
                 skipped.append(row)
-                check_unreadable([source.ids[i] for i in skipped], total, max_unreadable)
+                reasons.append(pixels.reason)
+                check_unreadable([source.ids[i] for i in skipped], total, max_unreadable, reasons)
             else:
-                file.write(pixels)
+                file.write(pixels.content)
         file.flush()
         os.fsync(file.fileno())
     if skipped:
         print(f"Skipped unreadable images: {', '.join(source.ids[row] for row in skipped)}", flush=True)
     manifest = {"version": VERSION, "skipped": skipped, "digest": content_digest(folder / PIXELS)}
+    manifest |= {"reasons": reasons, "frames": frames}
     (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": fingerprint(sorted(manifest.items()))}))
 
 
@@ -213,40 +223,51 @@ def build(final: Path, source: EncodedImages, size: int, crop: float, max_unread
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def skipped_rows(folder: Path, n: int, image_bytes: int) -> list[int] | None:
-    """Return the unreadable rows from a cache folder's manifest, or None if the folder is damaged."""
+class Reading(NamedTuple):
+    """The rows that could not be read, why, and the number of images with several frames."""
+
+    skipped: list[int]
+    reasons: list[str]
+    frames: int
+
+
+def reading_of(folder: Path, n: int, image_bytes: int) -> Reading | None:
+    """Return what a cache folder's manifest says, or None if the folder is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         checksum = manifest.pop("checksum")
         whole = (folder / PIXELS).stat().st_size == (n - len(manifest["skipped"])) * image_bytes
         if checksum != fingerprint(sorted(manifest.items())) or not whole:
             return None
-        return manifest["skipped"] if content_digest(folder / PIXELS) == manifest["digest"] else None
+        if content_digest(folder / PIXELS) != manifest["digest"]:
+            return None
+        reasons = manifest.get("reasons", ["unreadable"] * len(manifest["skipped"]))  # of caches from before
+        return Reading(manifest["skipped"], reasons, manifest.get("frames", 0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> list[int]:
-    """Decode the images into `folder` unless they are there, and return the rows that could not be read.
+def cached(folder: Path, source: EncodedImages, size: int, crop: float, max_unreadable: float) -> Reading:
+    """Decode the images into `folder` unless they are there, and return which could not be read.
 
     Raises:
         UserError: there are too many of them, or the cache cannot be written.
     """
     n, image_bytes = len(source.ids), 3 * size * size
-    skipped = skipped_rows(folder, n, image_bytes) if folder.exists() else None
-    if skipped is None:
+    reading = reading_of(folder, n, image_bytes) if folder.exists() else None
+    if reading is None:
         if folder.exists():
             print(f"The cache {folder} is damaged: decoding the images again.", flush=True)
             with cache_errors(folder):
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         build(folder, source, size, crop, max_unreadable)
-        skipped = skipped_rows(folder, n, image_bytes)
-    if skipped is None:
+        reading = reading_of(folder, n, image_bytes)
+    if reading is None:
         raise UserError(
             f"Expected to read back what was written to {folder}, got other bytes: check the disk or set cache_dir= to "
             "another folder."
         )
-    return skipped
+    return reading
 
 
 def decode_images(
@@ -260,13 +281,19 @@ def decode_images(
     Raises:
         UserError: too many images are unreadable, or the cache folder cannot be written or has too little space.
     """
-    key = fingerprint(VERSION, source.ids, source.stamps, size, crop)
+    has_heif()
+    deep = [DEEP] * any(name.lower().endswith(TIFF) for name in source.ids)
+    key = fingerprint(VERSION, source.ids, source.stamps, size, crop, *deep)
     folder = Path(cache_dir).expanduser() / "images" / key[:32]
-    rows = cached(folder, source, size, crop, max_unreadable)
+    reading = cached(folder, source, size, crop, max_unreadable)
+    rows, total = reading.skipped, len(source.ids)
     skipped = [source.ids[row] for row in rows]
-    check_unreadable(skipped, len(source.ids), max_unreadable)
-    kept = torch.ones(len(source.ids), dtype=torch.bool)
+    check_unreadable(skipped, total, max_unreadable, reading.reasons)
+    kept = torch.ones(total, dtype=torch.bool)
     kept[rows] = False
     n = int(kept.sum())
     images = torch.from_file(str(folder / PIXELS), shared=False, size=n * 3 * size * size, dtype=torch.uint8)
-    return Decoded(images.view(n, 3, size, size), kept.nonzero().flatten(), skipped, fingerprint(key, rows))
+    return Decoded(
+        images.view(n, 3, size, size), kept.nonzero().flatten(), skipped, fingerprint(key, rows),
+        reading_notes(total, reading.reasons, reading.frames),
+    )  # fmt: skip

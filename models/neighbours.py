@@ -259,8 +259,8 @@ def counted(fast: Fast, part: Int64[Tensor, " n"], rows: Int64[Tensor, "n k"], o
     for column, few in enumerate(open_pairs.T):
         chosen = np.flatnonzero(few > 1)  # the only one is the given candidate itself
         some = costs[chosen]
-        query, which = np.nonzero((some >= low[chosen, column, None]) & (some <= high[chosen, column, None]))
-        query, which = (torch.from_numpy(numbers).to(part.device) for numbers in (chosen[query], which))
+        near = np.nonzero((some >= low[chosen, column, None]) & (some <= high[chosen, column, None]))
+        query, which = (torch.from_numpy(numbers).to(part.device) for numbers in (chosen[near[0]], near[1]))
         exact, limit = fast.space.pairs(part[query], which[:, None])[:, 0], limits[query, column]
         nearer = exact <= limit + slack * limit.abs() if ties else exact < limit - slack * limit.abs()
         below[:, column] += np.bincount(query[nearer].cpu().numpy(), minlength=len(below))

@@ -11,7 +11,9 @@ __all__ = ["load_data"]
 
 
 def load_data(config: Settings, run: Run) -> Any:
-    """Load the data of a run, with the factors that `prompts=` defines; print its notes and the skipped files.
+    """Load the data of a run, with the factors that `prompts=` defines.
+
+    Print how many rows are found and used, the notes of the data, and the skipped files.
 
     Returns:
         `ImageData`, `TextData` or `FeatureData`; for `data=pairs`, which only `model=mds` accepts, `PairData`.
@@ -22,6 +24,8 @@ def load_data(config: Settings, run: Run) -> Any:
     with run.stage("data") as stage:
         data = labelled(config, build(config.data), run)
         stage.items = len(data.ids)
+    found = len(data.ids) + len(data.skipped)
+    print(f"{found:,} rows found, {len(data.ids):,} used, {len(data.skipped):,} skipped.")
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
     return data

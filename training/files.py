@@ -1,14 +1,14 @@
 """Write files atomically, name them after factors, read and write JSON and csv, and convert pictures."""
 
 import hashlib
-import io
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.cache import write_whole
-from datamodules.images import decode
+from datamodules.pictures import UNCLEAR, ImageSource, decode, why_unreadable
 from models import UserError
 
 __all__ = [
@@ -27,7 +27,9 @@ __all__ = [
     "file_name",
     "harmless",
     "jsonable",
+    "name_of",
     "read_image",
+    "readable_picture",
     "read_json",
     "to_pillow",
     "write_file",
@@ -36,7 +38,6 @@ __all__ = [
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # the first characters of a formula in a spreadsheet
 LONGEST = 100  # bytes of a name in a file's name
-ImageSource: TypeAlias = str | Path | Image.Image
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -134,15 +135,35 @@ def read_image(image: ImageSource, size: int, crop: float = 1.0) -> UInt8[Tensor
     Raises:
         UserError: there is no such file, or it is not an image.
     """
+    with readable_picture(image):
+        return torch.from_numpy(decode(image, size, crop).copy())
+
+
+def name_of(image: ImageSource) -> str:
+    """Return how a message names a picture: by its path, if it has one."""
+    return str(image) if isinstance(image, str | Path) else "the picture"
+
+
+@contextmanager
+def readable_picture(image: ImageSource) -> Iterator[None]:
+    """Turn the errors of reading a picture into a `UserError`.
+
+    Raises:
+        UserError: there is no such file, it is not an image, or its numbers are of an unclear range.
+    """
     try:
-        if isinstance(image, Image.Image):
-            file = io.BytesIO()
-            image.save(file, "PNG")
-            return torch.from_numpy(decode(file.getvalue(), size, crop).copy())
-        return torch.from_numpy(decode(Path(image).expanduser().read_bytes(), size, crop).copy())
+        yield
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes the readers raise nearly anything
-        got = "no such file" if isinstance(error, FileNotFoundError) else "a file that cannot be read as one"
-        raise UserError(f"Expected an image at {image}, got {got}: give the path of a JPEG or PNG file.") from error
+        name, why = name_of(image), why_unreadable(error, str(image))
+        if why == UNCLEAR:
+            raise UserError(
+                f"Expected a picture of 8 or 16 bits a channel, or decimals from 0 to 1 or to 255, got {name} with "
+                f"{error}: scale its numbers, or save it as an 8-bit PNG or a JPEG."
+            ) from error
+        got = why if why == "no such file" else f"a file that cannot be read as one ({why})"
+        raise UserError(f"Expected an image at {name}, got {got}: give the path of a JPEG or PNG file.") from error
 
 
 def to_pillow(images: Float[Tensor, "n 3 size size"]) -> list[Image.Image]:

@@ -31,7 +31,7 @@ from evaluation.editing.photographs import (
 from models import UserError, check_choice
 from models.composition import COMPOSITIONS, default_composition
 from models.labels import Factor, factor_value
-from training.files import ImageSource
+from training.files import ImageSource, name_of
 
 __all__ = ["ALIGNMENTS", "ImageEditor", "check_strength", "decode_latents", "encode_images"]
 
@@ -127,7 +127,7 @@ class ImageEditor:
             raise UserError(f"Expected face={expected}, got {face}.")
         pictures = [read_photograph(image) for image in images]
         if place is not None:
-            names = ["the picture" if isinstance(image, Image.Image) else str(image) for image in images]
+            names = [name_of(image) for image in images]
             return [facing(picture, name, place, face) for picture, name in zip(pictures, names, strict=True)]
         if align == "auto":
             print(f"The middle of each photograph is edited, wherever its face is: {why}.")

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from datamodules.factors import ImageData
-from datamodules.images import to_rgb
+from datamodules.pictures import frames_of, is_deep, loaded, picture_of, to_rgb
 from datamodules.splits import TRAIN
 from evaluation.editing.alignment import Square, centred, changed_part, cut_out, side_of, similarity
 from models import UserError, dlib_faces
 from models.composition import compose
-from training.files import ImageSource, read_image, read_json, to_pillow, write_json
+from training.files import ImageSource, name_of, read_image, read_json, readable_picture, to_pillow, write_json
 
 __all__ = [
     "Framed",
@@ -33,7 +33,6 @@ __all__ = [
 PLACE = "face_place.json"  # in the run folder
 LANDMARK_IMAGES = 64  # training images whose median landmarks are taken
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
-KEPT = ("L", "LA", "RGB", "RGBA")  # Pillow modes that are returned unchanged
 
 
 class Framed(NamedTuple):
@@ -130,39 +129,19 @@ def read_photograph(image: ImageSource) -> Image.Image:
     """Read an image for editing: upright by its EXIF orientation, with eight bits a channel, in a mode of `KEPT`.
 
     Grey and transparency are kept; palettes, CMYK and the like become RGB. A colour profile is kept if it is still
-    valid. Of sixteen bits a channel the high eight are kept, with a printed note.
+    valid. Of sixteen bits a channel the high eight are kept, and of several frames the first, with a printed note.
 
     Raises:
-        UserError: no such file, not an image, or one of 32 bits a channel.
+        UserError: no such file, not an image, or one whose numbers are of an unclear range.
     """
-    name = "the picture" if isinstance(image, Image.Image) else str(image)
-    try:
-        source = image if isinstance(image, Image.Image) else Image.open(Path(image).expanduser())
-        deep = ";16" in f"{source.mode} {getattr(source, 'tile', '')}"  # Pillow's name of the raw mode
-        upright = ImageOps.exif_transpose(source)
-        upright.load()
-    except Exception as error:  # the readers of damaged files can raise nearly any exception
-        got = "no such file" if isinstance(error, FileNotFoundError) else "a file that cannot be read as one"
-        raise UserError(f"Expected an image at {image}, got {got}: give the path of a JPEG or PNG file.") from error
-    if upright.mode in ("I", "F"):
-        raise UserError(
-            f"Expected a picture of 8 or 16 bits a channel, got {name} of 32 (mode {upright.mode}): save it as an "
-            "8-bit PNG or a JPEG."
-        )
-    if deep:
-        print(f"{name} has 16 bits a channel: its edit keeps the high 8.")
-    return in_kept_mode(upright)
-
-
-def in_kept_mode(picture: Image.Image) -> Image.Image:
-    """Convert a picture to one of the modes of `KEPT`, with its colour profile where that still applies."""
-    if picture.has_transparency_data:
-        mode = picture.mode if picture.mode == "LA" else "RGBA"
-    else:
-        mode = "L" if picture.mode in ("1", "L") or picture.mode.startswith("I;16") else "RGB"
-    profile = picture.info.get("icc_profile") if picture.mode in (*KEPT, "P", "PA") else None
-    converted = to_rgb(picture).convert("L") if picture.mode.startswith("I;16") else picture.convert(mode)
-    return with_profile(converted, profile)
+    name = name_of(image)
+    with readable_picture(image):
+        source = loaded(image)
+        if is_deep(source):
+            print(f"{name} has 16 bits a channel: its edit keeps the high 8.")
+        if (count := frames_of(source)) > 1:
+            print(f"{name} has {count} frames or pages: one of them is edited, in a file the first.")
+        return picture_of(source)
 
 
 def with_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:

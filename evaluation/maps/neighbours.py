@@ -1,6 +1,6 @@
 """Exact k-nearest-neighbour search over embeddings of images, texts or codes."""
 
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from datamodules.progress import with_progress
 from models import UserError, check_choice
 from models.arrays import Array, as_array, as_tensor
 from models.neighbours import CHUNK, nearest
-from models.reduction import unit_rows
+from models.reduction import Metric, unit_rows
 
 __all__ = [
     "Coordinates",
@@ -110,7 +110,7 @@ def nearest_rows(vectors: Vectors, k: int = 15, metric: str = "euclidean") -> Ne
         raise UserError(f"Expected k from 1 to less than the {n} rows, got {k}: choose another k.")
     each = CHUNKS * max(1, CHUNK // n)
     parts = with_progress(torch.arange(n).split(each), n, "Nearest neighbours", each=each)
-    found = [nearest(values[rows], values, k, metric, own=rows) for rows in parts]
+    found = [nearest(values[rows], values, k, cast(Metric, metric), own=rows) for rows in parts]
     costs = torch.cat([part.costs for part in found])
     distances = costs / 2 if metric == "cosine" else costs.sqrt()
     return Neighbours(torch.cat([part.rows for part in found]).numpy(), distances.to(values.dtype).numpy())

@@ -174,7 +174,7 @@ def test_too_many_unreadable_images(tmp_path: Path) -> None:
     contents = {f"{i}.png": plain_png(i) for i in range(20)} | {f"bad{i}.png": b"no" for i in range(3)}
     source = stored(tmp_path / "in", contents)
     with pytest.raises(
-        UserError, match=r"at most 1.00% of 23.*got 3 or more \(bad0.png, bad1.png, bad2.png\)"
+        UserError, match=r"at most 1.00% of 23.*got 3 or more \(bad0.png, bad1.png, bad2.png: 3 no picture\)"
     ) as caught:
         decode_images(source, 4, tmp_path / "cache")
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from datamodules.factors import FactorTable, ImageData
-from datamodules.images import decode
+from datamodules.pictures import decode
 from evaluation.editing import photographs
 from evaluation.editing.photographs import (
     PLACE,
@@ -100,15 +100,21 @@ def test_a_transparent_palette() -> None:
     assert read_photograph(picture).mode == "RGBA"
 
 
-def test_sixteen_bits_are_said_and_thirty_two_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sixteen_bits_are_said_and_unclear_numbers_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray((np.arange(1200, dtype=np.uint16) * 50).reshape(30, 40)).save(tmp_path / "deep.png")
     read = read_photograph(tmp_path / "deep.png")
     assert read.mode == "L" and read.getpixel((39, 29)) == 1199 * 50 >> 8
     assert "has 16 bits a channel: its edit keeps the high 8" in capsys.readouterr().out
-    with pytest.raises(
-        UserError, match=r"^Expected a picture of 8 or 16 bits a channel, got the picture of 32 \(mode F"
-    ):
-        read_photograph(Image.new("F", (4, 4)))
+    wide = Image.fromarray(np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4))
+    message = r"^Expected a picture of 8 or 16 bits a channel, .* got the picture with -1 to 1 for decimals from 0 to 1"
+    with pytest.raises(UserError, match=message):
+        read_photograph(wide)
+
+
+def test_frames_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise("RGB").save(tmp_path / "a.gif", save_all=True, append_images=[noise("RGB")])
+    read_photograph(tmp_path / "a.gif")
+    assert "a.gif has 2 frames or pages: one of them is edited, in a file the first" in capsys.readouterr().out
 
 
 def test_the_face_is_brought_to_its_place(astronaut: Image.Image) -> None:
