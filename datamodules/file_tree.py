@@ -21,7 +21,8 @@ def files_below(root: Path, depth: int | None = None) -> list[Path]:
     """
     files: list[Path] = []
     known: set[tuple[int, int]] = set()
-    folders, links = [root], []
+    folders: list[Path] = [root]
+    links: list[Path] = []
     while folders or links:
         folder = folders.pop(0) if folders else links.pop(0)
         status = folder.stat()
