@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from hydra.utils import get_class
@@ -36,7 +35,8 @@ from models import UserError, dlib_faces, near_names
 from models.interfaces import FeatureEncoder, TextEncoder
 from training.build import build, is_trained_here
 from training.checkpoints import load_module
-from training.files import ImageSource, read_json
+from training.files import ImageSource
+from training.run_files import read_array, read_manifest, read_run_table
 from training.run_folder import find_run, finished
 from training.stored_settings import stored
 
@@ -58,7 +58,7 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
     if not finished(folder):
         expected = folder / "checkpoints" / "last.ckpt"
         raise UserError(f"Expected the checkpoint {expected}, got none: train the run to its end or choose another.")
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     recorded = "cuda" if manifest.get("device") != "cpu" and torch.cuda.is_available() else "cpu"
     config = stored(folder / "config.yaml")
     OmegaConf.set_struct(config, False)
@@ -274,7 +274,7 @@ def spaces_of(run: LoadedRun, chosen: Sequence[str] | None) -> dict[str, Float[T
     """
     spaces: dict[str, Any] = {"features": lambda: run.vectors.values}
     if (file := run.path / "codes.npy").is_file():
-        spaces["autoencoder"] = lambda: torch.from_numpy(np.load(file))
+        spaces["autoencoder"] = lambda: torch.from_numpy(read_array(file, len(run.vectors.ids)))
     if run.config.model.name in ("dec", "idec") and (run.path / "checkpoints" / "last.ckpt").is_file():
         spaces[run.config.model.name] = lambda: run.clusterer.autoencoder.embed(run.vectors.values).cpu()
     if run.config.model.name == "iin":
@@ -293,7 +293,7 @@ def described(run: LoadedRun) -> pd.DataFrame:
     table = pd.DataFrame({"id": data.ids, "split": [SPLIT_WORDS[part] for part in data.split.tolist()]})
     table = table.assign(**words(data.factors))
     if (file := run.path / "assignments.parquet").is_file():
-        found = pd.read_parquet(file)
+        found = read_run_table(file, [], len(data.ids))
         methods = [str(name) for name in found if f"{name}/certainty" in found]
         table = table.assign(**{f"{name} cluster": found[name].astype(str).to_numpy() for name in methods})
     return table

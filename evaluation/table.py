@@ -25,9 +25,10 @@ from evaluation.report.tables import (
     score_text,
 )
 from models import UserError
-from training.files import read_json
+from training.run_files import read_metrics
 from training.run_folder import find_run
-from training.settings import differences, shortened, stored
+from training.settings import differences, shortened
+from training.stored_settings import read_settings
 
 __all__ = ["clustering_table", "edit_table", "summarise"]
 
@@ -105,7 +106,7 @@ def check_comparable(folders: Sequence[Path]) -> list[str]:
     twice = [folder for i, folder in enumerate(resolved) if folder in resolved[:i]]
     if twice:
         raise UserError(f"Expected different runs, got {twice[0]} twice: name each once.")
-    settings = [stored(folder / "config.yaml") for folder in folders]
+    settings = [read_settings(folder / "config.yaml") for folder in folders]
     for key in ("model.name", "data._target_"):
         values = [OmegaConf.select(each, key) for each in settings]
         other = next((i for i, value in enumerate(values) if value != values[0]), None)
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("Expected runs=[RUN,RUN,...], got none: name one or more run folders.")
     folders = [find_run(run) for run in options.runs]
     notes = check_comparable(folders)
-    runs = [read_json(folder / "metrics.json") for folder in folders]
+    runs = [read_metrics(folder) for folder in folders]
     summary = summarise(runs)
     left_out = len(set().union(*runs)) - len(summary)
     notes += [f"{left_out} metrics that only some of the runs have are left out."] * (left_out > 0)

@@ -124,9 +124,14 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        content = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
         raise UserError(f"Expected JSON in {path}, got {error}: put the run's own file back.") from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"Expected names with values in {path}, got {type(content).__name__}: put the run's own file back."
+        )
+    return content
 
 
 def read_image(image: ImageSource, size: int, crop: float = 1.0) -> UInt8[Tensor, "3 size size"]:

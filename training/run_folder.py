@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
 from datamodules.texts import TextData
 from models import UserError, near_names
-from training.files import read_json, write_file, write_json
+from training.files import write_file, write_json
 from training.manifest import manifest
+from training.run_files import read_manifest, read_metrics
 from training.settings import shortened
 
 __all__ = ["Run", "Stage", "open_run", "find_run", "finished"]
@@ -46,8 +48,7 @@ class Run:
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path, self.started, self.shortened = Path(path), time.perf_counter(), shortened(config)
         # A resumed run keeps the numbers of stages that it does not repeat.
-        earlier = self.path / "metrics.json"
-        self.metrics: dict[str, float] = read_json(earlier) if earlier.is_file() else {}
+        self.metrics: dict[str, float] = read_metrics(self.path)
         self.earlier_s = self.metrics.get("time/total_s", 0.0)
         self.measurements: dict[str, Any] = {}
         console = Console(highlight=False)
@@ -61,7 +62,7 @@ class Run:
         The numbers are saved at the end of the stage, so that a run that is killed later keeps them.
         """
         stage, started = Stage(items), time.perf_counter()
-        self.console.print(f"[bold]{name}[/] started", soft_wrap=True)
+        self.console.print(f"[bold]{escape(name)}[/] started", soft_wrap=True)
         yield stage
         seconds = time.perf_counter() - started
         speed = ""
@@ -69,7 +70,7 @@ class Run:
         if stage.items is not None:
             self.metrics[f"throughput/{name}_per_s"] = stage.items / max(seconds, 1e-9)
             speed = f", {stage.items / max(seconds, 1e-9):,.0f} per s"
-        self.console.print(f"[bold]{name}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
+        self.console.print(f"[bold]{escape(name)}[/] took {seconds:.1f} s{speed}", soft_wrap=True)
         self.save()
 
     def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
@@ -101,7 +102,7 @@ class Run:
             UserError: the run was started with other data or another encoder, even if the settings are equal.
         """
         file = self.path / "manifest.json"
-        earlier, now = read_json(file), manifest(data, encoder, seed, device)
+        earlier, now = read_manifest(self.path), manifest(data, encoder, seed, device)
         for part, key in (("data", "fingerprint"), ("encoder", "sha256")):
             before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
             if before is not None and before != found:

@@ -17,6 +17,7 @@ from evaluation.drawing.figures import INK, Column, figure, strip
 from models.labels import Factor
 from training.clusterers import ClustererFits, Fitted
 from training.files import csv_text, file_name, write_file
+from training.run_files import read_run_table
 
 __all__ = [
     "contact_sheets",
@@ -52,7 +53,7 @@ def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], firs
     folder, main, file = first.run.path, first.config.model.name, first.run.path / "assignments.parquet"
     table = assignments(data, found)
     if file.is_file():
-        earlier = pd.read_parquet(file)
+        earlier = read_run_table(file, [], len(table))
         table = pd.concat([table, earlier[[name for name in earlier if name not in table]]], axis="columns")
     with write_whole(file) as temporary:
         table.to_parquet(temporary)

@@ -18,6 +18,7 @@ from evaluation.editing.alignment import Square, centred, changed_part, cut_out,
 from models import UserError, dlib_faces
 from models.composition import compose
 from training.files import ImageSource, name_of, read_image, read_json, readable_picture, to_pillow, write_json
+from training.run_files import damaged
 
 __all__ = [
     "Framed",
@@ -193,7 +194,12 @@ def stored_landmarks(folder: Path, data: Callable[[], ImageData]) -> Float[Tenso
         known = median_landmarks(data())
         with suppress(UserError):  # a run folder without write permission can still be read
             write_json(folder / PLACE, known)
-    return None if known["landmarks"] is None else torch.tensor(known["landmarks"])
+    if known["landmarks"] is None:
+        return None
+    try:
+        return torch.tensor(known["landmarks"], dtype=torch.float32).reshape(5, 2)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise damaged(folder / PLACE, "five landmarks", error) from error
 
 
 def facing(picture: Image.Image, name: str, place: Float[Tensor, "5 2"], face: int) -> Framed:

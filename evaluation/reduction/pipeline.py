@@ -20,6 +20,7 @@ from training.data import load_data
 from training.features import features_of, text_encoder
 from training.files import csv_text, write_file
 from training.reducers import METHODS, ReducerFits, check_dims, check_methods, name_of
+from training.run_files import read_run_table
 from training.run_folder import Run
 from training.settings import Settings
 
@@ -115,7 +116,7 @@ def write_results(table: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Write retrieval.csv, keeping rows of other methods and widths, the figure and the headline metrics."""
     file = run.path / "retrieval.csv"
     if file.is_file():
-        table = pd.concat([pd.read_csv(file), table], ignore_index=True)
+        table = pd.concat([read_run_table(file, ["method", "dim", "direction"]), table], ignore_index=True)
         table = table.drop_duplicates(["method", "dim", "direction"], keep="last")
     places = {method: place for place, method in enumerate(["full", *METHODS])}
     table = table.sort_values(["direction", "method", "dim"], ascending=[False, True, True], ignore_index=True,

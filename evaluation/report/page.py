@@ -31,6 +31,7 @@ from evaluation.report.tables import (
     unjudged,
 )
 from training.files import file_name, read_json, write_file
+from training.run_files import damaged, read_manifest, read_metrics
 from training.run_folder import find_run
 from training.stored_settings import read_settings
 
@@ -127,7 +128,7 @@ def clusterings(metrics: Mapping[str, float]) -> str:
             for s in shown
         )
         names = f"<th>{escape(factor)}</th>" if factors else ""
-        bodies += f"<tr>{names}<td class=name>{part}</td><td class=name>{method_title(method)}</td>{cells}</tr>"
+        bodies += f"<tr>{names}<td class=name>{part}</td><td class=name>{escape(method_title(method))}</td>{cells}</tr>"
     heads = "".join(f"<th>{title}</th>" for title in shown.values())
     head = f"<thead><tr>{'<th>factor</th>' if factors else ''}<th class=name>rows</th><th class=name>method</th>{heads}"
     caption = (
@@ -236,7 +237,12 @@ def page(files: Files) -> str:
         section("The run", other_numbers(files.metrics), configuration(files)),
     ]
     title = escape(" ".join(filter(None, ["Facet:", str(files.data.get("name", "")), files.path.name])))
-    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    # The page is text and pictures: even if a name slipped through as markup, no script of it would run.
+    allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    meta = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{allowed}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    )
     head = f"<head>{meta}<title>{title}</title><style>{STYLE.read_text()}</style></head>"
     return f'<!DOCTYPE html>\n<html lang="en">{head}<body>{"".join(parts)}</body></html>\n'
 
@@ -245,7 +251,7 @@ def read_files(path: Path) -> Files:
     """Read the files of a run folder that the report needs."""
     figures = {file.stem: file for file in sorted((path / "figures").glob("*.png"))}
     config = read_settings(path / "config.yaml")
-    return Files(path, config, read_json(path / "manifest.json"), read_json(path / "metrics.json"), figures)
+    return Files(path, config, read_manifest(path), read_metrics(path), figures)
 
 
 def write_report(run: str | Path) -> Path:
@@ -255,6 +261,10 @@ def write_report(run: str | Path) -> Path:
         UserError: no such run; a damaged file; a folder that cannot be written.
     """
     path = find_run(run)
-    draw_charts(path, read_json(path / "measurements.json"))
+    measurements = read_json(path / "measurements.json")
+    try:
+        draw_charts(path, measurements)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # other content than a run writes
+        raise damaged(path / "measurements.json", "the matrices and curves of a run", error) from error
     write_file(path / "report.html", page(read_files(path)))
     return path / "report.html"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from rich.markup import escape as markup
 from rich.table import Table
 
 from training.factor_classifier import UNFIT_BELOW
@@ -179,7 +180,7 @@ def edit_table(metrics: Mapping[str, float]) -> Table:
         for editor, values in editors.items():
             numbers = [values.get(metric) for metric in shown]
             cells = ["" if number is None else f"{number:.3f}" for number in numbers]
-            table.add_row(title, editor, *cells, style=None if editor == "flow" else "dim")
+            table.add_row(markup(title), editor, *cells, style=None if editor == "flow" else "dim")
             title = ""
     return table
 
@@ -199,7 +200,7 @@ def metric_table(metrics: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     for key, value in metrics.items():
         if not key.startswith(OTHER) and math.isfinite(value):
-            table.add_row(key, f"{value:.4g}")
+            table.add_row(markup(key), f"{value:.4g}")
     return table
 
 
@@ -271,5 +272,5 @@ def cluster_table(metrics: Mapping[str, float]) -> Table:
             for text in [terminal_text(score, row.get(score))]
         ]
         first = [factor] if len(table.columns) == len(shown) + 3 else []
-        table.add_row(*first, part, method_title(method), *cells)
+        table.add_row(*map(markup, (*first, part, method_title(method))), *cells)
     return table

@@ -23,6 +23,9 @@ from tests.evaluation.browser import NO_WEBGL, WEBGL, Browser, open_browser
 N = 40
 NASTY = "</script><b>bold</b> & \"so\" 'on' /*{plotly}*/ \udce9"  # the last is a byte of a file's name that is no text
 
+LABELS = ("<b>bold</b>", "<a href='https://example.org'>link</a>", "a<br>b", "H<sub>2</sub>O", "&lt;i&gt;", "5 < 6 > 4",
+          "a & b", "<script>alert(1)</script>")  # fmt: skip
+
 
 def points() -> pd.DataFrame:
     """Row i has id item_i, class i mod 4, and is unlabelled where i mod 10 is 9."""
@@ -274,13 +277,28 @@ def test_nothing_is_asked_of_the_network_and_nothing_fails(browser: Browser, pag
     assert browser.errors() == []
 
 
+def test_names_are_no_markup_where_there_is_no_webgl(tmp_path: Path) -> None:
+    names = [LABELS[row] if row < len(LABELS) else "" for row in range(N)]
+    write_page(tmp_path / "map.html", {"features": Map(grid(), names=names)}, points())
+    with open_browser(tmp_path, NO_WEBGL) as window:
+        window.open(tmp_path / "map.html")
+        window.wait(lambda: window.run("return document.body.dataset.ready"), "the page to be drawn")
+        drawn = "return [...document.querySelectorAll('.plot text')].map(label => label.textContent)"
+        window.wait(lambda: set(window.run(drawn)) >= set(LABELS), "the names as they are")
+        assert window.run("return document.querySelectorAll('.plot a, .plot b, .plot tspan[style]').length") == 0
+
+
 def test_a_map_in_three_dimensions(tmp_path: Path) -> None:
     cube = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32)
-    write_page(tmp_path / "map.html", {"features": Map(cube)}, points().drop(columns="text"))
+    shown = Map(cube, names=[LABELS[row] if row < len(LABELS) else "" for row in range(N)])
+    write_page(tmp_path / "map.html", {"features": shown}, points().drop(columns="text"))
     with open_browser(tmp_path, WEBGL) as window:
         window.open(tmp_path / "map.html")
         window.wait(lambda: window.run("return document.body.dataset.ready"), "the page to be drawn")
         assert window.run("return maps[0].plot.data[0].type") == "scatter3d"
+        drawn = window.run("return maps[0].plot.data[0].text")
+        assert {name.replace("<\u200b", "<") for name in drawn} == {*LABELS, ""}
+        assert not re.search("<[^\u200b]", " ".join(drawn)), "WebGL would read a tag"
         box = window.run("const b = maps[0].plot.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]")
         left, top, right, bottom = map(round, box)
 

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -221,6 +222,24 @@ def test_rebuilt_by_the_command(full: Path, capsys: pytest.CaptureFixture[str]) 
     assert (full / "figures" / "leakage_matrix.png").is_file()
     report.main([f"run={full}", "json=true"])
     assert json.loads(capsys.readouterr().out) == {"files": [str(full / "report.html")]}
+
+
+def test_no_name_of_a_run_is_markup(full: Path) -> None:
+    evil = '<script>alert(1)</script><b x="y">'
+    (full / "metrics.json").write_text(json.dumps({
+        key.replace("{}", evil): 0.5
+        for key in ("edit/{}/success", "edit/{}/effectiveness_{}", "judge/{}/balanced_accuracy", "time/{}_s", "{}",
+                    "{}/used_clusters", "{}/{}/ari", "heldout/{}/ari", "reversibility/{}", "baseline/{}/{}/success")
+    }))  # fmt: skip
+    described = {"name": evil, "notes": [evil], "skipped": [evil], "splits": {evil: 1}, "factors": [{"name": evil}]}
+    manifest = {"data": described, "encoder": {"name": evil}, "created": evil, "device": evil, "seed": evil}
+    (full / "manifest.json").write_text(json.dumps(manifest | {"command": evil, "versions": {evil: evil}}))
+    table = {"method": ["full", evil], "dim": 2, "direction": evil, "r1": 0.5, "against": evil, "p": 0.5}
+    pd.DataFrame(table).assign(difference_low=0.1).to_csv(full / "retrieval.csv", index=False)
+    Image.new("RGB", (9, 9)).save(full / "figures" / "<b>bold<b>.png")
+    html = write_report(full).read_text()
+    assert "&lt;script&gt;" in html and "<script" not in html and '<b x="y">' not in html and "<b>bold" not in html
+    assert "default-src 'none'" in html  # nothing is fetched, and no script runs
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "manifest.json", "measurements.json"])

@@ -17,6 +17,7 @@ from evaluation.report.tables import (
     editor_title,
     final_metrics,
     invariance_line,
+    metric_table,
     unjudged,
 )
 
@@ -175,3 +176,18 @@ def test_the_table_of_clusterings() -> None:
 def test_the_table_names_factors_where_there_are_several() -> None:
     heads, rows = drawn({"dec/eyes/colour/ari": 0.5})
     assert heads[0] == "factor" and rows == [["eyes/colour", "fitted", "DEC", "0.500"]]
+
+
+def test_brackets_in_a_name_are_no_markup() -> None:
+    metrics = {
+        "edit/a[/b]/success": 0.5,
+        "x[/]": 0.5,
+        "dec/a[/b]/ari": 0.5,
+        "dec/[red]/ari": 0.5,
+        "dec/used_clusters": 2.0,
+    }
+    console = Console(width=200, record=True, quiet=True)
+    for draw in (edit_table, metric_table, cluster_table):
+        console.print(draw(metrics))
+    text = console.export_text()
+    assert text.count("a[/b]") == 3 and "x[/]" in text and "[red]" in text
