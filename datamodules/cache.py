@@ -8,7 +8,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,21 @@ from torch import Tensor
 
 from models import UserError
 
-__all__ = ["MIB", "cache_errors", "check_space", "code_digest", "fingerprint", "remove_abandoned", "write_whole"]
+__all__ = [
+    "MIB",
+    "cache_errors",
+    "check_space",
+    "code_digest",
+    "fingerprint",
+    "is_cache",
+    "mark_cache",
+    "remove_abandoned",
+    "write_whole",
+]
 
 MIB = 2**20
+TAG = "CACHEDIR.TAG"  # https://bford.info/cachedir/: programs for backups leave such a folder out
+SIGNATURE = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of Facet: what is in it can be computed again.\n"
 
 
 @contextmanager
@@ -38,6 +50,22 @@ def cache_errors(folder: Path) -> Iterator[None]:
             f"Expected a cache folder to write to, got {got} at {folder}: free space there or set cache_dir= to "
             "another folder."
         ) from error
+
+
+def mark_cache(folder: Path) -> None:
+    """Mark a folder as a cache of Facet; one that cannot be written stays as it is, as it can still be read."""
+    with suppress(OSError):
+        if not (folder / TAG).exists():
+            with write_whole(folder / TAG) as temporary:
+                temporary.write_text(SIGNATURE)
+
+
+def is_cache(folder: Path) -> bool:
+    """Tell whether a folder is marked as a cache of Facet."""
+    try:
+        return (folder / TAG).read_text() == SIGNATURE
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from models import UserError, near_names
 from training.command_line import as_typed, mapping_as_typed, quoted, unquoted
 
-__all__ = ["command", "help_text", "json_only", "option", "parse_options"]
+__all__ = ["command", "data_places", "help_text", "json_only", "option", "parse_options"]
 
 T = TypeVar("T")
 WIDTH = 120  # characters of a line of the help
@@ -96,6 +96,21 @@ def parse_options(schema: type[T], arguments: Sequence[str]) -> T:
     except MissingMandatoryValue as error:
         missing = [name for name in names if OmegaConf.is_missing(parsed, name)]
         raise UserError(f"Expected {missing[0]}=..., got none: --help shows the options.") from error
+
+
+def data_places(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Split the arguments of a command on a run into its options and the places where the run's data lie now.
+
+    >>> data_places(["run=runs/x", "data.root=/new/photographs"])
+    (['run=runs/x'], {'root': '/new/photographs'})
+    """
+    moved = [argument for argument in arguments if argument.startswith("data.") and "=" in argument]
+    places = {}
+    for argument in moved:
+        key, _, value = argument.removeprefix("data.").partition("=")
+        parts = [part.strip() for part in value[1:-1].split(",")] if value.startswith("[") else []
+        places[key] = parts or value
+    return [argument for argument in arguments if argument not in moved], places
 
 
 def described_default(each: Field[Any]) -> str:

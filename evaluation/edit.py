@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from unicodedata import normalize
 
-from evaluation.command import command, json_only, parse_options
+from evaluation.command import command, data_places, json_only, parse_options
 from evaluation.editing.edit_options import Options
 from evaluation.editing.strips import edit_run
 from evaluation.run import LoadedRun, load
@@ -39,9 +39,10 @@ def check_factors(run: LoadedRun, names: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Edit the images, and print the files that were written."""
+    arguments, places = data_places(arguments)
     options = parse_options(Options, arguments)
     with json_only(options.json):
-        run = load(options.run)
+        run = load(options.run, places=places)
         check_factors(run, [*([] if options.factor is None else [options.factor]), *(options.edits or {})])
         answer = edit_run(run, options)
     opened = "\n".join(f"Open: {path}" for path in [answer["figure"], *answer["pictures"]])

@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from datamodules.cache import write_whole
 from datamodules.vectors import vectors
-from evaluation.command import command, json_only, option, parse_options
+from evaluation.command import command, data_places, json_only, option, parse_options
 from evaluation.run import load
 from models import check_choice
 from training.reducers import KINDS, reducer
@@ -39,10 +39,11 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     """Reduce the vectors of a file, and write the result to another."""
+    arguments, places = data_places(arguments)
     options = parse_options(Options, arguments)
     check_choice("kind", options.kind, KINDS)
     with json_only(options.json):
-        reduce = reducer(load(options.run).path, options.method, options.dim)
+        reduce = reducer(load(options.run, places=places).path, options.method, options.dim)
     codes = reduce(vectors(options.rows).values, KINDS.index(options.kind)).numpy()
     with write_whole(Path(options.out).expanduser()) as temporary, temporary.open("wb") as file:
         np.save(file, codes)

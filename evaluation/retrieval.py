@@ -24,7 +24,7 @@ from omegaconf import MISSING, OmegaConf
 
 from datamodules.captions import PairData, extract_pairs
 from datamodules.features import FeatureData
-from evaluation.command import command, json_only, option, parse_options
+from evaluation.command import command, data_places, json_only, option, parse_options
 from evaluation.reduction.pipeline import measured, write_results
 from evaluation.report.page import write_report
 from evaluation.run import load
@@ -47,8 +47,9 @@ class Options:
 
 def main(arguments: Sequence[str]) -> None:
     """Fit what is missing, measure retrieval, and write the table, the figure and the report."""
+    arguments, places = data_places(arguments)
     options = parse_options(Options, arguments)
-    run = load(options.run)
+    run = load(options.run, places=places)
     if run.config.model.name != "mds":
         raise UserError(f"Expected a run of model=mds, got one of {run.config.model.name} at {run.path}: train one.")
     changed = {key: value for key, value in vars(options).items() if key not in ("run", "json") and value is not None}

@@ -36,6 +36,7 @@ from models.interfaces import FeatureEncoder, TextEncoder
 from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource
+from training.places import check_links, take_cache, take_places
 from training.run_files import read_array, read_manifest, read_run_table
 from training.run_folder import find_run, finished
 from training.stored_settings import stored
@@ -45,14 +46,17 @@ __all__ = ["LoadedRun", "described", "load", "spaces_of"]
 BATCH = 256
 
 
-def load(path: str | Path, device: str | None = None) -> "LoadedRun":
+def load(path: str | Path, device: str | None = None, places: Mapping[str, Any] | None = None) -> "LoadedRun":
     """Load a finished run, or the newest one below the path.
+
+    `places` says where its data lie now, where they have moved: `load(run, places={"root": "/new/photographs"})`.
 
     It is loaded on the kind of device that computed it, as the features of a GPU differ from those of a CPU; on the CPU
     where there is no GPU.
 
     Raises:
-        UserError: no run at the path, see `find_run`; a run that is not finished.
+        UserError: no run at the path, see `find_run`; a run that is not finished; a damaged file; settings that name
+            other code than configs/; a link that leads out of the folder.
     """
     folder = find_run(path)
     if not finished(folder):
@@ -62,6 +66,9 @@ def load(path: str | Path, device: str | None = None) -> "LoadedRun":
     recorded = "cuda" if manifest.get("device") != "cpu" and torch.cuda.is_available() else "cpu"
     config = stored(folder / "config.yaml")
     OmegaConf.set_struct(config, False)
+    take_places(config, places or {})
+    take_cache(config)
+    check_links(folder)
     return LoadedRun(folder, config, manifest, torch.device(device or recorded))
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.command import command, json_only, parse_options
+from evaluation.command import command, data_places, json_only, parse_options
 from evaluation.maps.export import atlas_command
 from evaluation.maps.run_maps import Options, map_run
 from evaluation.run import load
@@ -18,8 +18,9 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str]) -> None:
     """Draw the maps of a run, and print the files that were written."""
+    arguments, places = data_places(arguments)
     options = parse_options(Options, arguments)
-    run = load(options.run)
+    run = load(options.run, places=places)
     with json_only(options.json):
         result = map_run(run, options)
     if options.json:

@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UserError: the file is damaged.
     """
     file = folder / "manifest.json"
-    found = read_json(file)
+    found = {key: value for key, value in read_json(file).items() if value is not None or key == "encoder"}
     for place, content, kinds in (("", found, PARTS), ("data.", found.get("data"), DATA)):
         for key, kind in kinds.items():
             value = content.get(key) if isinstance(content, dict) else None

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
+from datamodules.cache import mark_cache
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
 from datamodules.texts import TextData
@@ -54,6 +55,9 @@ class Run:
         console = Console(highlight=False)
         self.console = console if console.is_terminal else Console(highlight=False, width=120)
         write_file(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+        for place in (config, config.get("data") or {}):
+            if place.get("cache_dir") is not None:
+                mark_cache(Path(place["cache_dir"]).expanduser())
 
     @contextmanager
     def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:

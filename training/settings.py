@@ -23,6 +23,8 @@ from models import HIGHEST_SEED, UserError, check_choice, check_whole, near_name
 from models.composition import COMPOSITIONS
 from training.arguments import TEXTS, check_targets, take_as_typed
 from training.command_line import as_typed
+from training.places import DATA_PLACES, check_links, take_cache, with_absolute_paths
+from training.run_files import read_manifest
 from training.stored_settings import check_files, follow_folder, read_settings, stored
 
 __all__ = ["Settings", "resolve_settings", "differences", "shortened"]
@@ -57,8 +59,11 @@ def resolve_settings(
         settings = config
         with open_dict(settings):
             settings.groups = groups
+        with_absolute_paths(settings)
         file = Path(settings.run_dir) / "config.yaml"
-        changed = differences(read_settings(file), settings) if file.is_file() else {}
+        before = read_settings(file) if file.is_file() else settings
+        with_absolute_paths(before)  # those of runs of earlier versions are as they were typed
+        changed = moved_apart(differences(before, settings), file.parent)
         if changed:
             raise UserError(
                 f"Expected the settings that {file.parent} was started with, got {listed(changed)}: choose another "
@@ -132,9 +137,13 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     check_files(settings, given)
     follow_folder(settings, folder, given)
     settings.run_dir = str(folder)
+    if "cache_dir" not in given:
+        take_cache(settings)
+    check_links(folder)
     if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
         settings.data.cache_dir = settings.cache_dir  # the stored value is resolved and no longer follows cache_dir
-    changed = differences(before, settings)
+    with_absolute_paths(before), with_absolute_paths(settings)
+    changed = moved_apart(differences(before, settings), folder)
     fixed = {key: values for key, values in changed.items() if not changeable(key, settings, folder)}
     if fixed:
         raise UserError(
@@ -181,6 +190,12 @@ def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
     a, b = flat(before), flat(now)
     keys = [key for key in {**a, **b} if key not in PLACES and not key.startswith("groups.")]
     return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}
+
+
+def moved_apart(changed: Mapping[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Leave out where the data lie, if the run has recorded their content, by which data in another place are known."""
+    known = (read_manifest(folder).get("data") or {}).get("fingerprint")
+    return {key: values for key, values in changed.items() if not known or key.removeprefix("data.") not in DATA_PLACES}
 
 
 def listed(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -22,7 +22,7 @@ from omegaconf import MISSING, OmegaConf
 from datamodules.splits import TEST
 from evaluation.clustering.pipeline import check_settings, cluster
 from evaluation.clustering.scores import MOST_COMPARED, prediction_strength
-from evaluation.command import command, json_only, option, parse_options
+from evaluation.command import command, data_places, json_only, option, parse_options
 from evaluation.report.page import write_report
 from evaluation.report.summary import print_summary
 from evaluation.run import LoadedRun, load
@@ -144,8 +144,9 @@ def extend(run: LoadedRun, options: Options) -> tuple[Any, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Cluster, assign new rows or suggest a number of clusters, as the options choose."""
+    arguments, places = data_places(arguments)
     options = parse_options(Options, arguments)
-    run = load(options.run)
+    run = load(options.run, places=places)
     if "k" not in run.config:
         raise UserError(
             f"Expected a run of a clustering model, got one of {run.config.model.name} at {run.path}: train model=dec."

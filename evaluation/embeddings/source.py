@@ -27,7 +27,7 @@ from datamodules.factors import SPLIT_WORDS, ImageData, words
 from datamodules.features import FeatureData, extract
 from datamodules.images import IMAGE_SUFFIXES
 from datamodules.texts import TextData, extract_texts
-from evaluation.command import option, parse_options
+from evaluation.command import data_places, option, parse_options
 from evaluation.embeddings.search import Index
 from evaluation.run import LoadedRun, described, load
 from models import UserError, near_names
@@ -238,7 +238,7 @@ def source(*settings: str) -> Source:
     """
     chosen = [setting for setting in settings if setting.startswith("run=")]
     if chosen:
-        run = load(chosen[0].removeprefix("run="))
+        run = load(chosen[0].removeprefix("run="), places=data_places(settings)[1])
         return Source(run.config, run.device, run, run.path)
     has_rows = any(setting.startswith(("data=", "data.")) for setting in settings)
     if not has_rows and not any(setting.startswith("encoder=") for setting in settings):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 
 from evaluation import table
 from evaluation.editing.photographs import PLACE, stored_landmarks
@@ -19,6 +18,7 @@ from evaluation.run import described, load, spaces_of
 from models import UserError
 from training.run_files import read_array, read_manifest, read_metrics, read_run_table
 from training.run_folder import Run
+from training.stored_settings import stored
 
 HEAD = "method,dim,direction,r1,against,p,difference_low\n"
 TEXTS = ["", "{", "[]", "text", "null", '"x"', "3", "[" * 100_000, "\x00", '{"a": 1']
@@ -45,7 +45,7 @@ def test_text_in_place_of_json(broken: Path, finished_run: Path, case: tuple[str
         "report": lambda: write_report(broken),
         **({} if name != "manifest.json" else {"load": lambda: load(broken)}),
         **({} if name != "metrics.json" else {"table": lambda: table.main([f"runs=[{broken}]"]),
-                                              "train": lambda: Run(broken, OmegaConf.load(broken / "config.yaml"))}),
+                                              "train": lambda: Run(broken, stored(broken / "config.yaml"))}),
     }  # fmt: skip
     try:
         for command in commands.values():

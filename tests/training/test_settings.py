@@ -47,7 +47,8 @@ def resumed(folder: Path, *overrides: str) -> DictConfig:
 
 
 def test_the_same_settings_go_on_wherever_the_caches_lie(folder: Path) -> None:
-    assert resolve_settings(composed(folder, "cache_dir=elsewhere", "runs_dir=x"), (), GROUPS).cache_dir == "elsewhere"
+    settings = resolve_settings(composed(folder, "cache_dir=elsewhere", "runs_dir=x"), (), GROUPS)
+    assert settings.cache_dir == settings.data.cache_dir == str(Path("elsewhere").absolute())
 
 
 def test_other_settings_are_another_run(folder: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_damaged_file_of_settings(folder: Path) -> None:
         ("trainer.accelerator=cpu", "trainer.accelerator", "cpu"),
         ("measured_images=7", "measured_images", 7),
         ("compose=none", "compose", "none"),
-        ("cache_dir=elsewhere", "data.cache_dir", "elsewhere"),
+        ("cache_dir=elsewhere", "data.cache_dir", str(Path("elsewhere").absolute())),
         ("iin={learning_rate:0.5}", "iin.learning_rate", 0.5),
         ("model=iin", "model.name", "iin"),
         ("experiment=null", "seed", 0),
