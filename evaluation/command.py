@@ -105,11 +105,7 @@ def data_places(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     (['run=runs/x'], {'root': '/new/photographs'})
     """
     moved = [argument for argument in arguments if argument.startswith("data.") and "=" in argument]
-    places = {}
-    for argument in moved:
-        key, _, value = argument.removeprefix("data.").partition("=")
-        parts = [part.strip() for part in value[1:-1].split(",")] if value.startswith("[") else []
-        places[key] = parts or value
+    places = {key: as_typed(typed) for key, _, typed in (each.removeprefix("data.").partition("=") for each in moved)}
     return [argument for argument in arguments if argument not in moved], places
 
 

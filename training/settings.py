@@ -142,7 +142,8 @@ def resumed(ckpt: str, overrides: Sequence[str], groups: Mapping[str, Any]) -> S
     check_links(folder)
     if "cache_dir" in settings.get("data", {}) and settings.get("cache_dir") != before.get("cache_dir"):
         settings.data.cache_dir = settings.cache_dir  # the stored value is resolved and no longer follows cache_dir
-    with_absolute_paths(before), with_absolute_paths(settings)
+    for each in (before, settings):
+        with_absolute_paths(each)
     changed = moved_apart(differences(before, settings), folder)
     fixed = {key: values for key, values in changed.items() if not changeable(key, settings, folder)}
     if fixed:

@@ -63,8 +63,10 @@ def test_data_that_have_moved(trained: Path, tmp_path: Path, capsys: pytest.Capt
     np.save("other.npy", np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32))
     for command in (explore, tsne):
         with pytest.raises(UserError, match=r"Expected the data that .*run was trained on .*, got other data"):
-            command.main([f"run={trained}", "data.path=other.npy", *([f"query={ids[0]}"] if command is explore else [])])
-    with pytest.raises(UserError, match=r"where its data lie now \(data.path=.*\), got data.column=x: other settings"):
+            command.main(
+                [f"run={trained}", "data.path=other.npy", *([f"query={ids[0]}"] if command is explore else [])]
+            )
+    with pytest.raises(UserError, match=r"where its data lie now \(data.path=.*\), got data.column=x: other"):
         tsne.main([f"run={trained}", "data.column=x"])
 
 
@@ -97,8 +99,9 @@ def test_what_may_be_a_name_is_a_path_where_there_is_such_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "labels.csv").touch(), (tmp_path / "hub").mkdir(), (tmp_path / "openai").mkdir()
-    (tmp_path / "hub/model").mkdir()
+    for folder in ("openai", "hub", "hub/model"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "labels.csv").touch()
     settings = OmegaConf.create({
         "data": {"root": "~/x", "path": ["a.npy", "/b.npy"], "names": "name", "labels": ["labels.csv", "y"]},
         "encoder": {"weights": "openai", "model": "hub/model"}, "judge_model": {"a": "labels.csv"},
@@ -127,7 +130,8 @@ def test_a_run_uses_no_folder_as_a_cache_that_is_none(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("name", ["figures", "figures/deeper", "metrics.json", "tensorboard"])
 def test_links_that_lead_out_of_a_run(trained: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "mine").mkdir(), (trained / "figures").mkdir(exist_ok="/" in name)
+    (tmp_path / "mine").mkdir()
+    (trained / "figures").mkdir(exist_ok=True)
     place = trained / name
     if place.is_dir():
         place.rmdir()
