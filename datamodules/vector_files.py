@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from datamodules.tables import ID_COLUMNS
 from models import UserError, near_names
-from models.archives import check_archive
+from models.archives import check_archive, check_parquet
 
 __all__ = ["VectorFile", "readable", "vector_file"]
 
@@ -180,6 +180,7 @@ def array_column(path: Path, key: str) -> pd.Series:
 
 def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
     """Read a column of lists of numbers, or else all columns of single numbers."""
+    check_parquet(path)
     schema = pq.read_schema(path)
     lists = [field.name for field in schema if is_list(field.type) and is_number(field.type.value_type)]
     single = [field.name for field in schema if is_number(field.type) and field.name not in taken]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -82,6 +83,16 @@ def test_none_is_read(tmp_path: Path, read: Callable[[Path], None], monkeypatch:
     monkeypatch.setattr(zipfile.ZipExtFile, "read", None)  # no member is opened
     with pytest.raises(UserError, match=r"at most 100 times its size, got .* grows from 0.0 to 6 MiB|a saved map at"):
         read(tmp_path)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_parquet_that_repeats_one_value(tmp_path: Path, lists: bool) -> None:
+    rows = np.zeros((2**15, 64), np.float32) if lists else np.zeros(2**21, np.float32)
+    table = {"x": list(rows)} if lists else {"x": rows}
+    pd.DataFrame(table).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="at most 1000 times its size, got .* whose 2,097,152 values come from 0.0 MiB"):
+        vectors(tmp_path / "x.parquet")
 
 
 @pytest.mark.usefixtures("small")

@@ -71,3 +71,12 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError, match=r"Expected the package sentence-transformers .* got none: .*'\.\[text\]'"):
         Sentence("any")
+
+
+def test_a_folder_of_a_model_runs_no_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'executed')!r}).touch()\n")
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]')
+    (tmp_path / "config.json").write_text('{"auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}}')
+    with pytest.raises(UserError, match="which cannot be loaded"):
+        Sentence(str(tmp_path))
+    assert not (tmp_path / "executed").exists()

@@ -1,4 +1,4 @@
-"""A run folder is data: 34 settings that name other code, and none of them runs."""
+"""A run folder is data: 33 settings that name other code, and none of them runs."""
 
 import os
 import pickle
