@@ -7,10 +7,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from models import UserError
+from models import UserError, one_line
 from training import resolvers
 from training.command_line import quoted
 from training.renamed import with_new_names
+from training.stored_settings import with_groups
 
 if TYPE_CHECKING:  # slow to load: after the configuration is known to be one
     from training.run_folder import Run
@@ -48,12 +49,12 @@ def main(config: DictConfig) -> None:
         with open_run(config) as run:
             train(config, run)
     except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         failed = True
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = quoted(with_new_names(sys.argv[1:]))
+    sys.argv[1:] = quoted(with_groups(with_new_names(sys.argv[1:])))
     try:
         main()
     except SystemExit as ended:

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from models import UserError, near_names
+from models import UserError, near_names, one_line
 from training.command_line import as_typed, mapping_as_typed, quoted, unquoted
 
 __all__ = ["command", "data_places", "help_text", "json_only", "option", "parse_options"]
@@ -156,5 +156,5 @@ def command(main: Callable[[Sequence[str]], None], *schemas: type) -> None:
     try:
         main(arguments)
     except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         sys.exit(2)

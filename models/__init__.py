@@ -20,6 +20,7 @@ __all__ = [
     "check_choice",
     "check_whole",
     "near_names",
+    "one_line",
 ]
 
 # Numbers that settings accept. `training.build.check_arguments` checks them before a run reads its data.
@@ -39,6 +40,16 @@ class UserError(ValueError):
 
     The message is one line: what was expected, what was given, what to do. Commands print it and exit with code 2.
     """
+
+
+def one_line(error: Exception | str) -> str:
+    r"""Return a message as one line of printable characters; those that a terminal would obey become question marks.
+
+    >>> one_line("got a\n  b\x1b[2J")
+    'got a b?[2J'
+    """
+    text = " ".join(str(error).split())
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def check_whole(name: str, value: object, least: int) -> None:

@@ -16,7 +16,7 @@ from models import UserError, near_names
 from training.resolvers import user_cache
 from training.stored_settings import as_text
 
-__all__ = ["DATA_PLACES", "check_links", "take_cache", "take_places", "with_absolute_paths"]
+__all__ = ["DATA_PLACES", "TABLES", "check_links", "take_cache", "take_places", "with_absolute_paths"]
 
 DATA_PLACES = ("root", "path", "images", "texts")  # settings of the data that are paths
 TABLES = ("attributes", "extra_attributes", "names", "labels", "vocabulary")  # of the data: a path, or a name

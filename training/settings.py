@@ -23,7 +23,7 @@ from models import HIGHEST_SEED, UserError, check_choice, check_whole, near_name
 from models.composition import COMPOSITIONS
 from training.arguments import TEXTS, check_targets, take_as_typed
 from training.command_line import as_typed
-from training.places import DATA_PLACES, check_links, take_cache, with_absolute_paths
+from training.places import DATA_PLACES, TABLES, check_links, take_cache, with_absolute_paths
 from training.run_files import read_manifest
 from training.stored_settings import check_files, follow_folder, read_settings, stored
 
@@ -194,9 +194,13 @@ def differences(before: Settings, now: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def moved_apart(changed: Mapping[str, tuple[Any, Any]], folder: Path) -> dict[str, tuple[Any, Any]]:
-    """Leave out where the data lie, if the run has recorded their content, by which data in another place are known."""
-    known = (read_manifest(folder).get("data") or {}).get("fingerprint")
-    return {key: values for key, values in changed.items() if not known or key.removeprefix("data.") not in DATA_PLACES}
+    """Leave out where the data lie, if the run has recorded their content, by which data in another place are known.
+
+    The same holds for tables of labels, if it has recorded the labels.
+    """
+    recorded = read_manifest(folder).get("data") or {}
+    known = (*DATA_PLACES, *(TABLES if "people" in recorded else ())) if "fingerprint" in recorded else ()
+    return {key: values for key, values in changed.items() if key.removeprefix("data.") not in known}
 
 
 def listed(changed: Mapping[str, tuple[Any, Any]]) -> str:

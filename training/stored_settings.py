@@ -5,7 +5,7 @@ are called that the files in configs/ name; all names are checked before anythin
 """
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from models import UserError
+from training.command_line import unquoted
 from training.renamed import EXPERIMENTS
 
-__all__ = ["as_text", "check_files", "follow_folder", "named_in_configs", "read_settings", "stored"]
+__all__ = ["as_text", "check_files", "follow_folder", "named_in_configs", "read_settings", "stored", "with_groups"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MOST_BYTES = 2**20  # of a file of settings, which has a few thousand
@@ -41,10 +42,14 @@ def stored(file: Path) -> Any:
         OmegaConf's DictConfig, of which objects may be built.
 
     Raises:
-        UserError: the file is missing or damaged, or names a class or function that configs/ does not name.
+        UserError: the file is missing or damaged, a section is named as a path, or a value names a class or function
+            that configs/ does not name.
     """
     settings = read_settings(file)
     known = named_in_configs()
+    for section in (*settings, settings.get("model", {}).get("name", "")):  # files are named after them
+        if not re.fullmatch(r"[\w-]*", str(section)):
+            raise UserError(f"Expected names of letters in {file}, got {shown(section)}: it is not the file of a run.")
     for place, name in names(OmegaConf.to_container(settings)):
         if not isinstance(name, str) or name not in known.get(place.split(".")[0], known[""]):
             raise UserError(
@@ -154,6 +159,22 @@ def named_in_configs() -> dict[str, frozenset[str]]:
 def shown(name: Any) -> str:
     text = " ".join(str(name).split())
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def with_groups(arguments: Sequence[str]) -> list[str]:
+    """Add to a command line with ckpt= the groups that its run was composed of, so that it can change their settings.
+
+    Only files in configs/ are chosen, whatever the run names.
+    """
+    files = [unquoted(argument.partition("=")[2]) for argument in arguments if argument.startswith("ckpt=")]
+    try:
+        groups = read_settings(Path(files[-1]).expanduser().resolve().parents[1] / "config.yaml").get("groups")
+    except (IndexError, UserError):
+        return [*arguments]
+    given = {argument.partition("=")[0].lstrip("+~") for argument in arguments}
+    chosen = {name: file for name, file in (groups or {}).items() if name not in given and isinstance(file, str)}
+    known = {(file.parent.name, file.stem) for file in CONFIGS.glob("*/*.yaml")}
+    return [*arguments, *(f"{name}={file}" for name, file in chosen.items() if (name, file) in known)]
 
 
 def check_files(settings: Any, given: Collection[str]) -> None:

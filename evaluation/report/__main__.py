@@ -12,6 +12,8 @@ from omegaconf import MISSING
 
 from evaluation.command import command, option, parse_options
 from evaluation.report.page import write_report
+from training.places import check_links
+from training.run_folder import find_run
 
 __all__ = ["Options", "main"]
 
@@ -27,6 +29,7 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     """Write the report, and print its path."""
     options = parse_options(Options, arguments)
+    check_links(find_run(options.run))
     file = write_report(options.run)
     print(json.dumps({"files": [str(file)]}) if options.json else f"Open: {file}")
 

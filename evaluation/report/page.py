@@ -249,7 +249,8 @@ def page(files: Files) -> str:
 
 def read_files(path: Path) -> Files:
     """Read the files of a run folder that the report needs."""
-    figures = {file.stem: file for file in sorted((path / "figures").glob("*.png"))}
+    found = [file for file in sorted((path / "figures").glob("*.png")) if file.resolve().is_relative_to(path.resolve())]
+    figures = {file.stem: file for file in found}  # a page that is passed on shows nothing from elsewhere
     config = read_settings(path / "config.yaml")
     return Files(path, config, read_manifest(path), read_metrics(path), figures)
 

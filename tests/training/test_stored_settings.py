@@ -1,4 +1,4 @@
-"""A run folder is data: 33 settings that name other code, and none of them runs."""
+"""A run folder is data: 35 settings that name other code, and none of them runs."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from evaluation import edit
 from evaluation.run import load
 from models import UserError
 from training.settings import resolve_settings
-from training.stored_settings import as_text, named_in_configs, read_settings, stored
+from training.stored_settings import as_text, named_in_configs, read_settings, stored, with_groups
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +93,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "interpolated section": {"data": "${oc.create:'{_target_: run.evil.f}'}"},
     "a list as a name": {"data": {"_target_": ["run", "evil", "f"]}},
     "space": {"data": {"_target_": " run.evil.f"}},
+    "a section named as a path": {"../../../executed": {"_target_": "models.turtle.TURTLE"}},
+    "a model named as a path": {"model": {"name": "../../../executed"}},
     "the names of earlier versions": {"data": {"_target_": "models.lookup.torch.load", "f": "run/evil.pt"}},
 }  # fmt: skip
 
@@ -143,6 +145,23 @@ def test_the_pipeline_of_an_older_run_is_that_of_a_model_of_configs(downloaded: 
     name = os.path.relpath(downloaded / "evil", ROOT / "configs/model")
     (downloaded / "config.yaml").write_text(f"model: {{name: {name}}}\n")
     assert "pipeline" not in stored(downloaded / "config.yaml").model
+
+
+def test_the_command_line_of_ckpt_knows_the_groups_of_the_run(downloaded: Path) -> None:
+    ckpt = f"ckpt={downloaded}/checkpoints/vae.ckpt"
+    groups = {
+        "data": "vectors",
+        "model": "dec",
+        "experiment": None,
+        "logger": "../../run/evil",
+        "trainer": ["x"],
+        "x": "y",
+    }
+    write(downloaded, {"groups": groups | {"name": "x"}})
+    assert with_groups([ckpt, "k=3"]) == [ckpt, "k=3", "data=vectors", "model=dec"]
+    assert with_groups(["data=faces", ckpt]) == ["data=faces", ckpt, "model=dec"]
+    for arguments in (["seed=1"], ["ckpt=none"], ["ckpt=null"], ["ckpt="]):
+        assert with_groups(arguments) == arguments
 
 
 def test_settings_are_texts_that_nothing_is_put_into(downloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
