@@ -144,7 +144,7 @@ def test_a_file_that_is_no_settings(downloaded: Path, text: str, way: Callable[[
 def test_the_pipeline_of_an_older_run_is_that_of_a_model_of_configs(downloaded: Path) -> None:
     name = os.path.relpath(downloaded / "evil", ROOT / "configs/model")
     (downloaded / "config.yaml").write_text(f"model: {{name: {name}}}\n")
-    assert "pipeline" not in stored(downloaded / "config.yaml").model
+    assert "pipeline" not in read_settings(downloaded / "config.yaml").model
 
 
 def test_the_command_line_of_ckpt_knows_the_groups_of_the_run(downloaded: Path) -> None:
