@@ -214,7 +214,9 @@ def follow_folder(settings: Any, folder: Path, given: Collection[str]) -> None:
             if before and (place == before or place.startswith(f"{before}/")):
                 logger[key] = value.replace(before, str(folder), 1)
                 place = logger[key].removeprefix(SQLITE)
-            leads_out = not (folder / place if key not in PATHS else Path(place)).resolve().is_relative_to(folder)
+            within = Path(place).expanduser() if key in PATHS else folder / place
+            below = within.resolve().is_relative_to(folder)
+            leads_out = not below or "://" in place
         if (leads_out or key not in known) and f"logger.{key}" not in given:
             raise UserError(
                 f"Expected a logger that writes into {folder}, got logger.{key}={shown(value)} from its config.yaml: "

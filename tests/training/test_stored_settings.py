@@ -17,7 +17,15 @@ from evaluation import edit
 from evaluation.run import load
 from models import UserError
 from training.settings import resolve_settings
-from training.stored_settings import as_text, named_in_configs, read_settings, stored, with_groups
+from training.stored_settings import (
+    as_text,
+    check_files,
+    follow_folder,
+    named_in_configs,
+    read_settings,
+    stored,
+    with_groups,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,3 +191,49 @@ def test_what_configs_name_is_known_and_what_an_own_run_names_is_shown_but_not_b
     assert read_settings(downloaded / "config.yaml").data._target_ == "mine.data"
     with pytest.raises(UserError, match=r"got data._target_=mine.data: a run folder is data, .* name it in a file of"):
         stored(downloaded / "config.yaml")
+
+
+@pytest.mark.parametrize("key", ["judge_model", "identity_model"])
+def test_ckpt_runs_a_program_only_if_the_command_line_names_it(downloaded: Path, key: str) -> None:
+    for value, names in (("a.pt", [key]), ({"glasses": "a.pt", "sex": "b.onnx"}, [f"{key}.glasses"])):
+        settings = OmegaConf.create({key: value})
+        with pytest.raises(UserError, match=rf"Expected {names[0]}=a.pt on this command line too, .* is a program"):
+            check_files(settings, [])
+        check_files(settings, names)
+    for value in (None, "dlib", "a.onnx", "A.ONNX", {"glasses": "a.onnx"}):
+        check_files(OmegaConf.create({key: value}), [])
+    write(downloaded, {})
+    settings = yaml.safe_load((downloaded / "config.yaml").read_text())
+    (downloaded / "config.yaml").write_text(yaml.safe_dump(settings | {key: "run/evil.pt"}))
+    with pytest.raises(UserError, match="a TorchScript file is a program"):
+        go_on(downloaded)
+
+
+CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "_convert_": "all", "name": "csv", "version": None}
+ELSEWHERE = [
+    {"save_dir": "/home/someone"}, {"save_dir": "/runs/other"}, {"save_dir": "~"}, {"save_dir": "BEFORE/../x"},
+    {"name": "../../x"}, {"version": "../x"}, {"name": "/x"}, {"tracking_uri": "http://example.org/BEFORE"},
+    {"tracking_uri": "sqlite:////tmp/x.db"}, {"artifact_location": "/x"}, {"prefix": "x"}, {"entity": "x"},
+    {"settings": {"base_url": "http://example.org"}}, {"save_dir": "BEFOREx"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ELSEWHERE)
+def test_a_stored_logger_writes_into_the_run_folder_alone(tmp_path: Path, change: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((key, value),) = change.items()
+    values = {key: value.replace("BEFORE", "/old/run") if isinstance(value, str) else value}
+    settings = OmegaConf.create({"run_dir": "/old/run", "logger": {**CSV, "save_dir": "/old/run", **values}})
+    with pytest.raises(UserError, match=f"Expected a logger that writes into {tmp_path}, got logger.{key}="):
+        follow_folder(settings, tmp_path, [])
+    follow_folder(settings, tmp_path, [f"logger.{key}"])
+
+
+@pytest.mark.parametrize("before", ["/old/run", "runs/x"])
+def test_the_logger_of_a_run_that_was_moved_follows_it(tmp_path: Path, before: str) -> None:
+    logger = {**CSV, "save_dir": before, "tracking_uri": f"sqlite:///{before}/mlflow.db", "artifact_location": before}
+    settings = OmegaConf.create({"run_dir": before, "logger": {**logger, "experiment_name": "faces/iin"}})
+    follow_folder(settings, tmp_path, [])
+    assert settings.logger.save_dir == settings.logger.artifact_location == str(tmp_path)
+    assert settings.logger.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db" and settings.logger.name == "csv"
+    follow_folder(OmegaConf.create({"run_dir": before, "logger": {}}), tmp_path, [])
