@@ -53,9 +53,9 @@ def cache_errors(folder: Path) -> Iterator[None]:
 
 
 def mark_cache(folder: Path) -> None:
-    """Mark a folder as a cache of Facet; one that cannot be written stays as it is, as it can still be read."""
+    """Mark a folder that exists as a cache of Facet; one that cannot be written can still be read."""
     with suppress(OSError):
-        if not (folder / TAG).exists():
+        if folder.is_dir() and not (folder / TAG).exists():
             with write_whole(folder / TAG) as temporary:
                 temporary.write_text(SIGNATURE)
 

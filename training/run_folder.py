@@ -55,9 +55,8 @@ class Run:
         console = Console(highlight=False)
         self.console = console if console.is_terminal else Console(highlight=False, width=120)
         write_file(self.path / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-        for place in (config, config.get("data") or {}):
-            if place.get("cache_dir") is not None:
-                mark_cache(Path(place["cache_dir"]).expanduser())
+        caches = [place.get("cache_dir") for place in (config, config.get("data") or {})]
+        self.caches = [Path(cache).expanduser() for cache in caches if cache is not None]
 
     @contextmanager
     def stage(self, name: str, items: int | None = None) -> Iterator[Stage]:
@@ -83,6 +82,8 @@ class Run:
 
     def save(self) -> None:
         """Write `metrics.json` and `measurements.json`."""
+        for cache in self.caches:
+            mark_cache(cache)
         self.metrics["time/total_s"] = self.earlier_s + time.perf_counter() - self.started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -7,6 +7,7 @@ are called that the files in configs/ name; all names are checked before anythin
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from training.renamed import EXPERIMENTS
 __all__ = ["as_text", "check_files", "follow_folder", "named_in_configs", "read_settings", "stored", "with_groups"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-MOST_BYTES = 2**20  # of a file of settings, which has a few thousand
+MOST_BYTES, MOST_OPEN = 2**18, 100  # bytes of a file of settings, which has a few thousand, and open brackets in it
 # Modules that have moved: the name that runs of earlier versions store -> the name today.
 MOVED = {
     "models.encoders": "models.sd_vae",
@@ -32,6 +33,7 @@ MOVED = {
 SQLITE = "sqlite:///"
 PATHS = ("save_dir", "artifact_location", "tracking_uri")  # of a logger
 LOGS = (*PATHS, "name", "version")  # a path below save_dir, which may not lead out of it
+BRACKETS = {"[": 1, "{": 1, "]": -1, "}": -1}
 KEYWORDS = ("_args_", "_partial_", "_recursive_")  # Hydra's, which no file in configs/ uses
 
 
@@ -72,17 +74,20 @@ def read_settings(file: Path) -> Any:
         if file.stat().st_size > MOST_BYTES:
             raise ValueError(f"{file.stat().st_size} bytes")
         text, loader = file.read_text("utf-8"), get_yaml_loader()  # it reads numbers as OmegaConf writes them
+        if max(accumulate(BRACKETS.get(character, 0) for character in text), default=0) > MOST_OPEN:
+            raise ValueError("nested brackets")  # for which YAML takes hours
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
             raise ValueError("references within YAML")  # a few lines of them stand for gigabytes
         content = yaml.load(text, Loader=loader)
-    except Exception as error:  # YAML, its decoding and the disk each raise their own kind
-        content, reason = None, str(error).strip().split("\n")[0] or type(error).__name__
-    else:
-        reason = "no settings"
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"Expected a run's settings in {file}, got a damaged file ({reason}): choose another run_dir=.")
-    follow_moves(content)
-    settings = OmegaConf.create(as_text(content))
+        if not isinstance(content, dict) or not content:
+            raise ValueError("no settings")
+        follow_moves(content)
+        settings = OmegaConf.create(as_text(content))
+    except Exception as error:  # YAML, its decoding, OmegaConf and the disk each raise their own kind
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"Expected a run's settings in {file}, got a damaged file ({reason}): choose another run_dir=."
+        ) from error
     OmegaConf.set_struct(settings, True)
     return settings
 

@@ -88,7 +88,7 @@ def predict(run: LoadedRun, options: Options) -> tuple[Any, str]:
     if options.images is not None and options.texts is not None:
         raise UserError("Expected images= or texts=, got both: give one after the other.")
     names = [Path(name).expanduser() for name in options.images or ()]
-    files = [file for name in names for file in (find_images(name) if name.is_dir() else [name])]
+    files = [file for name in names for file in (find_images(name)[0] if name.is_dir() else [name])]
     features = run.features(files) if options.texts is None else run.text_features(options.texts)
     clusterer = run.clusterer
     if run.config.head_input == "codes" and run.config.model.name in ("turtle", "temi"):

@@ -122,6 +122,9 @@ def test_a_run_uses_no_folder_as_a_cache_that_is_none(tmp_path: Path, monkeypatc
     take_cache(settings)
     assert settings.cache_dir == settings.data.cache_dir == user_cache() == str(tmp_path / "own")
     mark_cache(tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()  # nothing is left of a run that does not begin
+    (tmp_path / "cache").mkdir()
+    mark_cache(tmp_path / "cache")
     assert is_cache(tmp_path / "cache") and not is_cache(tmp_path / "documents")
     settings = OmegaConf.create({"cache_dir": str(tmp_path / "cache"), "data": {}})
     take_cache(settings)

@@ -140,6 +140,7 @@ def test_no_other_code_runs_from_a_run_folder(downloaded: Path, attack: str, way
 
 @pytest.mark.parametrize("text", ["data: !!python/object/apply:os.system ['touch executed']\n",
                                   "data: !!python/name:run.evil.f\n", "a: &a [x, x]\nb: [*a, *a]\n", "", "[1, 2]\n",
+                                  "[" * 200_000, "a: !!set {x: 1}\n", "a: 2020-01-01 12:00:00\nnull: 3\n",
                                   "text\n", "seed: [", "\x00", "42\n", "x: " + "y" * 2**21])  # fmt: skip
 @pytest.mark.parametrize("way", [use, go_on], ids=["load", "ckpt"])
 def test_a_file_that_is_no_settings(downloaded: Path, text: str, way: Callable[[Path], None]) -> None:
@@ -200,8 +201,8 @@ def test_ckpt_runs_a_program_only_if_the_command_line_names_it(downloaded: Path,
         with pytest.raises(UserError, match=rf"Expected {names[0]}=a.pt on this command line too, .* is a program"):
             check_files(settings, [])
         check_files(settings, names)
-    for value in (None, "dlib", "a.onnx", "A.ONNX", {"glasses": "a.onnx"}):
-        check_files(OmegaConf.create({key: value}), [])
+    for data in (None, "dlib", "a.onnx", "A.ONNX", {"glasses": "a.onnx"}):
+        check_files(OmegaConf.create({key: data}), [])
     write(downloaded, {})
     settings = yaml.safe_load((downloaded / "config.yaml").read_text())
     (downloaded / "config.yaml").write_text(yaml.safe_dump(settings | {key: "run/evil.pt"}))
