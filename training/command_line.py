@@ -5,7 +5,7 @@ Hydra parses `query=1.10` as the number 1.1, `run_dir=2026_11_27` as 20261127, `
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -100,6 +100,11 @@ def quote(value: Typed) -> str:
     return "'" + re.sub(r"(\\*)(')", r"\1\1\\'", value) + ("\\" if value.endswith("\\") else "") + "'"
 
 
+def entries(mapping: Mapping[str, Typed]) -> str:
+    """Write a mapping of texts in Hydra's grammar, which has no quotes around keys."""
+    return "{" + ",".join(f"{key}:{quote(value)}" for key, value in mapping.items()) + "}"
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Quote the values that Hydra's grammar refuses, such as paths with brackets, so that they are texts as typed.
 
@@ -109,7 +114,9 @@ def quoted(arguments: Sequence[str]) -> list[str]:
     result = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        tried = f"{key}={quote(as_typed(value))}"
+        mapping = mapping_as_typed(value)
+        text = quote(as_typed(value)) if mapping is None else entries(mapping)
+        tried = f"{key}={text}"
         is_setting = bool(equals) and re.fullmatch(r"[+~]{0,2}[\w./@-]+", key) is not None and not key.startswith("-")
         result.append(tried if is_setting and not parsable(argument) and parsable(tried) else argument)
     return result

@@ -23,6 +23,7 @@ def test_arguments_that_hydra_reads_are_left_alone() -> None:
     arguments = ["-m", "seed=1,2", "data=folder", "+image_size=32", "dims=[2, 8]", "data.factors={a: b}", "~logger"]
     assert quoted(arguments) == arguments
     assert quoted(["data.path=[a (1).csv,b.csv]"]) == ["data.path=['a (1).csv','b.csv']"]
+    assert quoted(["data.factors={hat: Hat (any), age: Age}"]) == ["data.factors={hat:'Hat (any)',age:'Age'}"]
 
 
 def test_numbers_that_hydra_makes_of_texts_become_texts_again(tmp_path: Path) -> None:
