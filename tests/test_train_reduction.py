@@ -101,7 +101,7 @@ def test_coco_clip_reduction_with_a_small_random_clip(folder: Path) -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(folder: Path, arguments: list[str], line: str) -> None:
-    (folder / "words.txt").write_text("cat\ndog\n")
+    (folder / "words.txt").write_text("".join(f"word {i}\n" for i in range(200)))
     filled = [argument.format(folder=folder) for argument in arguments]
     result = train_here(folder, "model=mds", *filled, check=False)
     assert result.returncode == 2 and result.stderr.startswith(line) and result.stderr.count("\n") == 1

@@ -77,8 +77,10 @@ def check_methods(methods: Sequence[str]) -> None:
         raise UserError(f"Expected methods among {', '.join(METHODS)}, got {got}.{near}")
 
 
-def check_dims(dims: Any, features: int) -> list[int]:
+def check_dims(dims: Any, features: int | None) -> list[int]:
     """Return the widths to reduce to, sorted: the given one or list, or for None 2, 4, 8, ... and the full width.
+
+    Before the embeddings are computed, their width `features` is None, and given widths may be any from 1.
 
     >>> check_dims(None, 20)
     [2, 4, 8, 16, 20]
@@ -87,12 +89,13 @@ def check_dims(dims: Any, features: int) -> list[int]:
         UserError: a width that the embeddings do not have.
     """
     if dims is None:
-        return [*(2**i for i in range(1, 20) if 2**i < features), features]
+        most = features or 2
+        return [*(2**i for i in range(1, 20) if 2**i < most), most]
     dims = [dims] if isinstance(dims, int | float | str) else list(dims)
-    wrong = [dim for dim in dims if type(dim) is not int or not 1 <= dim <= features]
+    wrong = [dim for dim in dims if type(dim) is not int or dim < 1 or (features is not None and dim > features)]
     if wrong or not dims:
-        got = repr(wrong[0]) if wrong else "none"
-        raise UserError(f"Expected dims= from 1 to {features}, the embeddings' width, got {got}: choose others.")
+        got, most_text = repr(wrong[0]) if wrong else "none", "" if features is None else f"{features}, "
+        raise UserError(f"Expected dims= from 1 to {most_text}the embeddings' width, got {got}: choose others.")
     return sorted(set(dims))
 
 

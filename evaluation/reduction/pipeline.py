@@ -11,15 +11,16 @@ from torch import Tensor
 
 from datamodules.captions import PairData, extract_pairs
 from datamodules.features import FeatureData, check_values
+from evaluation.clustering.pipeline import scored
 from evaluation.reduction.figure import draw_reductions
 from evaluation.reduction.metrics import bootstrap, mcnemar
-from evaluation.reduction.queries import KS, Hits, pair_retrieval, row_retrieval
-from models import UserError
+from evaluation.reduction.queries import KS, Hits, check_enough, pair_retrieval, row_retrieval, rows_of
+from models import check_choice
 from training.build import device_of
 from training.data import load_data
 from training.features import features_of, text_encoder
 from training.files import csv_text, write_file
-from training.reducers import METHODS, ReducerFits, check_dims, check_methods, name_of
+from training.reducers import METHODS, ReducerFits, check_dims, check_methods, metric_of, name_of
 from training.run_files import read_run_table
 from training.run_folder import Run
 from training.settings import Settings
@@ -74,15 +75,29 @@ def compared_methods(config: Settings, paired: bool) -> tuple[list[str], str]:
     return list(dict.fromkeys([*methods, against])), against
 
 
+def check_settings(config: Settings, data: Any) -> None:
+    """Check the settings against the data, before embeddings are computed, whose width is not yet known.
+
+    Raises:
+        UserError: unknown methods, or an unknown metric, label or fit_on; widths below 1; too few rows.
+    """
+    check_choice("fit_on", config.fit_on, ("train", "all"))
+    compared_methods(config, isinstance(data, PairData))
+    metric_of(config, 2 if isinstance(data, PairData) else 1)
+    if config.dims is not None:
+        check_dims(config.dims, None)
+    if not isinstance(data, PairData):
+        scored(config, data.factors)
+        fitted, queries = rows_of(data.split, config.fit_on)
+        check_enough(len(fitted), len(fitted), len(queries))
+
+
 def measured(config: Settings, data: FeatureData | PairData, run: Run, device: torch.device) -> pd.DataFrame:
     """Fit the reductions that are missing, and measure the retrieval of every method at every number of dimensions.
 
     Raises:
-        UserError: unknown methods; widths that the embeddings do not have; rows that are not finite or too few; a
-            fit_on that is neither train nor all.
+        UserError: widths that the embeddings do not have; rows that are not finite or too few; see `check_settings`.
     """
-    if config.fit_on not in ("train", "all"):
-        raise UserError(f"Expected fit_on to be train or all, got {config.fit_on}.")
     sides = [data.texts, data.images] if isinstance(data, PairData) else [data]
     methods, against = compared_methods(config, isinstance(data, PairData))
     for side in sides:
@@ -153,6 +168,7 @@ def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.D
     Raises:
         UserError: see `measured`; an encoder that does not read the data.
     """
+    check_settings(config, data)
     paired = isinstance(data, PairData)
     rows: Any = pair_features(config, data, run, device) if paired else features_of(config, data, run)
     table = write_results(measured(config, rows, run, device), run)

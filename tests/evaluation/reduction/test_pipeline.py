@@ -168,7 +168,7 @@ def test_the_command_adds_to_a_finished_run(
         (["methods=[]"], "Expected methods among pca, .*, got none"),
         (["methods=[isomap]"], "Expected methods among pca, .*, got 'isomap'"),
         (["against=tsne"], "Expected methods among pca, .*, got 'tsne'"),
-        (["fit_on=test"], "Expected fit_on to be train or all, got test"),
+        (["fit_on=test"], "Expected fit_on to be one of train, all, got test"),
         (["label=grup"], "Expected a factor among group, got 'grup'. Did you mean group?"),
         (["methods=[isometric]", "mds.pairs=cross"], "Expected pairs of texts and images for mds.pairs=cross"),
     ],
