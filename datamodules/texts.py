@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from datamodules.cache import cache_errors, code_digest, fingerprint
+from datamodules.cache import cache_errors, code_digest, fingerprint, write_whole
 from datamodules.factors import FactorTable, split_numbers
 from datamodules.feature_cache import Shards
 from datamodules.features import FeatureData
@@ -25,6 +25,7 @@ from datamodules.vector_files import readable
 from datamodules.vector_labels import label_table
 from models import Count, UserError, near_names
 from models.interfaces import TextEncoder
+from models.text_length import cut_note
 
 __all__ = ["TextData", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
 
@@ -205,5 +206,18 @@ def extract_texts(data: TextData, encoder: TextEncoder, cache_dir: str | Path, d
             shards.write(number, torch.cat(pieces))
             pieces = []
     identity = fingerprint(data.fingerprint, sorted(encoder.identity.items()))
+    notes = [*data.notes, *cut_notes(data.texts, encoder, folder)]
     return FeatureData(data.name, torch.from_numpy(shards.values()), data.ids, data.factors, data.split, identity,
-                       data.notes, data.skipped, texts=data.texts)  # fmt: skip
+                       notes, data.skipped, texts=data.texts)  # fmt: skip
+
+
+def cut_notes(texts: list[str], encoder: TextEncoder, folder: Path) -> list[str]:
+    """Print and return a note about texts that are longer than the encoder reads; it is stored beside the features."""
+    stored = folder / "cut.txt"
+    if not stored.is_file():
+        with cache_errors(folder), write_whole(stored) as temporary:
+            temporary.write_text(cut_note(encoder, texts) or "", "utf-8")
+    note = stored.read_text("utf-8")
+    if note:
+        print(note, flush=True)
+    return [note] if note else []

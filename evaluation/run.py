@@ -33,6 +33,7 @@ from evaluation.editing.editor import Edited, ImageEditor, Images, decode_latent
 from evaluation.editing.photographs import Preprocessing, stored_landmarks
 from models import UserError, dlib_faces, near_names
 from models.interfaces import FeatureEncoder, TextEncoder
+from models.text_length import cut_note
 from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource
@@ -196,6 +197,8 @@ class LoadedRun:
             raise UserError(f"Expected a run whose encoder reads texts, got {self.path}: train one with data=texts.")
         if not len(texts):
             raise UserError("Expected at least one text, got none.")
+        if note := cut_note(self.encoder, texts):
+            print(note)
         return self.encoder.embed_text(list(texts)).to(self.device)
 
     @property

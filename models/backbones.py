@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from models import UserError
 from models.precision import half_precision
-from models.weights import first_line, load_tensors, weights_sha256
+from models.state_dicts import read_weights, reason
+from models.weights import first_line, weights_sha256
 
 __all__ = ["Backbone", "DINOv2", "Pixels", "Preprocessing", "Torchvision", "layer_features"]
 
@@ -156,38 +157,12 @@ def suggestion(name: str, names: Collection[str]) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
-def reason(error: Exception) -> str:
-    """Return one line of an error; if torch lists tensors that do not fit, the line of the first tensor."""
-    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict") else first_line(error)
-    return line if len(line) <= 200 else f"{line[:200]}..."
-
-
 @contextmanager
 def seeded() -> Iterator[None]:
     """Draw the same initial weights every time, without changing the state of the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Load the tensors of a weights file without running pickled code.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(file) if file.suffix == ".safetensors" else load_tensors(file)
-        return dict(state.get("state_dict", state))
-    except UserError:
-        raise
-    except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own types for a broken file
-        raise UserError(
-            f"Expected a file of weights at {file}, got one that cannot be read ({reason(error)}): give a state dict."
-        ) from error
 
 
 def weights_error(weights: str | None, architecture: str, error: Exception) -> UserError:
@@ -249,11 +224,16 @@ class Torchvision(Backbone):
 
 def headless(network: nn.Module, architecture: str) -> nn.Module:
     """Replace the last linear layer, the classifier, by the identity."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    classifier = last_linear(network)
+    if classifier is None:
         raise UserError(f"Expected {architecture} to have a linear classifier, got none: choose an encoder.layer.")
-    network.set_submodule(linear[-1], nn.Identity())
+    network.set_submodule(classifier, nn.Identity())
     return network
+
+
+def last_linear(network: nn.Module) -> str | None:
+    """Return the name of the last linear layer, the classifier, or None if there is none."""
+    return ([None] + [name for name, module in network.named_modules() if isinstance(module, nn.Linear)])[-1]
 
 
 def published_network(architecture: str, member: Any) -> nn.Module:
@@ -289,7 +269,7 @@ def local_network(architecture: str, weights: str | None, published: Sequence[st
         network = torchvision.models.get_model(architecture, weights=None, **PORTED.get(architecture, {}))
     if weights != "random":
         try:
-            network.load_state_dict(read_weights(file))
+            network.load_state_dict(read_weights(file, network.state_dict(), last_linear(network)))
         except RuntimeError as error:
             raise weights_error(weights, architecture, error) from error
     return network
@@ -328,6 +308,12 @@ class DINOv2(Backbone):
         super().__init__(network, prepare, layer, identity)
 
 
+def classifier_of(network: Any) -> str | None:
+    """Return the name of the classifier of a network of timm, or None if it has none."""
+    name = network.pretrained_cfg.get("classifier")
+    return name if isinstance(name, str) and isinstance(network.get_submodule(name), nn.Linear) else None
+
+
 def timm_network(architecture: str, weights: str | None, size: int | None) -> nn.Module:
     """Build a network of timm without its classifier, with weights from a file, or with random weights."""
     import timm
@@ -339,7 +325,11 @@ def timm_network(architecture: str, weights: str | None, size: int | None) -> nn
             f"get one from https://huggingface.co/timm/{architecture}."
         )
     # A state dict lets timm adapt tensor names and position embeddings to this network without loading a file itself.
-    overlay = {} if weights == "random" else {"state_dict": read_weights(file)}
+    overlay: dict[str, Any] = {}
+    if weights != "random":
+        with seeded():
+            plain = timm.create_model(architecture, img_size=size)
+        overlay = {"state_dict": read_weights(file, plain.state_dict(), classifier_of(plain))}
     try:
         with seeded():
             network: Any = timm.create_model(architecture, bool(overlay), pretrained_cfg_overlay=overlay, img_size=size)

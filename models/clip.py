@@ -26,6 +26,7 @@ from models.clip_weights import (
     triple,
 )
 from models.precision import half_precision
+from models.text_length import token_ids
 from models.weights import weights_sha256
 
 __all__ = ["CLIP"]
@@ -86,6 +87,19 @@ class CLIP(Backbone):
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.source_model)
+
+    @property
+    def token_limit(self) -> int:
+        """The number of tokens that are read of a text, 77 for most models."""
+        return int(self.tokenizer.context_length)
+
+    def tokens(self, texts: list[str]) -> list[list[int]]:
+        """Return all tokens of texts, also those beyond the limit."""
+        tokenizer = self.tokenizer
+        if hasattr(tokenizer, "tokenizer"):  # of the package transformers
+            return token_ids(tokenizer.tokenizer, [tokenizer.clean_fn(text) for text in texts])
+        start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+        return [[start, *tokenizer.encode(text), end] for text in texts]
 
     @torch.no_grad()
     def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from models import UserError, check_choice
-from models.backbones import RANDOM, Preprocessing, reason, seeded, suggestion
+from models.backbones import RANDOM, Preprocessing, seeded, suggestion
+from models.state_dicts import reason
 from models.weights import first_line
 
 __all__ = [

@@ -3,6 +3,8 @@
 Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084; https://github.com/UKPLab/sentence-transformers.
 """
 
+import sys
+from collections.abc import Sequence
 from logging import WARNING, getLogger
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models import UserError
+from models.text_length import token_ids
 from models.weights import first_line, weights_sha256
 
 __all__ = ["Sentence"]
 
+DOCUMENTS = ("document", "passage", "corpus")  # names of prompts, as in encode_document and encode_query
+QUERIES = ("query",)
 INSTALL = "pip install -c constraints.txt -e '.[text]'"
 
 
@@ -25,16 +30,29 @@ class Sentence(nn.Module):
     Args:
         model: a name on the hub, or a folder.
         normalize: scale embeddings to unit length, because sentence embeddings are compared by their cosine.
+        prompt: words before every text, such as "passage: ", or the name of one of the model's own prompts; None for
+            the prompt that the model states for documents, if it does; "" for none.
+        query_prompt: the same before queries; None for the one that the model states for queries.
 
     Raises:
         UserError: the package is not installed, or the model is not on this machine and its download failed.
     """
 
-    def __init__(self, model: str = "sentence-transformers/all-MiniLM-L6-v2", normalize: bool = True) -> None:
+    def __init__(
+        self,
+        model: str = "sentence-transformers/all-MiniLM-L6-v2",
+        normalize: bool = True,
+        prompt: str | None = None,
+        query_prompt: str | None = None,
+    ) -> None:
         super().__init__()
         self.normalize = normalize
         loaded: Any = load_model(model).eval().requires_grad_(False)
         self.network = loaded
+        self.prompt = chosen_prompt(loaded, prompt, DOCUMENTS)
+        self.query_prompt = chosen_prompt(loaded, query_prompt, QUERIES)
+        if self.prompt or self.query_prompt:
+            print(f"encoder=sentence: {self.prompt!r} precedes texts, {self.query_prompt!r} queries.", file=sys.stderr)
         self.identity: dict[str, str | int | float | bool] = {
             "name": "sentence",
             "model": Path(model).name if Path(model).is_dir() else model,
@@ -42,15 +60,44 @@ class Sentence(nn.Module):
             "layers": ", ".join(str(part.get_config_dict()) for part in loaded.children()),  # they include pooling
             "length": loaded.max_seq_length or 0,  # in tokens
             "normalize": normalize,
-        }
+        } | ({"prompt": self.prompt} if self.prompt else {})
 
-    @torch.no_grad()
+    @property
+    def token_limit(self) -> int:
+        """The number of tokens that are read of a text."""
+        return int(self.network.max_seq_length or 0)
+
+    def tokens(self, texts: list[str]) -> list[list[int]]:
+        """Return all tokens of texts behind their prompt, also those beyond the limit."""
+        return token_ids(self.network.tokenizer, [self.prompt + text for text in texts])
+
     def embed_text(self, texts: list[str]) -> Float[Tensor, "texts features"]:
         """Embed texts; long ones are truncated to the model's number of tokens."""
+        return self.embed(texts, self.prompt)
+
+    def embed_query(self, texts: list[str]) -> Float[Tensor, "texts features"]:
+        """Embed queries: like texts, but behind the prompt of queries."""
+        return self.embed(texts, self.query_prompt)
+
+    @torch.no_grad()
+    def embed(self, texts: list[str], prompt: str) -> Float[Tensor, "texts features"]:
         embeddings = self.network.encode(
-            texts, batch_size=64, convert_to_tensor=True, normalize_embeddings=self.normalize, show_progress_bar=False
-        )
+            texts, batch_size=64, convert_to_tensor=True, normalize_embeddings=self.normalize, show_progress_bar=False,
+            prompt=prompt,
+        )  # fmt: skip
         return embeddings.float()
+
+
+def chosen_prompt(model: Any, given: str | None, names: Sequence[str]) -> str:
+    """Return the words before a text: the given ones, the model's prompt of a given name, or of a usual name.
+
+    A model that states a default prompt has it for all texts.
+    """
+    stated: dict[str, str] = {name: words or "" for name, words in (getattr(model, "prompts", None) or {}).items()}
+    if given is not None:
+        return stated.get(given, given)
+    default = getattr(model, "default_prompt_name", None)
+    return next((stated[name] for name in ([default] if default else names) if name in stated), "")
 
 
 def load_model(name: str) -> nn.Module:

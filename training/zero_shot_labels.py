@@ -21,6 +21,7 @@ from datamodules.features import extract
 from models import UserError
 from models.interfaces import FeatureEncoder, TextEncoder
 from models.labels import Factor
+from models.text_length import cut_note
 from training.build import build, device_of
 from training.factor_classifier import reading_quality
 from training.run_folder import Run
@@ -103,6 +104,8 @@ def read(encoder: Any, features: Float[Tensor, "n d"], prompts: Mapping[str, tup
     """
     found, scale = {}, scale_of(encoder)
     for name, texts in prompts.items():
+        if note := cut_note(encoder, texts):
+            print(f"{name}: {note}")
         directions = encoder.embed_text(list(texts)).float().cpu()
         if directions.shape[1] != features.shape[1]:
             raise UserError(

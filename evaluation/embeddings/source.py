@@ -10,7 +10,7 @@ needed, encoder= alone is enough. From Python: `source("data=texts", "data.path=
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from unicodedata import normalize
@@ -32,6 +32,7 @@ from evaluation.embeddings.search import Index
 from evaluation.run import LoadedRun, described, load
 from models import UserError, near_names
 from models.interfaces import FeatureEncoder, ImageEncoder, TextEncoder
+from models.text_length import cut_note
 from training.arguments import check_targets, take_as_typed
 from training.build import build, device_of, is_trained_here
 from training.command_line import quoted
@@ -156,7 +157,7 @@ class Source:
         files = [query for query in new if Path(query).suffix.lower() in IMAGE_SUFFIXES]
         texts = [query for query in new if query not in files]
         vectors = {query: self.vectors.values[found[0]].float() for query, found in rows.items() if found}
-        for names, embed in ((files, self.embed_images), (texts, self.embed_text)):
+        for names, embed in ((files, self.embed_images), (texts, partial(self.embed_text, query=True))):
             if names:
                 vectors |= zip(names, embed(names), strict=True)
         return torch.stack([vectors[query] for query in queries]), [rows[query] for query in queries]
@@ -188,8 +189,8 @@ class Source:
             )
 
     @torch.inference_mode()
-    def embed_text(self, texts: Sequence[str]) -> Float[Tensor, "n features"]:
-        """Embed new texts in the space of the rows.
+    def embed_text(self, texts: Sequence[str], query: bool = False) -> Float[Tensor, "n features"]:
+        """Embed new texts in the space of the rows; queries behind the encoder's prompt for queries, if it has one.
 
         Raises:
             UserError: an empty text; an encoder that reads no texts, or of another width than the rows.
@@ -202,7 +203,10 @@ class Source:
             raise UserError(
                 f"Expected an encoder of texts for {texts[0]!r}, got {self.encoder.identity['name']}.{near}"
             )
-        return self.checked_width(self.encoder.embed_text(list(texts)).float().cpu())
+        if note := cut_note(self.encoder, texts):
+            print(note)
+        embed = getattr(self.encoder, "embed_query", self.encoder.embed_text) if query else self.encoder.embed_text
+        return self.checked_width(embed(list(texts)).float().cpu())
 
     @torch.inference_mode()
     def embed_images(self, files: Sequence[str]) -> Float[Tensor, "n features"]:

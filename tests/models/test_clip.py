@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from models import UserError
 from models.backbones import Preprocessing
 from models.clip import CLIP
+from models.text_length import cut_note
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "encoder"
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -502,3 +503,16 @@ def test_half_precision_on_a_gpu(disk: Path) -> None:
     for here, there in ((expected, encoder.embed(images.cuda())), (texts, encoder.embed_text(TEXTS))):
         assert there.dtype == torch.float32 and not torch.equal(there.cpu(), here)
         assert (here * there.cpu()).sum(1).min() > 0.99
+
+
+def test_texts_beyond_77_tokens_are_counted(disk: Path) -> None:
+    clip = CLIP("small-vit", "random")
+    assert clip.token_limit == 77
+    start = "a " * 80
+    assert cut_note(clip, [start + "cat", start + "dog", "short", "b " * 75]) == (
+        "2 of 4 texts are longer than the 77 tokens that the encoder reads: they are cut. 2 different texts are the "
+        "same up to there, so their embeddings are equal."
+    )
+    assert cut_note(clip, ["b " * 75]) is None and cut_note(clip, ["b " * 76]) is not None
+    rows = clip.embed_text([start + "cat", start + "dog"])
+    assert torch.equal(rows[0], rows[1])

