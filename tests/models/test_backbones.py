@@ -383,3 +383,50 @@ def test_half_precision_on_a_gpu(file: Path) -> None:
     features = encoder.cuda().embed(images.cuda()).cpu()
     assert features.dtype == torch.float32 and not torch.equal(features, expected)
     assert torch.nn.functional.cosine_similarity(features, expected).min() > 0.99
+
+
+def wrapped(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Checkpoints as other projects save them."""
+    other = {name: torch.zeros_like(value) for name, value in state.items()}
+    head = {"head.0": torch.ones(3, 3)}
+    ten = state | {"fc.weight": torch.zeros(10, 1024), "fc.bias": torch.zeros(10)}
+    return {
+        "plain": state,
+        "several GPUs": {f"module.{name}": value for name, value in state.items()},
+        "model": {"model": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        "state_dict": {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+        "lightning": {"state_dict": {f"model.{name}": value for name, value in state.items()} | head},
+        "compiled": {f"_orig_mod.{name}": value for name, value in state.items()},
+        "teacher": {"student": {f"module.backbone.{name}": value for name, value in other.items()},
+                    "teacher": {f"backbone.{name}": value for name, value in state.items()} | head},
+        "ten classes": ten,
+        "no head": {name: value for name, value in state.items() if not name.startswith("fc.")},
+        "all of it": {"model": {"teacher": {f"module.{name}": value for name, value in ten.items()}}},
+    }  # fmt: skip
+
+
+def test_checkpoints_of_other_projects(file: Path, tmp_path: Path) -> None:
+    images = drawn_images(2, 40, 40)
+    right = Torchvision(SMALL, str(file)).embed(images)
+    for name, content in wrapped(torch.load(file, weights_only=True)).items():
+        torch.save(content, tmp_path / "weights.pth")
+        assert torch.equal(Torchvision(SMALL, str(tmp_path / "weights.pth")).embed(images), right), name
+
+
+def test_checkpoints_of_dinov2(dino: Path, tmp_path: Path) -> None:
+    images = drawn_images(2, 64, 64)
+    right = DINOv2("vit_dwarf_patch14_dinov2", str(dino), size=56).embed(images)
+    state = torch.load(dino, weights_only=True)
+    training = {"teacher": {f"backbone.{name}": value for name, value in state.items()} | {
+        f"dino_head.mlp.{i}.weight": torch.ones(3, 3) for i in range(3)}}  # fmt: skip
+    for content in (training, {"model": state}, {f"module.{name}": value for name, value in state.items()}):
+        torch.save(content, tmp_path / "w.pth")
+        assert torch.equal(DINOv2("vit_dwarf_patch14_dinov2", str(tmp_path / "w.pth"), size=56).embed(images), right)
+
+
+def test_a_checkpoint_without_the_middle_is_refused(file: Path, tmp_path: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    gone = next(name for name in state if name.startswith("stage3"))
+    torch.save({"model": {name: value for name, value in state.items() if name != gone}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"Missing key.*{gone}"):
+        Torchvision(SMALL, str(tmp_path / "w.pth"))
