@@ -1,9 +1,10 @@
-"""Read files of vectors (.npy, .npz and .parquet): the array or columns of features, and the other columns.
+"""Read files of vectors (.npy, .npz, .parquet, word vectors): the array or columns of features, and other columns.
 
 A float .npy file is memory-mapped; arrays of an archive and columns of a table are held in memory.
 """
 
 import math
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datamodules.tables import ID_COLUMNS
+from datamodules.word_vectors import WORD_SUFFIXES, read_word_vectors
 from models import UserError, near_names
 from models.archives import check_archive, check_parquet
 
-__all__ = ["VectorFile", "readable", "vector_file"]
+__all__ = ["SUFFIXES", "VectorFile", "readable", "vector_file"]
 
-SUFFIXES = (".npy", ".npz", ".parquet")
+SUFFIXES = (".npy", ".npz", ".parquet", *WORD_SUFFIXES)
+SPARSE = {"format", "shape", "data"}  # arrays of an archive that scipy.sparse.save_npz wrote
 NUMBERS = "fiub"  # numpy's kinds of numbers
 # Columns of single numbers that are not features by default.
 NO_FEATURES = (*ID_COLUMNS, "id", "index", "row", "__index_level_0__", "label", "labels", "class", "target", "y",
@@ -38,6 +41,7 @@ class VectorFile(NamedTuple):
     rows: np.ndarray
     columns: Mapping[str, Callable[[], pd.Series]]
     notes: Sequence[str] = ()
+    names: Sequence[str] | None = None  # of the rows, which word vectors have
 
 
 @contextmanager
@@ -69,11 +73,15 @@ def vector_file(path: Path, column: str | None, taken: Sequence[str]) -> VectorF
     if not path.is_file():
         raise UserError(f"Expected a file of vectors at {path}, got no such file: set data.path to one.")
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"Expected a file of vectors ({', '.join(SUFFIXES)}), got {path}: save them as one of these.")
-    kind = f"{'a' if path.suffix.lower() == '.parquet' else 'an'} {path.suffix.lower()} file"
-    with readable(path, kind):
-        read = read_parquet if path.suffix.lower() == ".parquet" else read_numpy
-        file = read(path, column, taken)
+        raise UserError(f"Expected a file of vectors (.npy, .npz, .parquet), got {path}: save them as one of these.")
+    suffix = path.suffix.lower()
+    kind = f"{'a' if suffix == '.parquet' else 'an'} {suffix} file"
+    with readable(path, "word vectors" if suffix in WORD_SUFFIXES else kind):
+        if suffix in WORD_SUFFIXES:
+            words, rows = read_word_vectors(path)
+            file = VectorFile(path, rows, {}, names=words)
+        else:
+            file = (read_parquet if suffix == ".parquet" else read_numpy)(path, column, taken)
     if not file.rows.size:
         raise UserError(f"Expected numbers in {path}, got an array of shape {file.rows.shape}: check how it was saved.")
     return file
@@ -129,6 +137,8 @@ def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> Vector
     with zipfile.ZipFile(path) as archive:
         check_archive(path, archive)
         headers = {name[:-4]: header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+    if headers.keys() >= SPARSE:
+        return VectorFile(path, read_sparse(path), {})
     fitting = [
         key for key, (shape, dtype) in headers.items()
         if len(shape) > 1 and (dtype.kind == "f" or dtype == np.uint8) and key not in taken
@@ -138,6 +148,28 @@ def read_archive(path: Path, column: str | None, taken: Sequence[str]) -> Vector
     check_array(path, f"{key} of ", *headers[key])
     others = {name: partial(array_column, path, name) for name in headers if name != key}
     return VectorFile(path, array_in(path, key), others)
+
+
+def read_sparse(path: Path) -> np.ndarray:
+    """Read a matrix that scipy.sparse.save_npz wrote, as a dense one of float32.
+
+    Raises:
+        UserError: it would take more than half of the memory.
+        ValueError: its parts do not fit each other.
+    """
+    from scipy import sparse
+
+    matrix = sparse.load_npz(path)
+    n, width = matrix.shape
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 4 * n * width > memory / 2:
+        raise UserError(
+            f"Expected a sparse matrix that fits into memory as a dense one, got {n:,} x {width:,} numbers in {path}: "
+            "reduce its columns first, for instance by scikit-learn's TruncatedSVD."
+        )
+    rows = matrix.tocsr()
+    rows.check_format(full_check=True)  # otherwise a damaged one would write outside of the array
+    return rows.astype(np.float32).toarray()
 
 
 def header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -182,7 +214,7 @@ def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> Vector
     """Read a column of lists of numbers, or else all columns of single numbers."""
     check_parquet(path)
     schema = pq.read_schema(path)
-    lists = [field.name for field in schema if is_list(field.type) and is_number(field.type.value_type)]
+    lists = [field.name for field in schema if is_list(stored(field.type)) and is_number(stored(field.type).value_type)]
     single = [field.name for field in schema if is_number(field.type) and field.name not in taken]
     numbers = [name for name in single if name.lower() not in NO_FEATURES]
     used, notes = numbers, []
@@ -203,6 +235,11 @@ def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> Vector
     return VectorFile(path, rows, others, notes)
 
 
+def stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type that a column is stored as: lists of one length for Arrow's fixed-shape tensors."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
 def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
@@ -220,7 +257,7 @@ def read_lists(path: Path, column: str) -> np.ndarray:
     rows, start = np.empty((0, 0), np.float32), 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(8192, columns=[column]):
-            lists = batch.column(0)
+            lists = as_lists(batch.column(0))
             lengths = np.where(lists.is_null(), 0, pc.list_value_length(lists).fill_null(0))
             if start == 0:
                 rows = np.empty((file.metadata.num_rows, lengths[0]), np.float32)
@@ -236,6 +273,17 @@ def read_lists(path: Path, column: str) -> np.ndarray:
                 )
             start += len(lists)
     return rows
+
+
+def as_lists(column: pa.Array) -> pa.Array:
+    """Return a column's lists; tensors whose axes are stored in another order are put in their own."""
+    if not isinstance(column, pa.ExtensionArray):
+        return column
+    permuted = isinstance(column, pa.FixedShapeTensorArray) and column.type.permutation is not None
+    if not permuted or column.null_count:
+        return column.storage
+    numbers = column.to_numpy_ndarray()
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), math.prod(numbers.shape[1:]))
 
 
 def read_numbers(path: Path, columns: Sequence[str]) -> np.ndarray:

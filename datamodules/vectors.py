@@ -6,6 +6,7 @@ their own, rows are split 80/10/10 by a hash of their ids.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from datamodules.cache import fingerprint
 from datamodules.factors import split_numbers
 from datamodules.features import FeatureData
+from datamodules.shards import expanded
 from datamodules.splits import SPLITS, TRAIN, hash_split
-from datamodules.vector_files import VectorFile, vector_file
+from datamodules.vector_files import SUFFIXES, VectorFile, vector_file
 from datamodules.vector_labels import column_of, label_columns, label_table, row_ids
 from models import UserError
 
@@ -139,6 +141,22 @@ def row_split(split: str | Sequence[str] | None, files: Sequence[VectorFile], id
     return parts
 
 
+def word_ids(files: Sequence[VectorFile]) -> list[str] | None:
+    """Return the words of word vectors as ids, None for other files.
+
+    Raises:
+        UserError: a word occurs twice.
+    """
+    words = [name for file in files for name in file.names or ()]
+    if any(file.names is None for file in files):
+        return None
+    if twice := [word for word, count in Counter(words).items() if count > 1]:
+        raise UserError(
+            f"Expected every word once in {files[0].path}, got {twice[0]!r} again: remove one of the lines."
+        )
+    return words
+
+
 def vectors(
     path: str | Path | Sequence[str | Path],
     column: str | None = None,
@@ -147,7 +165,9 @@ def vectors(
     labels: str | Path | Sequence[str] | None = None,
     split: str | Sequence[str] | None = None,
 ) -> FeatureData:
-    """Load the vectors of one or several .npy, .npz or .parquet files.
+    """Load the vectors of one or several .npy, .npz or .parquet files, of a folder or a pattern of them, or of words.
+
+    Word vectors are files of word2vec, fastText or GloVe, whose words are the ids.
 
     `column` names the array of an .npz file or the column of lists of a .parquet file, if there is more than one.
     Further axes are flattened, and square uint8 images are kept for thumbnails. `names` and `labels` are a csv file or
@@ -163,9 +183,11 @@ def vectors(
         raise UserError("Expected a file of vectors, got an empty list: set data.path.")
     named = [names, split, *([labels] if isinstance(labels, str | Path) else labels or [])]
     taken = [str(value) for value in named if value is not None]
-    files = [vector_file(Path(file).expanduser(), column, taken) for file in paths]
+    shards, found = expanded(paths, SUFFIXES)
+    files = [vector_file(file, column, taken) for file in shards]
     n = sum(len(file.rows) for file in files)
-    ids = row_ids(names, names_column, files, n)
+    ids = word_ids(files) if names is None else None
+    ids = row_ids(names, names_column, files, n) if ids is None else ids
     parts = row_split(split, files, ids)
     columns = label_columns(labels, files, ids, names is not None) if labels is not None else {}
     table, notes = label_table(columns, n)
@@ -180,6 +202,6 @@ def vectors(
         factors=table,
         split=parts,
         fingerprint=fingerprint("vectors", rows.shape, *rows.split(step), ids, table.factors, table.values, parts),
-        notes=[*(note for file in files for note in file.notes), *notes, *zeros],
+        notes=[*found, *(note for file in files for note in file.notes), *notes, *zeros],
         images=None if images is None else torch.from_numpy(images),
     )
