@@ -23,6 +23,12 @@ __all__ = ["IDENTITY", "PARTITION", "Layout", "advice", "locate"]
 
 IMAGES, LABELS, PARTITION = "img_align_celeba", "list_attr_celeba", "list_eval_partition"
 IDENTITY = "identity_CelebA"
+# CelebA-HQ, 30,000 of the photographs at 1024 pixels, as CelebAMask-HQ publishes it: images 0.jpg, 1.jpg, ..., its own
+# table of the same 40 attributes, and the number of each photograph in CelebA, which tells its split and its person.
+# Lee, Liu, Wu, Luo (2020), https://github.com/switchablenorms/CelebAMask-HQ.
+HQ_IMAGES, HQ_LABELS = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno"
+HQ_MAPPING, HQ_FILE, HQ_NUMBER = "CelebA-HQ-to-CelebA-mapping", "orig_file", "orig_idx"
+LAST_TRAIN, LAST_VALIDATION = 162_770, 182_637  # photographs of CelebA's official split, which is by their numbers
 PERSON = "celeb_id"  # column of the Hugging Face hub's parquet files
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
@@ -150,6 +156,53 @@ def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
     )  # fmt: skip
 
 
+def hq_mapping(path: Path) -> pd.DataFrame:
+    """Read the number and the file name in CelebA of each image of CelebA-HQ.
+
+    Raises:
+        UserError: the file has another content.
+    """
+    try:
+        table = pd.read_csv(path, sep=r"\s+", dtype=str).dropna()
+        names = [f"{int(number)}.jpg" for number in table["idx"]]
+        return table.set_axis(names, axis=0).astype({HQ_NUMBER: int})[[HQ_NUMBER, HQ_FILE]]
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"Expected the columns idx, {HQ_NUMBER} and {HQ_FILE} with a line for each image in {path}, got another "
+            f"file ({str(error).strip()}): get it from the archive of CelebAMask-HQ."
+        ) from error
+
+
+def hq_split(mapping: pd.DataFrame) -> pd.DataFrame:
+    """Return the official split of CelebA-HQ's images by their numbers in CelebA, which count from 0."""
+    numbers = mapping[HQ_NUMBER]
+    parts = (numbers >= LAST_TRAIN).astype(int) + (numbers >= LAST_VALIDATION).astype(int)
+    return pd.DataFrame({"split": parts.to_numpy()}, index=mapping.index)
+
+
+def by_original(mapping: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return CelebA's tables for the images of CelebA-HQ."""
+    original = mapping[HQ_FILE]
+    return {name: table.reindex(original).set_axis(mapping.index, axis=0) for name, table in tables.items()}
+
+
+def hq_layout(files: Sequence[Path]) -> Layout | None:
+    """Return CelebA-HQ's images and tables, or None if its folder of images is not there.
+
+    Without its own labels or people, those of CelebA are taken, by the mapping.
+    """
+    layout = folder_layout(path for path in files if path.parent.name == HQ_IMAGES)
+    if layout is None:
+        return None
+    own, celeba, people = (tables_named(stem, files) for stem in (HQ_LABELS, LABELS, IDENTITY))
+    mapping = [path for path in files if path.stem == HQ_MAPPING and path.suffix == ".txt"][:1]
+    if not mapping:
+        return Layout(layout.images, own, {}, {})
+    table = hq_mapping(mapping[0])
+    split = {str(mapping[0]): hq_split(table)}
+    return Layout(layout.images, own or by_original(table, celeba), split, by_original(table, people))
+
+
 def find_layout(root: Path) -> Layout:
     """Find CelebA below a folder, in any layout: unpacked images, else an archive, else parquet files.
 
@@ -160,12 +213,10 @@ def find_layout(root: Path) -> Layout:
         raise UserError(f"Expected CelebA in {root}, got no such folder: {advice(root)}")
     files = files_below(root, depth=4)
     labels, partition, people = (tables_named(stem, files) for stem in (LABELS, PARTITION, IDENTITY))
-    layout = (
-        folder_layout(path for path in files if path.parent.name.startswith(IMAGES))
-        or archive_layout(files)
-        or parquet_layout(files, root)
-        or folder_layout(files)
-    )
+    layout = folder_layout(path for path in files if path.parent.name.startswith(IMAGES))
+    if layout is None and (hq := hq_layout(files)) is not None:
+        return hq
+    layout = layout or archive_layout(files) or parquet_layout(files, root) or folder_layout(files)
     if layout is None:
         got = f"{Path(next(iter(labels))).name} but no images" if labels else "neither images nor labels"
         raise UserError(f"Expected CelebA in {root}, got {got}: {advice(root)}")

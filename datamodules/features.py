@@ -117,9 +117,22 @@ def extract(data: ImageData, encoder: ImageEncoder | FeatureEncoder, cache_dir: 
         read = replace(data, images=as_read(data.images, encoder.size))
         values = encode(read, encoder, cache_dir, device, batch, shard).mean.cpu()
     identity = fingerprint(data.fingerprint, sorted(encoder.identity.items()))
+    notes = [*data.notes, *enlarged(data.size, encoder)]
     return FeatureData(
-        data.name, values, data.ids, data.factors, data.split, identity, data.notes, data.skipped, data.images
+        data.name, values, data.ids, data.factors, data.split, identity, notes, data.skipped, data.images
     )
+
+
+def enlarged(size: int, encoder: ImageEncoder | FeatureEncoder) -> list[str]:
+    """Print and return a note where images are smaller than the encoder reads, and are enlarged for it."""
+    side = encoder.size if isinstance(encoder, ImageEncoder) else getattr(getattr(encoder, "prepare", None), "crop", 0)
+    if side <= size:
+        return []
+    note = (
+        f"Images of {size} pixels are enlarged to {side} for the encoder: data.size={side} keeps more of larger files."
+    )
+    print(note, flush=True)
+    return [note]
 
 
 def check_values(values: Float[Tensor, "n features"]) -> None:

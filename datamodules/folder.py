@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.cache import fingerprint
 from datamodules.factors import (
     MOST_CLASSES,
+    FactorTable,
     ImageData,
     check_training,
     confidence_notes,
@@ -27,6 +28,7 @@ from datamodules.file_tree import files_below, sorted_out
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
 from datamodules.people import check_people, people_numbers, split_names
 from datamodules.splits import TRAIN, complete_split, hash_split
+from datamodules.subfolders import CLASS, Subfolders, subfolders
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
 from models import Count, PositiveShare, Seed, Share, UserError, near_names
 
@@ -99,9 +101,15 @@ def people_column(table: pd.DataFrame, named: str | None) -> str | None:
 
 
 def folder_split(
-    ids: Sequence[str], table: pd.DataFrame, seed: int, people: Int64[Tensor, " n"] | None = None
+    ids: Sequence[str],
+    table: pd.DataFrame,
+    seed: int,
+    people: Int64[Tensor, " n"] | None,
+    places: Subfolders,
 ) -> tuple[UInt8[Tensor, " n"], list[str]]:
-    """Return the table's own split, and for images without one a split by a hash of the person or the id, with notes.
+    """Return the table's own split, or that of the images' subfolders, `places`, or one by a hash, with notes.
+
+    Images without a split in the table are split by a hash of the person or the id.
 
     Raises:
         UserError: a person is in two splits.
@@ -109,8 +117,12 @@ def folder_split(
     names = split_names(people, ids)
     drawn = hash_split(names, seed)
     columns = [column for column in table if column.lower() in SPLIT_COLUMNS]
-    if not columns:
+    if not columns and places.split is None:
         return drawn, []
+    if not columns and places.split is not None:
+        check_people(people, places.split, ids)
+        split, more = complete_split(places.split, names)
+        return split, places.split_notes + more
     numbers = split_numbers(table[columns[0]])
     unknown = numbers.isnan()
     count = int(unknown.sum())
@@ -119,6 +131,22 @@ def folder_split(
     check_people(people, split, ids)
     split, more = complete_split(split, names)
     return split, notes + more
+
+
+def named(classes: FactorTable, factors: Mapping[str, str] | Sequence[str] | None) -> FactorTable:
+    """Return the classes of subfolders under the name that `factors` gives them, or without them where it is empty.
+
+    Raises:
+        UserError: `factors` names anything else.
+    """
+    wanted = None if factors is None else named_columns(factors)
+    if wanted is None:
+        return classes
+    if wrong := [column for column in wanted.values() if column != CLASS]:
+        raise UserError(f"Expected a table for the factors {', '.join(wrong)}, got none: set data.attributes.")
+    return FactorTable(
+        tuple(classes.factors[0]._replace(name=name) for name in wanted), classes.values.expand(-1, len(wanted))
+    )
 
 
 def folder(
@@ -135,9 +163,10 @@ def folder(
     """Load all images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
 
     `attributes` are tables indexed by image id, relative to the working directory or to `root`; `factors` maps a
-    factor's name to one of their columns (default: every usable one). `crop` is the side of the centred square as a
-    share of the shorter side. `people` is the column with the person in each image (default: `person` or `identity`),
-    so that no person is in two splits.
+    factor's name to one of their columns (default: every usable one). Without a table, subfolders of classes are the
+    factor `class`; subfolders train, val and test are the split, unless a table has one. `crop` is the side of the
+    centred square as a share of the shorter side. `people` is the column with the person in each image (default:
+    `person` or `identity`), so that no person is in two splits.
 
     Raises:
         UserError: there are no images, factors are given without a table, an attribute is unknown or constant in the
@@ -146,18 +175,21 @@ def folder(
     """
     if not 0 < crop <= 1:
         raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
-    if factors and attributes is None:
-        raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
     root = Path(root).expanduser()
     paths, other_files = find_images(root)
     ids = [printable(path.relative_to(root)) for path in paths]
+    places = subfolders(ids)
+    classes = places.classes if attributes is None else None
+    if factors and classes is None and attributes is None:
+        raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
     labels = join_tables(ids, read_tables(attributes, root))
     column = people_column(labels.table, people)
     known = None if column is None else people_numbers(labels.table[column], ids)
-    split, split_notes = folder_split(ids, labels.table, split_seed, known)
+    split, split_notes = folder_split(ids, labels.table, split_seed, known, places)
     training = split == TRAIN
     chosen, notes = usable_columns(labels.table, training, column) if factors is None else (named_columns(factors), [])
-    table = factor_table(labels.table, chosen, labels.sources)
+    chosen = chosen if classes is None else []
+    table = factor_table(labels.table, chosen, labels.sources) if classes is None else named(classes, factors)
     check_training(table, split)  # before minutes of decoding, and again for the readable images
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
     rows = decoded.rows
@@ -171,6 +203,7 @@ def folder(
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
         notes=other_files
         + decoded.notes
+        + (places.class_notes if attributes is None else [])
         + notes
         + split_notes
         + confidence_notes(labels.table, chosen)

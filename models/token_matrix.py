@@ -18,6 +18,7 @@ from models.word_embedding import split_words
 __all__ = ["Lookup", "named_rows"]
 
 FORMS = ("{}", "{}</w>", "Ġ{}", "▁{}")  # spellings of a whole word: WordPiece, CLIP, byte-level BPE, SentencePiece
+PADDING = 512  # fewest rows at the end of a matrix that are no padding
 TENSORS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -39,7 +40,10 @@ def read_words(path: Path) -> list[str]:
             rows = json.loads(text)
             if "model" in rows:  # a file of the package tokenizers
                 added = {token["content"]: token["id"] for token in rows.get("added_tokens", [])}
-                rows = {**rows["model"]["vocab"], **added}
+                known = rows["model"]["vocab"]
+                if isinstance(known, list):  # of SentencePiece's unigram model: pieces with their scores
+                    known = {piece: row for row, (piece, _) in enumerate(known)}
+                rows = {**known, **added}
             words = sorted(rows, key=lambda word: int(rows[word]))
             if [rows[word] for word in words] != list(range(len(words))):
                 raise UserError(f"Expected a word for each number from 0 in {path}, got gaps: write one in each line.")
@@ -87,11 +91,23 @@ def read_tensors(path: Path, name: str | None) -> dict[str, Tensor]:
     return loaded
 
 
+def is_padded(rows: int, words: int) -> bool:
+    """Return whether a matrix of so many rows may have a row per word and padding at its end, as T5's and BERT's have.
+
+    Processors prefer multiples of 8, 64 or 128 rows.
+
+    >>> is_padded(32_128, 32_100), is_padded(30_528, 30_522), is_padded(30_523, 30_522)
+    (True, True, False)
+    """
+    return 0 < rows - words < PADDING and rows % 8 == 0
+
+
 def named_rows(path: str | Path, vocabulary: str | Path | None = None, tensor: str | None = None,
                skip: int = 0) -> tuple[Float[Tensor, "n features"], list[str], str]:  # fmt: skip
     """Load a matrix, the word of each row, and the tensor's name from a file, or from a run folder of model=embedding.
 
-    Without the name of a tensor, the only matrix with as many rows as there are words is chosen. The first `skip` rows,
+    Without the name of a tensor, the only matrix with as many rows as there are words is chosen, or the only one that
+    is padded at its end, which is omitted and printed. The first `skip` rows,
     padding for instance, are omitted; the vocabulary may have words for them or not.
 
     Raises:
@@ -107,6 +123,10 @@ def named_rows(path: str | Path, vocabulary: str | Path | None = None, tensor: s
     counts = {key: len(value) for key, value in tensors.items() if value.ndim == 2}
     fitting = [key for key, count in counts.items() if count == len(words)]
     fitting = fitting or [key for key, count in counts.items() if count == len(words) + skip]
+    if not fitting:
+        fitting = [key for key, count in counts.items() if is_padded(count, len(words))]
+        if all(torch.equal(tensors[key], tensors[fitting[0]]) for key in fitting[1:]):
+            fitting = fitting[:1]  # one matrix under several names, as T5's checkpoints have it
     if len(fitting) != 1:
         got = ", ".join(f"{key} {tuple(value.shape)}" for key, value in list(tensors.items())[:3]) or "none"
         if len(fitting) > 1:
@@ -114,6 +134,10 @@ def named_rows(path: str | Path, vocabulary: str | Path | None = None, tensor: s
         raise UserError(f"Expected one matrix of {len(words)} rows, as {vocabulary} has words, in {file}, got {got}: "
                         "name it by tensor=, or leave out rows that have no word by skip=.")  # fmt: skip
     matrix = tensors[fitting[0]]
+    if is_padded(len(matrix), len(words)) and len(matrix) != len(words) + skip:
+        padding = len(matrix) - len(words)
+        print(f"The last {padding} of {len(matrix):,} rows of {fitting[0]} have no word: padding, which is left out.")
+        matrix = matrix[: len(words)]
     if not 0 <= skip < len(matrix):
         raise UserError(f"Expected skip= from 0 to {len(matrix) - 1}, rows of {fitting[0]}, got {skip}: choose fewer.")
     words = words[skip:] if len(words) == len(matrix) else words

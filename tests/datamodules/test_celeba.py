@@ -461,3 +461,50 @@ def test_race_with_its_probability(tmp_path: Path) -> None:
     torch.testing.assert_close(data.factors.confidence[1::2, 0], torch.full((N // 2,), 0.999))
     assert data.factors.factors[1].values == ("female", "male")
     assert data.notes[0].startswith("race: 15 of 30 labels are left out")
+
+
+HQ_NUMBERS = [119613, 99094, 200121, 81059, 202040, 0, 162769, 162770, 182636, 182637]  # in CelebA, from 0
+
+
+def celebamask_hq(root: Path, labels: bool = True) -> Path:
+    """The layout of CelebAMask-HQ: its images, masks, its own table of attributes, and the numbers in CelebA."""
+    base = root / "CelebAMask-HQ"
+    (base / "CelebA-HQ-img").mkdir(parents=True)
+    (base / "CelebAMask-HQ-mask-anno" / "0").mkdir(parents=True)
+    names = ["Eyeglasses", "Male", "Pale_Skin", "Smiling"]
+    rows = []
+    for i in range(len(HQ_NUMBERS)):
+        Image.new("RGB", (16, 16), (i, i, i)).save(base / "CelebA-HQ-img" / f"{i}.jpg")
+        for part in ("hair", "skin", "nose"):
+            Image.new("L", (8, 8)).save(base / "CelebAMask-HQ-mask-anno" / "0" / f"{i:05d}_{part}.png")
+        rows.append(f"{i}.jpg  " + " ".join("1" if (i >> bit) & 1 else "-1" for bit in range(4)))
+    if labels:
+        lines = [str(len(rows)), " ".join(names) + " ", *rows]
+        (base / "CelebAMask-HQ-attribute-anno.txt").write_text("\n".join(lines) + "\n")
+    mapping = [f"{i:<11}{number:<10}{number + 1:06d}.jpg" for i, number in enumerate(HQ_NUMBERS)]
+    (base / "CelebA-HQ-to-CelebA-mapping.txt").write_text(
+        "\n".join(["idx        orig_idx  orig_file", *mapping]) + "\n"
+    )
+    return root
+
+
+def test_celebamask_hq_with_its_labels_and_the_official_split(tmp_path: Path) -> None:
+    data = celeba(celebamask_hq(tmp_path), size=8, factors=["Eyeglasses", "Male"], cache_dir=tmp_path / "cache")
+    numbers = [int(name.split(".")[0]) for name in data.ids]
+    assert sorted(numbers) == list(range(10))
+    assert data.factors.values.tolist() == [[number & 1, number >> 1 & 1] for number in numbers]
+    right = [0 if n < 162_770 else 1 if n < 182_637 else 2 for n in HQ_NUMBERS]
+    assert data.split.tolist() == [right[number] for number in numbers]
+    assert data.notes == []
+
+
+def test_celeba_hq_with_the_labels_of_celeba(tmp_path: Path) -> None:
+    celebamask_hq(tmp_path, labels=False)
+    rows = [f"{number + 1:06d}.jpg {1 if i % 2 else -1} {1 if i > 4 else -1}" for i, number in enumerate(HQ_NUMBERS)]
+    lines = ["10", "Eyeglasses Smiling", *sorted(rows)]
+    (tmp_path / "list_attr_celeba.txt").write_text("\n".join(lines))
+    people = [f"{number + 1:06d}.jpg {7 + i}" for i, number in enumerate(HQ_NUMBERS)]
+    (tmp_path / "identity_CelebA.txt").write_text("\n".join(people))
+    data = celeba(tmp_path, size=8, factors=["Eyeglasses"], cache_dir=tmp_path / "cache")
+    assert data.factors.values[:, 0].tolist() == [int(name.split(".")[0]) % 2 for name in data.ids]
+    assert data.people is not None and len(set(data.people.tolist())) == 10

@@ -14,8 +14,9 @@ from PIL import Image
 from datamodules.batches import row_batches
 from datamodules.factors import FactorTable, ImageData
 from datamodules.feature_cache import Shards
-from datamodules.features import as_read, encode, extract
+from datamodules.features import as_read, encode, enlarged, extract
 from models import UserError
+from models.backbones import Torchvision
 from models.labels import Factor
 
 
@@ -227,3 +228,10 @@ def test_batches_pass_over_every_row_and_depend_on_the_epoch_alone() -> None:
     fresh.set_epoch(1)
     assert torch.equal(torch.cat([batch["x"] for batch in fresh]), second)
     assert not torch.equal(second, seen)
+
+
+def test_images_that_are_enlarged_for_the_encoder_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert enlarged(224, Torchvision("resnet18", "random")) == []
+    (note,) = enlarged(64, Torchvision("resnet18", "random"))
+    assert note.startswith("Images of 64 pixels are enlarged to 224 for the encoder: data.size=224 keeps")
+    assert note in capsys.readouterr().out

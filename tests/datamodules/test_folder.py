@@ -21,16 +21,18 @@ def pictures(root: Path, n: int = 40) -> list[str]:
     return sorted(names)
 
 
-def test_without_a_table_there_are_no_factors(tmp_path: Path) -> None:
+def test_without_a_table_the_subfolders_are_the_factor(tmp_path: Path) -> None:
     names = pictures(tmp_path / "in")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     (tmp_path / "in" / ".hidden").mkdir()
     (tmp_path / "in" / ".hidden" / "x.png").write_bytes(b"no")
     data = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
     assert data.ids == names and data.name == "folder"
-    assert data.factors.factors == () and data.factors.values.shape == (40, 0)
+    assert [(f.name, f.kind, f.values) for f in data.factors.factors] == [("class", "binary", ("a", "b"))]
+    assert data.factors.values[:, 0].tolist() == [name[0] == "b" for name in names]
     assert data.images[:, 0, 0, 0].tolist() == [int(name[2:5]) for name in names]
-    assert torch.equal(data.split, hash_split(names)) and data.notes == []
+    assert torch.equal(data.split, hash_split(names))
+    assert data.notes == ["class is the subfolder of each image: 2 classes (a, b)."]
 
 
 def test_split_does_not_change_when_files_are_added(tmp_path: Path) -> None:
@@ -207,3 +209,57 @@ def test_a_column_that_says_whether_there_is_a_person_is_a_factor(tmp_path: Path
     (tmp_path / "t.csv").write_text("\n".join(["image_id,person", *(f"{n},{i % 2}" for i, n in enumerate(names))]))
     data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
     assert [factor.name for factor in data.factors.factors] == ["person"] and data.people is None
+
+
+def stored(root: Path, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 5), (i, i, i)).save(root / name)
+
+
+def test_image_folders_with_a_split(tmp_path: Path) -> None:
+    """As torchvision's ImageFolder has them, below a folder of their own; the test images have no class."""
+    parts = {"train": 5, "val": 2}
+    names = [
+        f"data/{part}/{label}/{i}.png" for part, n in parts.items() for label in ("10", "9", "cat") for i in range(n)
+    ]
+    names += [f"data/Test/{i}.png" for i in range(3)]
+    stored(tmp_path / "in", names)
+    data = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+    (factor,) = data.factors.factors
+    assert factor[:3] == ("class", "categorical", ("9", "10", "cat"))
+    split_of, labels = dict(zip(data.ids, data.split.tolist(), strict=True)), data.factors.values[:, 0]
+    assert all(split_of[name] == {"train": 0, "val": 1, "Test": 2}[name.split("/")[1]] for name in names)
+    for name, label in zip(data.ids, labels.tolist(), strict=True):
+        assert label != label if "Test" in name else factor.values[int(label)] == name.split("/")[2]
+    assert data.notes == [
+        "class is the subfolder of each image: 3 classes (9, 10, cat).",
+        "The split is that of the subfolders Test, train, val.",
+        "class: 3 of 24 images have no label.",
+    ]
+    other = folder(tmp_path / "in", factors={"animal": "class"}, size=4, cache_dir=tmp_path / "cache")
+    assert other.factors.factors[0].name == "animal" and other.fingerprint == data.fingerprint
+    assert folder(tmp_path / "in", factors=[], size=4, cache_dir=tmp_path / "cache").factors.factors == ()
+    with pytest.raises(UserError, match="Expected a table for the factors hat, got none"):
+        folder(tmp_path / "in", factors=["hat"], size=4, cache_dir=tmp_path / "cache")
+
+
+def test_a_table_goes_before_the_subfolders(tmp_path: Path) -> None:
+    names = [f"{part}/{i}.png" for part in ("train", "test") for i in range(8)]
+    stored(tmp_path / "in", names)
+    rows = [f"{name},{i % 2},{'test' if i % 4 == 0 else 'train'}" for i, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,hat,split", *rows]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert [f.name for f in data.factors.factors] == ["hat"]
+    assert (data.split == 2).sum() == 4
+    (tmp_path / "t.csv").write_text("\n".join(["file,hat", *(row.rpartition(",")[0] for row in rows)]))
+    data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
+    assert all(
+        (name.startswith("test")) == (part == 2) for name, part in zip(data.ids, data.split.tolist(), strict=True)
+    )
+
+
+def test_many_folders_of_few_images_are_no_classes(tmp_path: Path) -> None:
+    stored(tmp_path / "in", [f"person {i}/{j}.png" for i in range(25) for j in range(2)])
+    data = folder(tmp_path / "in", size=4, cache_dir=tmp_path / "cache")
+    assert data.factors.factors == () and data.notes[0].startswith("The 25 subfolders are no classes")

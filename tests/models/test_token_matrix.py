@@ -128,3 +128,25 @@ def test_the_token_matrix_of_a_real_model() -> None:
     assert torch.equal(lookup.matrix, matrix)
     assert lookup.words == tokens
     assert torch.equal(lookup.embed_text(["cat"])[0], matrix[tokens.index("cat")])
+
+
+@pytest.mark.parametrize("kind", ["vocab.txt", "tokenizer.json"])
+def test_padding_at_the_end_as_bert_and_t5_have_it(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"word{i}" for i in range(100)]
+    matrix = torch.randn(128, 8)
+    names = ("shared.weight", "encoder.embed_tokens.weight", "lm_head.weight")
+    torch.save({name: matrix for name in names} | {"wi.weight": torch.randn(64, 8)}, tmp_path / "model.bin")
+    if kind == "vocab.txt":
+        (tmp_path / kind).write_text("\n".join(words))
+    else:
+        pieces = {"model": {"type": "Unigram", "vocab": [[word, -1.0] for word in words[:98]]}, "added_tokens": [
+            {"id": 98, "content": words[98]}, {"id": 99, "content": words[99]}]}  # fmt: skip
+        (tmp_path / kind).write_text(json.dumps(pieces))
+    rows, found, name = named_rows(tmp_path / "model.bin", tmp_path / kind)
+    assert torch.equal(rows, matrix[:100]) and found == words and name == "shared.weight"
+    assert "The last 28 of 128 rows of shared.weight have no word" in capsys.readouterr().out
+    torch.save({"a": torch.randn(127, 8), "b": torch.randn(800, 8)}, tmp_path / "other.bin")
+    with pytest.raises(UserError, match="Expected one matrix of 100 rows"):
+        named_rows(tmp_path / "other.bin", tmp_path / kind)
