@@ -129,7 +129,7 @@ def enlarged(size: int, encoder: ImageEncoder | FeatureEncoder) -> list[str]:
     if side <= size:
         return []
     note = (
-        f"Images of {size} pixels are enlarged to {side} for the encoder: data.size={side} keeps more of larger files."
+        f"Images of {size} pixels are enlarged to {side} for the encoder: data.size={side} keeps more of large files."
     )
     print(note, flush=True)
     return [note]

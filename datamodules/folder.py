@@ -133,17 +133,19 @@ def folder_split(
     return split, notes + more
 
 
-def named(classes: FactorTable, factors: Mapping[str, str] | Sequence[str] | None) -> FactorTable:
-    """Return the classes of subfolders under the name that `factors` gives them, or without them where it is empty.
+def named(classes: FactorTable | None, factors: Mapping[str, str] | Sequence[str] | None) -> FactorTable | None:
+    """Return the classes of subfolders, if any, under the name that `factors` gives them, without them if it is empty.
 
     Raises:
         UserError: `factors` names anything else.
     """
-    wanted = None if factors is None else named_columns(factors)
-    if wanted is None:
+    if factors is None:
         return classes
-    if wrong := [column for column in wanted.values() if column != CLASS]:
+    wanted = named_columns(factors)
+    if wrong := [column for column in wanted.values() if classes is None or column != CLASS]:
         raise UserError(f"Expected a table for the factors {', '.join(wrong)}, got none: set data.attributes.")
+    if classes is None:
+        return None
     return FactorTable(
         tuple(classes.factors[0]._replace(name=name) for name in wanted), classes.values.expand(-1, len(wanted))
     )
@@ -179,9 +181,7 @@ def folder(
     paths, other_files = find_images(root)
     ids = [printable(path.relative_to(root)) for path in paths]
     places = subfolders(ids)
-    classes = places.classes if attributes is None else None
-    if factors and classes is None and attributes is None:
-        raise UserError(f"Expected a table for the factors {', '.join(factors)}, got none: set data.attributes.")
+    classes = named(places.classes, factors) if attributes is None else None
     labels = join_tables(ids, read_tables(attributes, root))
     column = people_column(labels.table, people)
     known = None if column is None else people_numbers(labels.table[column], ids)
@@ -189,7 +189,7 @@ def folder(
     training = split == TRAIN
     chosen, notes = usable_columns(labels.table, training, column) if factors is None else (named_columns(factors), [])
     chosen = chosen if classes is None else []
-    table = factor_table(labels.table, chosen, labels.sources) if classes is None else named(classes, factors)
+    table = factor_table(labels.table, chosen, labels.sources) if classes is None else classes
     check_training(table, split)  # before minutes of decoding, and again for the readable images
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
     rows = decoded.rows
