@@ -142,7 +142,7 @@ def named(classes: FactorTable | None, factors: Mapping[str, str] | Sequence[str
     if factors is None:
         return classes
     wanted = named_columns(factors)
-    if wrong := [column for column in wanted.values() if classes is None or column != CLASS]:
+    if wrong := [name for name, column in wanted.items() if classes is None or column != CLASS]:
         raise UserError(f"Expected a table for the factors {', '.join(wrong)}, got none: set data.attributes.")
     if classes is None:
         return None
