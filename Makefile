@@ -7,7 +7,7 @@ ARGS ?=
 
 BASE ?= main
 
-.PHONY: train test check format docs bench planted same
+.PHONY: train test check format docs bench planted kills same
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
@@ -20,6 +20,9 @@ bench: .venv/.run
 
 planted: .venv/.run
 	$(BIN)/python -m evaluation.planted $(ARGS)
+
+kills: .venv/.test
+	FACET_KILLS=1 $(BIN)/python -m pytest tests/training/test_kills.py $(ARGS)
 
 same: .venv/.test
 	$(BIN)/python tests/same_numbers.py $(BASE)

@@ -1,6 +1,7 @@
 """Train and measure, stage by stage: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value]."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
@@ -39,15 +40,19 @@ def main(config: DictConfig) -> None:
     global composed, failed
     composed = True
     from training.defaults import with_encoder
-    from training.run_folder import open_run
+    from training.interrupt import Interrupted, interruptible
+    from training.run_folder import how_to_go_on, open_run
     from training.settings import resolve_settings
 
     try:
         overrides = list(HydraConfig.get().overrides.task)
         config, choices = with_encoder(config, overrides, HydraConfig.get().runtime.choices)
         config = resolve_settings(config, overrides, choices)
-        with open_run(config) as run:
+        with interruptible(), open_run(config) as run:
             train(config, run)
+    except Interrupted as ended:
+        print(how_to_go_on(Path(config.run_dir), ended.name), file=sys.stderr, flush=True)
+        raise
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         failed = True

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from jaxtyping import Int64
@@ -29,6 +30,7 @@ class Batches:
 
     def __init__(self, draw: Draw, take: Callable[..., dict[str, Tensor]], batch_size: int, steps: int) -> None:
         self.draw, self.take, self.batch_size, self.steps, self.epoch = draw, take, batch_size, steps, 0
+        self.taken = 0  # batches of the next epoch that were taken before the training was stopped
         self.sampler = self  # where Lightning looks for set_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -38,8 +40,9 @@ class Batches:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        drawn = self.draw(self.epoch)
-        for parts in zip(*(indices.split(self.batch_size) for indices in drawn), strict=True):
+        drawn, taken, self.taken = self.draw(self.epoch), self.taken, 0
+        batches = zip(*(indices.split(self.batch_size) for indices in drawn), strict=True)
+        for parts in islice(batches, taken, None):
             yield self.take(*parts)
 
 

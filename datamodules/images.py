@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.cache import MIB, cache_errors, check_space, fingerprint, remove_abandoned
+from datamodules.file_digests import digests
 from datamodules.file_tree import counted
 from datamodules.pictures import IMAGE_SUFFIXES, decode, frames_of, has_heif, why_unreadable
 from datamodules.progress import with_progress
@@ -48,13 +49,14 @@ VERSION = 1
 DEEP = 2  # the same for the formats that have decimals and other colour spaces, which version 1 misread
 TIFF, SEVERAL = (".tif", ".tiff"), (".gif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff")
 PIXELS, MANIFEST = "images.uint8", "manifest.json"
+SAMPLED = 4096  # MiB of the decoded images that are checked whenever they are opened: three seconds from memory
 
 
 class EncodedImages(NamedTuple):
-    """Images as they are stored. `stamps` change when their bytes do; `contents()` reads them in order."""
+    """Images as they are stored. `digests(cache_dir)` identify their bytes; `contents()` reads them in order."""
 
     ids: list[str]
-    stamps: list[tuple[object, ...]]
+    digests: Callable[[str | Path], Sequence[object]]
     contents: Callable[[], Iterable[Callable[[], bytes]]]
 
 
@@ -68,17 +70,8 @@ class Decoded(NamedTuple):
     notes: list[str] = []  # how many were skipped and why, and how many have several frames
 
 
-def file_stamp(path: Path) -> tuple[object, ...]:
-    """Return a file's size in bytes and the time of its last change; a broken link fails only when it is read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_size, status.st_mtime_ns)
-
-
 def from_files(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
-    return EncodedImages(ids, [file_stamp(path) for path in paths], lambda: (path.read_bytes for path in paths))
+    return EncodedImages(ids, partial(digests, paths), lambda: (path.read_bytes for path in paths))
 
 
 def from_zip(path: Path, members: list[zipfile.ZipInfo], ids: list[str]) -> EncodedImages:
@@ -88,13 +81,17 @@ def from_zip(path: Path, members: list[zipfile.ZipInfo], ids: list[str]) -> Enco
         archive = zipfile.ZipFile(path)  # is closed with the last reader, which may outlive this loop
         return (partial(archive.read, member) for member in members)
 
-    return EncodedImages(ids, [(member.file_size, member.CRC) for member in members], contents)
+    known = [(member.file_size, member.CRC) for member in members]  # a reader checks the bytes against the CRC
+    return EncodedImages(ids, lambda _: known, contents)
 
 
 def from_parquet(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
     """Return the `image` column of parquet files, which holds bytes or the Hugging Face's {bytes, path}."""
-    rows = [(path.name, *file_stamp(path)) for path in paths for _ in range(pq.read_metadata(path).num_rows)]
-    return EncodedImages(ids, rows, lambda: (partial(bytes, content) for path in paths for content in read_rows(path)))
+
+    def contents() -> Iterator[Callable[[], bytes]]:
+        return (partial(bytes, content) for path in paths for content in read_rows(path))
+
+    return EncodedImages(ids, partial(digests, paths), contents)
 
 
 def read_rows(path: Path) -> Iterator[bytes]:
@@ -171,12 +168,12 @@ def reading_notes(n: int, reasons: Sequence[str], frames: int) -> list[str]:
     return notes + ([f"{frames:,} images have several frames or pages: the first is used."] if frames else [])
 
 
-def content_digest(path: Path) -> str:
-    """Return the SHA-256 of up to 256 evenly spaced MiB of a file, which takes a second at most."""
+def content_digest(path: Path, sampled: int) -> str:
+    """Return the SHA-256 of up to `sampled` evenly spaced MiB of a file: of all of it, if it is not larger."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        for start in range(0, size, max(MIB, size // 256)):
+        for start in range(0, size, max(MIB, size // sampled)):
             file.seek(start)
             digest.update(file.read(MIB))
     return digest.hexdigest()
@@ -200,8 +197,8 @@ def write_images(folder: Path, source: EncodedImages, size: int, crop: float, ma
         os.fsync(file.fileno())
     if skipped:
         print(f"Skipped unreadable images: {', '.join(source.ids[row] for row in skipped)}", flush=True)
-    manifest = {"version": VERSION, "skipped": skipped, "digest": content_digest(folder / PIXELS)}
-    manifest |= {"reasons": reasons, "frames": frames}
+    manifest = {"version": VERSION, "skipped": skipped, "digest": content_digest(folder / PIXELS, SAMPLED)}
+    manifest |= {"sampled": SAMPLED, "reasons": reasons, "frames": frames}
     (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": fingerprint(sorted(manifest.items()))}))
 
 
@@ -239,7 +236,8 @@ def reading_of(folder: Path, n: int, image_bytes: int) -> Reading | None:
         whole = (folder / PIXELS).stat().st_size == (n - len(manifest["skipped"])) * image_bytes
         if checksum != fingerprint(sorted(manifest.items())) or not whole:
             return None
-        if content_digest(folder / PIXELS) != manifest["digest"]:
+        sampled = manifest.get("sampled", 256)  # fewer in an earlier version
+        if content_digest(folder / PIXELS, sampled) != manifest["digest"]:
             return None
         reasons = manifest.get("reasons", ["unreadable"] * len(manifest["skipped"]))  # of caches from before
         return Reading(manifest["skipped"], reasons, manifest.get("frames", 0))
@@ -283,7 +281,7 @@ def decode_images(
     """
     has_heif()
     deep = [DEEP] * any(name.lower().endswith(TIFF) for name in source.ids)
-    key = fingerprint(VERSION, source.ids, source.stamps, size, crop, *deep)
+    key = fingerprint(VERSION, source.ids, source.digests(cache_dir), size, crop, *deep)
     folder = Path(cache_dir).expanduser() / "images" / key[:32]
     reading = cached(folder, source, size, crop, max_unreadable)
     rows, total = reading.skipped, len(source.ids)

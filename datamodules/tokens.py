@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from datamodules.cache import fingerprint
+from datamodules.checksums import check_recorded
 from datamodules.factors import FactorTable
 from datamodules.features import FeatureData
 from datamodules.splits import hash_split
@@ -21,6 +22,8 @@ def tokens(path: str | Path, vocabulary: str | Path | None = None, tensor: str |
     Raises:
         UserError: a file is missing, damaged or does not match, or values are not finite.
     """
+    if (matrix := Path(path).expanduser() / "matrix.safetensors").is_file():  # of a run
+        check_recorded(matrix)
     values, words, name = named_rows(path, vocabulary, tensor, skip)
     if len(bad := torch.nonzero(~values.isfinite().all(1)).flatten()):
         raise UserError(f"Expected finite embeddings in {name} of {path}, got NaN or infinities in {len(bad)} rows, "

@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from models import UserError, near_names, one_line
 from training.command_line import as_typed, mapping_as_typed, quoted, unquoted
+from training.interrupt import Interrupted, interruptible
 
 __all__ = ["command", "data_places", "help_text", "json_only", "option", "parse_options"]
 
@@ -145,6 +146,8 @@ def json_only(json: bool) -> Iterator[None]:
 def command(main: Callable[[Sequence[str]], None], *schemas: type) -> None:
     """Run a command on the command line's arguments; print its help, or an error of the user as one line, exit code 2.
 
+    Ctrl-C ends it with the exit code 130 and no traceback, SIGTERM with 143.
+
     The help is the text of the module and the options of the schemas, dataclasses whose docstrings are the headings.
     """
     arguments = sys.argv[1:]
@@ -154,7 +157,11 @@ def command(main: Callable[[Sequence[str]], None], *schemas: type) -> None:
             print("", schema.__doc__, *help_text(schema), sep="\n")
         return
     try:
-        main(arguments)
+        with interruptible():
+            main(arguments)
+    except Interrupted as ended:
+        print(f"Stopped by {ended.name}.", file=sys.stderr)
+        raise
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         sys.exit(2)

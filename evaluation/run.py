@@ -37,6 +37,7 @@ from models.text_length import cut_note
 from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource
+from training.manifest import difference
 from training.places import check_links, take_cache, take_places
 from training.run_files import read_array, read_manifest, read_run_table
 from training.run_folder import find_run, finished
@@ -87,14 +88,14 @@ class LoadedRun:
         """`ImageData`, `TextData`, or `FeatureData` of a user's own vectors.
 
         Raises:
-            UserError: data that cannot be read, or other data than the run was trained on.
+            UserError: data that cannot be read, or other data or labels than the run was trained on.
         """
         data = build(self.config.data)
-        recorded = self.manifest.get("data", {}).get("fingerprint")
-        if recorded and recorded != data.fingerprint:
+        computed = self.config.get("prompts") or ()  # factors that the run has labelled itself
+        if part := difference(self.manifest.get("data") or {}, data, computed):
             raise UserError(
-                f"Expected the data that {self.path} was trained on (fingerprint {recorded[:12]}), got other data in "
-                f"its place ({data.fingerprint[:12]}): put the files back, or train a new run."
+                f"Expected the data that {self.path} was trained on, got other {part}: put the files back, or train a "
+                "new run."
             )
         return data
 

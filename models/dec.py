@@ -254,6 +254,9 @@ class DEC(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["labels"] = self.labels
+        checkpoint["update"] = {"step": self.updated, "target": self.target, "frequencies": self.frequencies}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.labels = checkpoint.get("labels")
+        update = checkpoint.get("update", {"step": 0, "target": None, "frequencies": None})
+        self.updated, self.target, self.frequencies = update["step"], update["target"], update["frequencies"]

@@ -2,6 +2,7 @@
 
 import sys
 import time
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from models import UserError
+from training.interrupt import end_if_pending, install, pending
 from training.run_folder import Run
 
 __all__ = ["Bar", "Pictures", "Watch"]
@@ -26,6 +28,12 @@ def complete_epoch(progress: dict[str, Any]) -> None:
     batches.update(dict.fromkeys(batches, 0))
 
 
+def complete_batch(progress: dict[str, Any]) -> None:
+    """Leave out the batch that a signal ended before its step, so that the resumed epoch goes on with it."""
+    for batches in (progress["epoch_loop.batch_progress"][part] for part in ("current", "total")):
+        batches.update(dict.fromkeys(("ready", "started", "processed"), batches["completed"]))
+
+
 def epochs_of(trainer: pl.Trainer) -> int:
     """Count the epochs of the training; the last may be shorter."""
     return max(1, -(-trainer.max_steps // int(trainer.num_training_batches)))
@@ -34,23 +42,27 @@ def epochs_of(trainer: pl.Trainer) -> int:
 def take_configured_rates(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Set the learning rates of a restored optimizer and schedule to the configured ones; their state stays.
 
-    Lightning restores the rates with the state, so a run could not resume with a lower rate.
+    Lightning restores the rates with the state, so a run could not resume with a lower rate. A new schedule takes the
+    same steps again, because some compute a rate from the one before: so an unchanged rate stays equal to the bit.
     """
+    schedule: Any = trainer.lr_scheduler_configs[0].scheduler
     configured: Any = module.configure_optimizers()
+    fresh = configured["lr_scheduler"]["scheduler"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the new optimizer has taken no step
+        for _ in range(schedule.last_epoch):
+            fresh.step()
     for group, wanted in zip(trainer.optimizers[0].param_groups, configured["optimizer"].param_groups, strict=True):
         group.update({name: value for name, value in wanted.items() if name != "params"})
-    schedule: Any = trainer.lr_scheduler_configs[0].scheduler
-    fresh = configured["lr_scheduler"]["scheduler"]
-    steps = schedule.last_epoch
-    schedule.load_state_dict({**fresh.state_dict(), "last_epoch": steps - 1, "_step_count": steps})
-    schedule.step()  # sets the rate of the current step
+    schedule.load_state_dict(fresh.state_dict())
 
 
 class Watch(pl.Callback):
     """Store the random state in checkpoints, stop at NaN, print progress lines, and time the waiting for data."""
 
-    def __init__(self, run: Run, stage: str, rate: str, changeable: bool) -> None:
-        self.run, self.stage = run, stage
+    def __init__(self, run: Run, stage: str, rate: str, changeable: bool, batches: Any) -> None:
+        self.run, self.stage, self.batches = run, stage, batches
+        self.taken = 0  # batches of an epoch that a signal ended
         self.rate = rate  # the setting of the learning rate
         self.changeable = changeable  # by ckpt=
         self.first = 0  # the step at which this fit starts or resumes
@@ -60,6 +72,11 @@ class Watch(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         now = time.perf_counter()
         self.waited, self.mark = self.waited + now - self.mark, now
+        if pending():
+            if index:  # otherwise the checkpoint of the epoch before has just been written
+                self.taken = index
+                trainer.save_checkpoint(self.run.path / "checkpoints" / f"{self.stage}.partial.ckpt", False)
+            end_if_pending()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
@@ -81,7 +98,7 @@ class Watch(pl.Callback):
         return UserError(f"Expected {what} at step {trainer.global_step} of stage {self.stage}; {advice}.")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.first = trainer.global_step
+        install()
         if self.first:
             take_configured_rates(trainer, module)
 
@@ -98,12 +115,15 @@ class Watch(pl.Callback):
         self.run.metrics[f"waiting/{self.stage}"] = self.waited / max(self.waited + self.worked, 1e-9)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["taken"] = self.taken
         checkpoint["rng"] = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             checkpoint["rng"]["cuda"] = torch.cuda.get_rng_state()
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        complete_epoch(checkpoint["loops"]["fit_loop"])
+        self.first, self.batches.taken = checkpoint["global_step"], checkpoint.get("taken", 0)
+        complete = complete_batch if self.batches.taken else complete_epoch
+        complete(checkpoint["loops"]["fit_loop"])
         torch.set_rng_state(checkpoint["rng"]["cpu"].cpu())
         if torch.cuda.is_available() and "cuda" in checkpoint["rng"]:
             torch.cuda.set_rng_state(checkpoint["rng"]["cuda"].cpu())

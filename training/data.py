@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from training.build import build
+from training.build import build, device_of
+from training.manifest import described_data
 from training.run_folder import Run
 from training.settings import Settings
 from training.zero_shot_labels import labelled
@@ -19,7 +20,7 @@ def load_data(config: Settings, run: Run) -> Any:
         `ImageData`, `TextData` or `FeatureData`; for `data=pairs`, which only `model=mds` accepts, `PairData`.
 
     Raises:
-        UserError: the data cannot be loaded.
+        UserError: the data cannot be loaded, or are others than the run was started with.
     """
     with run.stage("data") as stage:
         data = labelled(config, build(config.data), run)
@@ -28,4 +29,5 @@ def load_data(config: Settings, run: Run) -> Any:
     print(f"{found:,} rows found, {len(data.ids):,} used, {len(data.skipped):,} skipped.")
     for note in [*data.notes, *(f"Skipped, cannot be read: {name}" for name in data.skipped)]:
         print(note)
+    run.start_manifest(described_data(data), config.seed, str(device_of(config)))
     return data

@@ -5,15 +5,15 @@ The judge is a classifier of the factors. It reads images and never codes, so it
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from datamodules.cache import cache_errors, code_digest, fingerprint, write_whole
+from datamodules.cache import code_digest, fingerprint
 from datamodules.factors import FactorTable, ImageData
 from datamodules.progress import with_progress
 from datamodules.splits import TRAIN, VALIDATION
@@ -23,7 +23,8 @@ from models.interfaces import FactorReader
 from models.labels import factor_statistics
 from models.muon import Muon
 from models.precision import fast_precision
-from models.weights import weights_sha256
+from training.interrupt import saving
+from training.partials import Epochs, train_once
 
 __all__ = [
     "MOST_VALIDATION",
@@ -107,8 +108,12 @@ def fit(
     batch: int,
     learning_rate: float,
     flip: bool,
+    stored: Path | None = None,
 ) -> None:
-    """Train a judge in place, and keep the weights of the epoch with the highest validation score (the latest such)."""
+    """Train a judge in place, and keep the weights of the epoch with the highest validation score (the latest such).
+
+    The state of the training is stored in the file `stored`, from which it goes on.
+    """
     device, precision = judge.mean.device, fast_precision(judge.mean.device)
     validation = data.rows(VALIDATION)
     validation = validation[torch.randperm(len(validation), generator=generator)[:MOST_VALIDATION]]
@@ -124,48 +129,31 @@ def fit(
     rates = [group["lr"] for group in optimiser.param_groups]
     steps = epochs * math.ceil(len(rows) / batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rates, total_steps=steps, cycle_momentum=False)
-    best, kept = -1.0, {}
-    for _ in with_progress(range(epochs), epochs * len(rows), "Training the classifier on images", each=len(rows)):
-        judge.train()
-        for chosen in rows[torch.randperm(len(rows), generator=generator)].split(batch):
-            images = judge.augmented(data.images[chosen].to(device), generator, flip)
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                outputs = judge(images)
-            losses = [
-                factor_loss(output, targets[chosen, i], judge.factors[i], weights[i], sure[chosen, i])
-                for i, output in enumerate(outputs)
-            ]
-            optimiser.zero_grad()
-            torch.stack(losses).mean().backward()
-            optimiser.step()
-            schedule.step()
-        score = validation_score(judge, data, validation)
-        if score >= best:
-            best, kept = score, {name: tensor.clone() for name, tensor in judge.state_dict().items()}
-    judge.load_state_dict(kept)
+    kept: dict[str, Any] = {"best": -1.0, "weights": {}}
+    parts = {"classifier": judge, "optimiser": optimiser, "schedule": schedule}
+    training = Epochs(len(rows), batch, epochs, generator, parts, kept, stored)
+    with saving():
+        for order in with_progress(training, training.left, "Training the classifier on images", each=len(rows)):
+            judge.train()
+            for places in order:
+                chosen = rows[places]
+                images = judge.augmented(data.images[chosen].to(device), generator, flip)
+                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                    outputs = judge(images)
+                losses = [
+                    factor_loss(output, targets[chosen, i], judge.factors[i], weights[i], sure[chosen, i])
+                    for i, output in enumerate(outputs)
+                ]
+                optimiser.zero_grad()
+                torch.stack(losses).mean().backward()
+                optimiser.step()
+                schedule.step()
+            score = validation_score(judge, data, validation)
+            if score >= kept["best"]:
+                best = {name: tensor.clone() for name, tensor in judge.state_dict().items()}
+                kept.update(best=score, weights=best)
+    judge.load_state_dict(kept["weights"])
     judge.eval().requires_grad_(False)
-
-
-def restore(judge: Judge, path: Path) -> bool:
-    """Load cached weights; return False if there are none or they are damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            if file.metadata()["sha256"] != weights_sha256(state):
-                return False
-        judge.load_state_dict(state)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError):
-        return False
-    judge.eval().requires_grad_(False)
-    return True
-
-
-def store(judge: Judge, path: Path) -> None:
-    """Write the weights with their checksum."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in judge.state_dict().items()}
-    content = save(state, {"sha256": weights_sha256(state)})
-    with cache_errors(path.parent), write_whole(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def train_judge(
@@ -215,10 +203,10 @@ def train_judge(
         *hyperparameters,
         *part,
     )
-    path = Path(cache_dir).expanduser() / "judge" / f"{key[:32]}.safetensors" if cache_dir is not None else None
-    if path is None or not restore(judge, path):
-        generator = torch.Generator().manual_seed(seed)
-        (learn or fit)(judge, data, rows, generator, epochs, batch, learning_rate, flip)
-        if path is not None:
-            store(judge, path)
+
+    def train(stored: Path | None) -> None:
+        generator, options = torch.Generator().manual_seed(seed), (epochs, batch, learning_rate, flip)
+        (learn or partial(fit, stored=stored))(judge, data, rows, generator, *options)
+
+    train_once(judge, None if cache_dir is None else Path(cache_dir).expanduser() / "judge", key, train)
     return judge

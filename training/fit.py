@@ -17,7 +17,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from datamodules.batches import ValidationBatches
 from training.build import build, device_of
 from training.callbacks import Bar, Watch
-from training.checkpoints import check_readable
+from training.checkpoints import WholeCheckpoints, resumable
+from training.interrupt import saving
 from training.run_folder import Run
 from training.settings import Settings, of_pipeline
 
@@ -42,6 +43,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "Checkpoint directory .* exists", category=UserWarning)  # stages share it
         warnings.filterwarnings("ignore", ".*treespec, LeafSpec", category=FutureWarning)  # raised within Lightning
         warnings.filterwarnings("ignore", ".*have no `val_dataloader`")
+        warnings.filterwarnings("ignore", ".*a checkpoint that ended before the epoch ended")  # `Batches` goes on there
         try:
             yield
         finally:
@@ -106,13 +108,14 @@ def fit(
         The number of steps taken by this call.
 
     Raises:
-        UserError: a loss or weights that are not finite; a damaged partial checkpoint.
+        UserError: a loss or weights that are not finite; a damaged partial checkpoint; one that cannot be written.
+        Interrupted: a signal ended the training, whose state is saved.
     """
     folder = run.path / "checkpoints"
-    partial = folder / f"{name}.partial.ckpt"
-    check_readable(partial)
+    start = resumable(folder / f"{name}.partial.ckpt")
     rate = rate or f"{name}.learning_rate"
-    watch = Watch(run, name, rate, any(rate in keys for keys in of_pipeline(config, "CHANGEABLE").values()))
+    changeable = any(rate in keys for keys in of_pipeline(config, "CHANGEABLE").values())
+    watch = Watch(run, name, rate, changeable, batches)
     keep = pl.callbacks.ModelCheckpoint(
         folder, f"{name}.partial", save_on_train_epoch_end=True, enable_version_counter=False
     )
@@ -128,14 +131,15 @@ def fit(
             precision=precision,  # type: ignore[arg-type]
             logger=[TensorBoardLogger(run.path, name="tensorboard", version=name), *loggers],
             callbacks=[watch, keep, *callbacks, *watching, *([Bar(name)] if sys.stdout.isatty() else [])],
+            plugins=[WholeCheckpoints(run.path)],
             enable_progress_bar=False,
             enable_model_summary=False,
             gradient_clip_val=clip,
             log_every_n_steps=min(20, steps, len(batches)),
             num_sanity_val_steps=0,
         )
-        with compiled(module, bool(config.get("compile"))):
-            trainer.fit(module, batches, held_out or None, ckpt_path=partial if partial.exists() else None)
+        with saving(), compiled(module, bool(config.get("compile"))):
+            trainer.fit(module, batches, held_out or None, ckpt_path=start, weights_only=True)
     for logger in loggers:
         if callable(finish := getattr(getattr(logger, "experiment", None), "finish", None)):
             finish()  # the next stage is another run of Weights & Biases

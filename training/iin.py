@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from datamodules.batches import Batches, ValidationBatches, row_batches
+from datamodules.checksums import check_recorded, forget, write_recorded
 from datamodules.factors import FactorTable, ImageData
 from datamodules.features import Latents
 from datamodules.pairs import PairSampler, discretise, edit_batches, pair_batches
@@ -33,7 +34,6 @@ from training.build import build, device_of
 from training.callbacks import Pictures
 from training.checkpoints import finish, load_module, plain
 from training.factor_classifier import train_judge
-from training.files import write_file
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
 from training.run_folder import Run
 from training.settings import Settings
@@ -214,6 +214,7 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
     rows = rows_to_edit(labels, config.spatial_guide_edits, config.seed + 2)
     file = run.path / "checkpoints" / EDITS
     if file.exists():
+        check_recorded(file)
         stored = load_file(file)
         after, targets = stored["after"], stored["targets"]
     else:
@@ -227,7 +228,8 @@ def guided_edits(config: Settings, latents: Latents, labels: FactorTable, guide:
                 edited = guide.transport(latents.mean[some.to(device)], known, *wanted.unbind(1))
                 ends.append(torch.stack(edited, 1).half())
         targets = torch.cat(ends)
-        write_file(file, save({"after": after.cpu(), "targets": targets.cpu()}))
+        content = save({"after": after.cpu(), "targets": targets.cpu()})
+        write_recorded(run.path, f"checkpoints/{EDITS}", content)
     size = config.trainer.spatial_iin.batch_size
     return edit_batches(latents, labels, rows, after, targets, size, config.seed + 2, STEPS_PER_EPOCH)
 
@@ -307,7 +309,7 @@ def train_iin(config: Settings, latents: Latents, labels: FactorTable, guide: Gu
         iin.to(device_of(config)).eval()
         iin.calibrate(latents.mean, labels.values.to(latents.mean.device))
     finish(iin, run, "iin", "last")
-    (done.parent / EDITS).unlink(missing_ok=True)
+    forget(run.path, f"checkpoints/{EDITS}")
     return iin.to(device_of(config))
 
 

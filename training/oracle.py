@@ -5,18 +5,22 @@ scenes is what an editor of these latents can be expected to reach.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from datamodules.cache import code_digest, fingerprint
 from datamodules.factors import ImageData
 from datamodules.progress import with_progress
 from models.interfaces import ImageEncoder
 from models.labels import Factor, factor_statistics
 from models.oracle import Oracle
 from models.precision import half_precision
+from training.interrupt import saving
+from training.partials import Epochs, train_once
 
 __all__ = ["counterfactual_latents", "other_class", "train_oracle"]
 
@@ -81,24 +85,31 @@ def regress(
     epochs: int,
     batch: int,
     learning_rate: float,
+    stored: Path | None = None,
 ) -> None:
-    """Train an oracle in place on (latents, edited latents, factor, value)."""
+    """Train an oracle in place on (latents, edited latents, factor, value).
+
+    The state of the training is stored in the file `stored`, from which it goes on.
+    """
     device = oracle.mean.device
     before, after = ((latents - oracle.mean) / oracle.deviation for latents in pairs[:2])
     which, value = (part.to(device) for part in pairs[2:])
     optimiser = torch.optim.Adam(oracle.parameters(), learning_rate, fused=True)
     steps = epochs * -(-len(before) // batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    count = max(len(before), 1)
-    for _ in with_progress(range(epochs), epochs * count, "Training the oracle on pairs", each=count):
-        for rows in torch.randperm(len(before), generator=generator).to(device).split(batch):
-            with half_precision(device):
-                move = oracle(before[rows], which[rows], value[rows])
-            loss = functional.smooth_l1_loss(move.float(), after[rows] - before[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+    parts, each = {"oracle": oracle, "optimiser": optimiser, "schedule": schedule}, max(len(before), 1)
+    training = Epochs(len(before), batch, epochs, generator, parts, {}, stored)
+    with saving():
+        for order in with_progress(training, max(training.left, each), "Training the oracle on pairs", each=each):
+            for chosen in order:
+                rows = chosen.to(device)
+                with half_precision(device):
+                    move = oracle(before[rows], which[rows], value[rows])
+                loss = functional.smooth_l1_loss(move.float(), after[rows] - before[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
     oracle.eval().requires_grad_(False)
 
 
@@ -113,11 +124,16 @@ def train_oracle(
     batch: int = 256,
     learning_rate: float = 2e-3,
     width: int = 512,
+    cache_dir: str | Path | None = None,
 ) -> Oracle:
     """Train the oracle on `size` training scenes, each redrawn with one factor changed, in both directions.
 
     `latents` are the posterior means of the data's rows `rows`. The loss is smooth L1 in standardised latents, the
-    optimiser Adam with a cosine schedule. Global random state does not change.
+    optimiser Adam with a cosine schedule. Global random state does not change. The oracle and the state of its training
+    are stored in the cache folder.
+
+    Raises:
+        UserError: weights that are not finite; the cache folder cannot be written.
     """
     generator = torch.Generator().manual_seed(seed)
     statistics = factor_statistics(data.factors.values[rows])
@@ -141,5 +157,8 @@ def train_oracle(
             after[some.to(latents.device)] = redrawn
     present = values.gather(1, which[:, None])[:, 0]
     pairs = [torch.cat(both) for both in ((before, after), (after, before), (which, which), (target, present))]
-    regress(oracle, pairs, generator, epochs, batch, learning_rate)
+    options = epochs, batch, learning_rate
+    key = fingerprint("oracle", code_digest(Oracle, regress), *pairs, seed, width, *options, latents.device.type)
+    folder = None if cache_dir is None else Path(cache_dir).expanduser() / "oracle"
+    train_once(oracle, folder, key, lambda stored: regress(oracle, pairs, generator, *options, stored=stored))
     return oracle

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from datamodules.checksums import check_recorded
 from models import UserError
 from models.archives import check_zip
 from training.files import read_json
@@ -86,7 +87,7 @@ def read_run_table(file: Path, columns: Collection[str], rows: int | None = None
     """Read a table of a run, .csv or .parquet, that has these columns, and this number of rows where it is known.
 
     Raises:
-        UserError: the file is damaged, or another table.
+        UserError: the file is damaged, or another table than the run has written.
     """
     try:
         if file.suffix == ".parquet":
@@ -100,6 +101,7 @@ def read_run_table(file: Path, columns: Collection[str], rows: int | None = None
                 raise ValueError(f"{len(table)} rows")
     except Exception as error:  # pandas, Arrow and the disk each raise their own kind
         raise damaged(file, "a table" if rows is None else f"a table of {rows} rows", error) from error
+    check_recorded(file)
     if missing := [name for name in columns if name not in table]:
         raise damaged(file, f"a table with the columns {', '.join(columns)}", f"none called {', '.join(missing)}")
     return table
@@ -109,7 +111,7 @@ def read_array(file: Path, rows: int) -> np.ndarray:
     """Read an array of a run, an .npy file with this number of rows of numbers.
 
     Raises:
-        UserError: the file is damaged, or another array.
+        UserError: the file is damaged, or another array than the run has written.
     """
     try:
         check_zip(file)
@@ -118,4 +120,5 @@ def read_array(file: Path, rows: int) -> np.ndarray:
             raise ValueError(f"an array of shape {getattr(array, 'shape', 'none')}")
     except Exception as error:  # NumPy, zipfile and the disk each raise their own kind
         raise damaged(file, f"an array of {rows} rows", error) from error
+    check_recorded(file)
     return array

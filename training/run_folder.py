@@ -1,6 +1,5 @@
 """Write the folder of a run: its configuration at the start, its numbers after every stage."""
 
-import math
 import resource
 import shutil
 import sys
@@ -23,11 +22,15 @@ from datamodules.features import FeatureData
 from datamodules.texts import TextData
 from models import UserError, near_names
 from training.files import write_file, write_json
-from training.manifest import manifest
-from training.run_files import read_manifest, read_metrics
+from training.manifest import difference, manifest
+from training.metrics import known_metrics, write_metrics
+from training.run_files import read_manifest
 from training.settings import shortened
 
-__all__ = ["Run", "Stage", "open_run", "find_run", "finished"]
+__all__ = ["Run", "Stage", "open_run", "find_run", "finished", "how_to_go_on"]
+
+
+NOTHING_TRAINED = {"config.yaml", "metrics.json", "manifest.json"}  # the files of a run that failed before it trained
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Run:
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path, self.started, self.shortened = Path(path), time.perf_counter(), shortened(config)
         # A resumed run keeps the numbers of stages that it does not repeat.
-        self.metrics: dict[str, float] = read_metrics(self.path)
+        self.metrics: dict[str, float] = known_metrics(self.path)
         self.earlier_s = self.metrics.get("time/total_s", 0.0)
         self.measurements: dict[str, Any] = {}
         console = Console(highlight=False)
@@ -77,7 +80,7 @@ class Run:
         self.save()
 
     def update(self, metrics: Mapping[str, float | Tensor | None]) -> None:
-        """Add metrics; None and NaN stand for missing numbers and are not written to the file."""
+        """Add metrics; None stands for a missing number. One that is not finite is reported, see `training.metrics`."""
         self.metrics.update({key: float(value) for key, value in metrics.items() if value is not None})
 
     def save(self) -> None:
@@ -89,10 +92,7 @@ class Run:
         self.metrics["memory/peak_mib"] = peak / (2**20 if sys.platform == "darwin" else 2**10)
         if torch.cuda.is_available():
             self.metrics["memory/gpu_peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        finite = {key: value for key, value in self.metrics.items() if math.isfinite(value)}
-        write_json(self.path / "metrics.json", finite)
-        if self.measurements:
-            write_json(self.path / "measurements.json", self.measurements)
+        write_metrics(self.path, self.metrics, self.measurements)
 
     def manifest(
         self,
@@ -104,18 +104,42 @@ class Run:
         """Write `manifest.json`, see `training.manifest`.
 
         Raises:
-            UserError: the run was started with other data or another encoder, even if the settings are equal.
+            UserError: the run was started with other data, labels or another encoder, even if the settings are equal.
         """
         file = self.path / "manifest.json"
-        earlier, now = read_manifest(self.path), manifest(data, encoder, seed, device)
-        for part, key in (("data", "fingerprint"), ("encoder", "sha256")):
-            before, found = ((made_of.get(part) or {}).get(key) for made_of in (earlier, now))
-            if before is not None and before != found:
-                raise UserError(
-                    f"Expected the {part} that {self.path} was started with ({key} {str(before)[:12]}), got another "
-                    f"({str(found)[:12]}): choose another run_dir= for a new run."
-                )
-        write_json(file, now)
+        earlier = read_manifest(self.path)
+        self.check_data(data, earlier)
+        before, found = ((made_of or {}).get("sha256") for made_of in (earlier.get("encoder"), encoder))
+        if before is not None and before != found:
+            raise UserError(
+                f"Expected the encoder that {self.path} was started with (sha256 {str(before)[:12]}), got another "
+                f"({str(found)[:12]}): choose another run_dir= for a new run."
+            )
+        write_json(file, manifest(data, encoder, seed, device))
+
+    def check_data(self, data: ImageData | TextData | FeatureData, earlier: Mapping[str, Any]) -> None:
+        """Check the data against the manifest of the run as it is.
+
+        Raises:
+            UserError: the run was started with other data or labels.
+        """
+        if part := difference(earlier.get("data") or {}, data):
+            raise UserError(
+                f"Expected the data that {self.path} was started with, got other {part}: put them back, or choose "
+                "another run_dir= for a new run."
+            )
+
+    def start_manifest(self, data: ImageData | TextData | FeatureData, seed: int, device: str) -> None:
+        """Record the data before anything is trained on them; the encoder may still have to be trained.
+
+        Raises:
+            UserError: see `check_data`.
+        """
+        file = self.path / "manifest.json"
+        if file.is_file():
+            self.check_data(data, read_manifest(self.path))
+        else:
+            write_json(file, manifest(data, None, seed, device))
 
 
 @contextmanager
@@ -126,7 +150,7 @@ def open_run(config: Any) -> Iterator[Run]:
     try:
         yield Run(path, config)
     except UserError:
-        if new and path.is_dir() and {entry.name for entry in path.iterdir()} <= {"config.yaml", "metrics.json"}:
+        if new and path.is_dir() and {entry.name for entry in path.iterdir()} <= NOTHING_TRAINED:
             shutil.rmtree(path)
         raise
 
@@ -150,6 +174,14 @@ def find_run(path: str | Path) -> Path:
             f"Expected a run folder at {folder}, got one without config.yaml: give the one training printed."
         )
     return max([run for run in found if finished(run)] or found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+
+
+def how_to_go_on(folder: Path, signal: str) -> str:
+    """Return the line that a run prints when a signal ends it: what to type to go on."""
+    kept = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    argument = f"ckpt={kept[-1]}" if kept else f"run_dir={folder} and the same settings"
+    saved = "what is trained is saved" if kept else "nothing was trained yet"
+    return f"Stopped by {signal}, {saved} in {folder}: go on by python train.py {argument}"
 
 
 def finished(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.batches import ValidationBatches, row_batches
 from datamodules.cache import code_digest, fingerprint
+from datamodules.checksums import forget
 from datamodules.factors import ImageData
 from datamodules.features import as_read
 from datamodules.splits import TRAIN, VALIDATION
@@ -79,7 +80,7 @@ def train_final_decoder(config: Settings, vae: VAE, images: Tensor, data: ImageD
         vae.final.train()
         rate = "vae.learning_rate"
         stage.items = size * fit(vae.final, batches, run, "final_decoder", config, steps, precision, rate=rate)
-    (run.path / "checkpoints" / "final_decoder.partial.ckpt").unlink(missing_ok=True)
+    forget(run.path, "checkpoints/final_decoder.partial.ckpt")
 
 
 def trained_vae(config: Settings, settings: dict[str, Any], data: ImageData, run: Run) -> VAE:

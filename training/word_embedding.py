@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from datamodules.batches import row_batches
+from datamodules.checksums import write_recorded
 from datamodules.factors import ImageData
 from datamodules.features import FeatureData
 from datamodules.splits import TEST, TRAIN, VALIDATION, hash_split
@@ -127,7 +128,8 @@ def learn_embedding(config: Settings, data: ImageData | TextData | FeatureData, 
                 run.update({f"{prefix}classifier/{name}": same.float().mean()
                             for name, same in (("accuracy", right), ("commonest_class", usual))})  # fmt: skip
         write_file(run.path / "vocabulary.txt", "\n".join([UNKNOWN, *words]) + "\n")
-        write_file(run.path / "matrix.safetensors", save({"embedding": model.matrix.cpu().contiguous()}))
+        content = save({"embedding": model.matrix.cpu().contiguous()})
+        write_recorded(run.path, "matrix.safetensors", content)
 
 
 def run_embedding(config: Settings, run: Run) -> None:

@@ -1,5 +1,6 @@
 """Write clusterings: the cluster of every row, contingency tables, and contact sheets of the images."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from datamodules.cache import write_whole
+from datamodules.checksums import write_recorded
 from datamodules.features import FeatureData
 from evaluation.clustering.scores import contingency
 from evaluation.drawing.figures import INK, Column, figure, strip
@@ -55,12 +56,12 @@ def write_results(data: FeatureData, found: Mapping[str, Sequence[Fitted]], firs
     if file.is_file():
         earlier = read_run_table(file, [], len(table))
         table = pd.concat([table, earlier[[name for name in earlier if name not in table]]], axis="columns")
-    with write_whole(file) as temporary:
-        table.to_parquet(temporary)
+    write_recorded(folder, file.name, table.to_parquet())
     write_contingencies(folder, data, found, first.rows, factors)
     if "codes" in vars(first):
-        with write_whole(folder / "codes.npy") as temporary, temporary.open("wb") as codes:
-            np.save(codes, first.codes.cpu().numpy())
+        codes = io.BytesIO()
+        np.save(codes, first.codes.cpu().numpy())
+        write_recorded(folder, "codes.npy", codes.getvalue())
     if main in found:
         own = table[["id", "split", main, f"{main}/certainty"]]
         own = own.set_axis(["id", "split", "cluster", "certainty"], axis="columns")

@@ -28,9 +28,9 @@ from training.build import build, device_of
 from training.checkpoints import finish, load_module
 from training.data import load_data
 from training.features import features_of
-from training.files import csv_text, write_file, write_json
+from training.files import csv_text, write_file
 from training.fit import STEPS_PER_EPOCH, fit, stage_steps
-from training.run_files import read_metrics
+from training.metrics import add_metrics
 from training.run_folder import Run
 from training.settings import Settings
 
@@ -209,7 +209,7 @@ def answer(source: Source, options: Options) -> tuple[dict[str, Any], pd.DataFra
     table = write_results(folder, source.vectors, source.names, parts, codes, options.k)
     own = source.run is not None and (parts.kind == "sae" or source.run.config.model.name != "sae")
     if own and not options.out and options.active is None:  # the metrics of other settings are not those of the run
-        write_json(folder / "metrics.json", read_metrics(folder) | numbers)
+        add_metrics(folder, numbers)
     if parts.kind == "splice":
         numbers["splice/penalty"] = parts.model.penalty
     return {"files": str(folder), **numbers, "concepts": table.head(SHOWN).to_dict("records")}, table.head(SHOWN)

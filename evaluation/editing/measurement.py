@@ -73,7 +73,7 @@ def keys(measurement: Measurement, prefix: str) -> dict[str, float]:
         own = {number: getattr(result, number) for number in NUMBERS}
         own |= {f"effectiveness_{member}": share for member, share in result.by_member.items()}
         table |= {f"{prefix}/{factor.name}/{number}": value for number, value in own.items()}
-    return {key: value for key, value in table.items() if value is not None and math.isfinite(value)}
+    return {key: value for key, value in table.items() if value is not None}
 
 
 def count_keys(measurement: Measurement, prefix: str) -> dict[str, float]:

@@ -243,7 +243,7 @@ def measure_iin(
     scanned = [name for name, editor in editors.items() if not isinstance(editor, AtStrength)]
     if data.counterfactual is not None:
         with run.stage("oracle", len(train)):
-            editors["oracle"] = train_oracle(data, encoder, means, train, config.seed)
+            editors["oracle"] = train_oracle(data, encoder, means, train, config.seed, cache_dir=config.cache_dir)
     with run.stage("evaluation", len(test)), torch.inference_mode():
         images, labels = decode_all(held.mean, encoder), data.factors[test]
         run.update(judge_keys(judge, images, labels))

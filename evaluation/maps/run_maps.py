@@ -17,8 +17,7 @@ from evaluation.maps.quality import NEIGHBOURS, measured
 from evaluation.maps.scatter import Map, draw_scatter
 from evaluation.report.page import write_report
 from evaluation.run import LoadedRun, described, spaces_of
-from training.files import write_json
-from training.run_files import read_metrics
+from training.metrics import add_metrics
 
 __all__ = ["Options", "map_run"]
 
@@ -80,6 +79,6 @@ def map_run(run: LoadedRun, options: Options) -> dict[str, Any]:
     write_points(run.path / "points.parquet", shown, maps[last].coordinates, near, images)
     for note in write_projector(run.path / "tensorboard" / "projector", spaces[last], table, run.vectors.images):
         print(note)
-    write_json(run.path / "metrics.json", read_metrics(run.path) | numbers)
+    add_metrics(run.path, numbers)
     write_report(run.path)
     return {"figure": str(figure), "page": str(page), "points": str(run.path / "points.parquet"), **numbers}

@@ -1,7 +1,6 @@
 """Fit reductions of a run's features at every dimension, measure retrieval, and write table and figure."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.captions import PairData, extract_pairs
+from datamodules.checksums import write_recorded
 from datamodules.features import FeatureData, check_values
 from evaluation.clustering.pipeline import scored
 from evaluation.reduction.figure import draw_reductions
@@ -20,6 +20,7 @@ from training.build import device_of
 from training.data import load_data
 from training.features import features_of, text_encoder
 from training.files import csv_text, write_file
+from training.manifest import described_data
 from training.reducers import METHODS, ReducerFits, check_dims, check_methods, metric_of, name_of
 from training.run_files import read_run_table
 from training.run_folder import Run
@@ -157,8 +158,7 @@ def pair_features(config: Settings, data: PairData, run: Run, device: torch.devi
             encoder = text_encoder(config)
             data, identity = extract_pairs(data, encoder, config.cache_dir, device), encoder.identity
     assert isinstance(data.texts, FeatureData)
-    described = replace(data.texts, fingerprint=data.fingerprint, notes=data.notes, skipped=data.skipped)
-    run.manifest(described, identity, config.seed, str(device))
+    run.manifest(described_data(data), identity, config.seed, str(device))
     return data
 
 
@@ -178,7 +178,7 @@ def compare(config: Settings, data: Any, run: Run, device: torch.device) -> pd.D
         side: Any = rows.texts if isinstance(rows, PairData) else rows
         width = side.values.shape[1]
         newest = last.with_name(f"{name_of(methods[-1], check_dims(config.dims, width)[-1])}.ckpt")
-        write_file(last, newest.read_bytes())
+        write_recorded(run.path, "checkpoints/last.ckpt", newest.read_bytes())
     return table
 
 

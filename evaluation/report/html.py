@@ -1,11 +1,12 @@
 """Build the HTML parts of the report: sections, cards, pictures, numbers and durations as text."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from training.metrics import not_finite_line
 from training.settings import shortened
 
 __all__ = ["Files", "STYLE", "card", "duration", "number", "picture", "section", "warned"]
@@ -22,6 +23,7 @@ class Files:
     manifest: dict[str, Any]
     metrics: dict[str, float]
     figures: dict[str, Path]  # name without suffix -> file
+    not_finite: dict[str, str] = field(default_factory=dict)  # metrics that are NaN or infinite
 
     @property
     def data(self) -> dict[str, Any]:
@@ -76,6 +78,6 @@ def card(content: str) -> str:
 
 
 def warned(files: Files) -> str:
-    """Build the warning of a run that was shortened; empty for every other run."""
-    words = shortened(files.config)
-    return f"<p><strong>{escape(words)}</strong></p>" if words else ""
+    """Build the warnings of a run that was shortened, and of metrics that are not finite; empty for every other run."""
+    lines = shortened(files.config), not_finite_line(files.not_finite)
+    return "".join(f"<p><strong>{escape(words)}</strong></p>" for words in lines if words)

@@ -31,6 +31,7 @@ from evaluation.report.tables import (
     unjudged,
 )
 from training.files import file_name, read_json, write_file
+from training.metrics import read_not_finite
 from training.run_files import damaged, read_manifest, read_metrics
 from training.run_folder import find_run
 from training.stored_settings import read_settings
@@ -252,7 +253,7 @@ def read_files(path: Path) -> Files:
     found = [file for file in sorted((path / "figures").glob("*.png")) if file.resolve().is_relative_to(path.resolve())]
     figures = {file.stem: file for file in found}  # a page that is passed on shows nothing from elsewhere
     config = read_settings(path / "config.yaml")
-    return Files(path, config, read_manifest(path), read_metrics(path), figures)
+    return Files(path, config, read_manifest(path), read_metrics(path), figures, read_not_finite(path))
 
 
 def write_report(run: str | Path) -> Path:

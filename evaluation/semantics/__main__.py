@@ -36,8 +36,7 @@ from evaluation.semantics.correlation import modality_gap as gap_of
 from evaluation.semantics.prompts import cosines, marked, zero_shot
 from evaluation.semantics.text_source import pairs_of, reader_of
 from models import UserError, check_choice
-from training.files import write_json
-from training.run_files import read_metrics
+from training.metrics import add_metrics
 from training.zero_shot_labels import checked, read
 
 __all__ = ["Options", "main"]
@@ -96,8 +95,7 @@ def answer_prompts(source: Source, reader: Source, options: Options, answer: Ans
     answer.content.update(edits=edits.to_dict("records"), metrics=numbers)
     answer.printed.append(edits.round(4).to_string(index=False))
     answer.printed.append("\n".join(f"{key:<40}{value:.3f}" for key, value in numbers.items()))
-    file = run.path / "metrics.json"
-    write_json(file, read_metrics(run.path) | numbers)
+    add_metrics(run.path, numbers)
 
 
 def answer_correlation(source: Source, reader: Source, options: Options, answer: Answer) -> None:

@@ -1,5 +1,6 @@
 """Decoding against pictures with known pixels, and the cache through every kind of damage."""
 
+import hashlib
 import io
 import json
 import os
@@ -18,8 +19,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from datamodules import file_digests, progress
 from datamodules import images as module
-from datamodules import progress
 from datamodules.images import (
     Decoded,
     EncodedImages,
@@ -146,10 +147,66 @@ def test_decoded_once_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_size_crop_and_changed_files_make_another_cache(tmp_path: Path) -> None:
     source = stored(tmp_path / "in", {"a.png": plain_png(10), "b.png": plain_png(20)})
     prints = {decode_images(source, size, tmp_path / "c", crop).fingerprint for size in (4, 8) for crop in (1.0, 0.5)}
-    os.utime(tmp_path / "in" / "a.png", (1, 1))
-    touched = from_files([tmp_path / "in" / name for name in source.ids], source.ids)
-    prints.add(decode_images(touched, 4, tmp_path / "c").fingerprint)
+    (tmp_path / "in" / "a.png").write_bytes(plain_png(11))
+    prints.add(decode_images(source, 4, tmp_path / "c").fingerprint)
     assert len(prints) == 5 == len(list((tmp_path / "c" / "images").iterdir()))
+
+
+def test_two_files_swapped_are_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BMPs of one size have equally long files; their times are made equal, too."""
+    monkeypatch.setattr(file_digests, "RECENT", 0)  # as if the files were older than two seconds
+    for name, colour in (("a.bmp", "red"), ("b.bmp", "blue")):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "in" / name)
+        os.utime(tmp_path / "in" / name, (1e9, 1e9))
+    source = from_files([tmp_path / "in/a.bmp", tmp_path / "in/b.bmp"], ["a.bmp", "b.bmp"])
+    first = decode_images(source, 4, tmp_path / "c")
+    (tmp_path / "in/a.bmp").rename(tmp_path / "in/other")
+    (tmp_path / "in/b.bmp").rename(tmp_path / "in/a.bmp")
+    (tmp_path / "in/other").rename(tmp_path / "in/b.bmp")
+    swapped = decode_images(source, 4, tmp_path / "c")
+    assert swapped.fingerprint != first.fingerprint
+    assert torch.equal(swapped.images, first.images.flip(0)) and first.images[0, 0].min() == 255
+
+
+def test_a_file_written_over_in_place_at_its_old_time_is_another_image(tmp_path: Path) -> None:
+    source = stored(tmp_path / "in", {"a.bmp": png(Image.new("RGB", (8, 8), "red"), "BMP")})
+    status, first = (tmp_path / "in/a.bmp").stat(), decode_images(source, 4, tmp_path / "c")
+    (tmp_path / "in/a.bmp").write_bytes(png(Image.new("RGB", (8, 8), "blue"), "BMP"))  # within two seconds
+    os.utime(tmp_path / "in/a.bmp", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert decode_images(source, 4, tmp_path / "c").fingerprint != first.fingerprint
+
+
+def test_touched_copied_and_moved_files_are_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = {"a.png": plain_png(10), "b.png": plain_png(20)}
+    first = decode_images(stored(tmp_path / "in", contents), 4, tmp_path / "c")
+    monkeypatch.setattr(module, "build", lambda *_: pytest.fail("decoded again"))
+    os.utime(tmp_path / "in/a.png")
+    shutil.copytree(tmp_path / "in", tmp_path / "copy")
+    for folder in ("in", "copy"):
+        source = from_files([tmp_path / folder / name for name in contents], list(contents))
+        assert decode_images(source, 4, tmp_path / "c").fingerprint == first.fingerprint
+
+
+def test_digests_are_remembered_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_digests, "RECENT", 0)
+    read: list[str] = []
+    whole = file_digests.digest
+    monkeypatch.setattr(file_digests, "digest", lambda path: read.append(path.name) or whole(path))
+    paths = [tmp_path / name for name in ("a", "b", "missing")]
+    paths[0].write_bytes(b"a")
+    paths[1].write_bytes(b"b")
+    right = [hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest(), "00" * 32]
+    assert file_digests.digests(paths, tmp_path / "c") == right and sorted(read) == ["a", "b", "missing"]
+    assert file_digests.digests(paths, tmp_path / "c") == right and read[3:] == ["missing"]
+    paths[1].write_bytes(b"c")
+    right[1] = hashlib.sha256(b"c").hexdigest()
+    assert file_digests.digests(paths, tmp_path / "c") == right and sorted(read[4:]) == ["b", "missing"]
+    (file,) = (tmp_path / "c" / "digests").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # a flipped bit of a remembered digest
+    file.write_bytes(content)
+    assert file_digests.digests(paths, tmp_path / "c") == right and len(read) == 9
 
 
 def test_unreadable_images_among_thousands_are_listed_and_skipped(
@@ -340,11 +397,11 @@ def test_digest_sees_every_byte_of_a_small_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     content = bytearray(3 * 2**20 + 5)
     path.write_bytes(content)
-    whole = content_digest(path)
+    whole = content_digest(path, 256)
     for place in (0, 2**20, len(content) - 1):
         content[place] = 1
         path.write_bytes(content)
-        assert content_digest(path) != whole
+        assert content_digest(path, 256) != whole
         content[place] = 0
 
 
@@ -409,7 +466,7 @@ def test_memory_holds_a_part_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         started += 1
         return plain_png(3)
 
-    source = EncodedImages([str(i) for i in range(100)], [()] * 100, lambda: (reader for _ in range(100)))
+    source = EncodedImages([str(i) for i in range(100)], lambda _: [()] * 100, lambda: (reader for _ in range(100)))
     monkeypatch.setattr(module, "MIB", 30)  # of the 64 MiB: 40 images of 4 x 4
     rows = module.decode_all(source, 4, 1.0)
     next(rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.splits import TEST
 from evaluation import edit
 from evaluation.editing.photographs import PLACE, centre_of
+from evaluation.report.page import write_report
 from evaluation.report.summary import print_summary
 from evaluation.run import LoadedRun, load
 from models import UserError, dlib_faces
@@ -97,7 +98,7 @@ def test_failed_stage_has_no_time(run: Run) -> None:
     assert "time/iin_s" not in run.metrics
 
 
-def test_metrics_are_flat_finite_numbers(run: Run) -> None:
+def test_metrics_are_flat_finite_numbers(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.update({"edit/glasses/success": torch.tensor(0.5), "a": None, "b": math.nan, "c": math.inf, "d": 3})
     run.save()
     metrics = json.loads((run.path / "metrics.json").read_text())
@@ -105,7 +106,11 @@ def test_metrics_are_flat_finite_numbers(run: Run) -> None:
     assert metrics.pop("memory/peak_mib") > 50
     metrics.pop("memory/gpu_peak_mib", None)
     assert metrics == {"edit/glasses/success": 0.5, "d": 3.0}
-    assert not (run.path / "measurements.json").exists()
+    wrong = {"b": "nan", "c": "inf"}
+    assert json.loads((run.path / "measurements.json").read_text()) == {"not_finite": wrong}
+    assert "NOT FINITE, so not in metrics.json: b (nan), c (inf)." in write_report(run.path).read_text()
+    print_summary(run)
+    assert "NOT FINITE, so not in metrics.json: b (nan), c (inf)." in capsys.readouterr().out
 
 
 def test_measurements_become_json(run: Run) -> None:
@@ -245,7 +250,9 @@ def test_loaded_data_is_the_runs(loaded: LoadedRun) -> None:
 def test_other_data_in_its_place_is_one_line(run_copy: Path) -> None:
     run = load(run_copy)
     run.config.data.seed = 1
-    with pytest.raises(UserError, match=r"Expected the data that .*run was trained on \(fingerprint \w{12}\), got"):
+    with pytest.raises(
+        UserError, match=r"Expected the data that .*run was trained on, got other rows \(fingerprint \w{12}, there"
+    ):
         _ = run.data
 
 

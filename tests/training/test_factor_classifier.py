@@ -259,7 +259,7 @@ def test_confidence_changes_the_judge_and_its_cache(data: ImageData, tmp_path: P
 
 def test_a_short_run_trains_its_judge_for_an_epoch_at_least(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     epochs: list[int] = []
-    monkeypatch.setattr(judging, "fit", lambda judge, data, rows, generator, count, *rest: epochs.append(count))
+    monkeypatch.setattr(judging, "fit", lambda judge, data, rows, generator, count, *_, **__: epochs.append(count))
     for scale in (1.0, 0.5, 0.001, 4.0):
         train_judge(data, width=8, scale=scale)
     assert epochs == [60, 30, 1, 60]

@@ -48,6 +48,7 @@ class Line(pl.LightningModule):
         rates = [group["lr"] for group in optimizer.param_groups]
         kinds: dict[str, Any] = {
             "cycle": lambda: torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, STEPS, cycle_momentum=False),
+            "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),  # from the rate before
             "lambda": lambda: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / STEPS)),
         }
         return {
@@ -73,7 +74,7 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("nan", ["loss", "weights"])
-@pytest.mark.parametrize("schedule", ["cycle", "lambda"])
+@pytest.mark.parametrize("schedule", ["cycle", "cosine", "lambda"])
 def test_nan_keeps_the_last_good_checkpoint_and_a_lower_rate_goes_on_from_it(
     run: Run, nan: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +96,7 @@ def test_nan_keeps_the_last_good_checkpoint_and_a_lower_rate_goes_on_from_it(
     assert not kept.exists()
 
 
-@pytest.mark.parametrize("schedule", ["cycle", "lambda"])
+@pytest.mark.parametrize("schedule", ["cycle", "cosine", "lambda"])
 def test_going_on_with_the_same_rate_changes_nothing(run: Run, schedule: str) -> None:
     with pytest.raises(UserError):
         fit(line(nan="loss", schedule=schedule), batches(), run, "line", CONFIG, STEPS)

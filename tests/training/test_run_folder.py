@@ -55,7 +55,9 @@ def test_a_run_goes_on_with_its_own_data_and_encoder_alone(tmp_path: Path) -> No
     for _ in range(2):
         run.manifest(some_data("f00d"), {"name": "vae", "sha256": "abc"}, 0, "cpu")
     before = (run.path / "manifest.json").read_bytes()
-    with pytest.raises(UserError, match=r"Expected the data that .* started with \(fingerprint f00d\), got another"):
+    with pytest.raises(
+        UserError, match=r"Expected the data that .* started with, got other rows \(fingerprint beef, there f00d"
+    ):
         run.manifest(some_data("beef"), {"name": "vae", "sha256": "abc"}, 0, "cpu")
     with pytest.raises(UserError, match=r"Expected the encoder .* \(sha256 abc\), got another \(def\)"):
         run.manifest(some_data("f00d"), {"name": "vae", "sha256": "def"}, 0, "cpu")

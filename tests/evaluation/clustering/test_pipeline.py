@@ -289,7 +289,7 @@ def test_a_run_without_a_model_of_its_own_is_extended_but_not_with_other_data(
     before = (run / "assignments.parquet").read_bytes()
     own(tmp_path / "own.npz", 260)
     for option in ("methods=[dec]", "ks=[2]"):
-        with pytest.raises(UserError, match="Expected the data that .* was trained on .*, got other data in its place"):
+        with pytest.raises(UserError, match="Expected the data that .* was trained on, got other rows"):
             clustering.main([f"run={run}", option])
     assert (run / "assignments.parquet").read_bytes() == before
 
