@@ -26,7 +26,7 @@ from datamodules.texts import TextData
 from models.labels import factor_statistics
 from training.files import jsonable
 
-__all__ = ["describe", "difference", "manifest", "described_data"]
+__all__ = ["describe", "described_data", "difference", "manifest"]
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("test", "dev")  # extras that no run imports
