@@ -1,5 +1,7 @@
 """A run folder is of one data set and encoder; every setting that cannot be made is one line."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 from datamodules.factors import FactorTable, ImageData
 from evaluation.report.summary import print_summary
 from models import UserError
+from models.labels import Factor
 from training.build import build
 from training.run_folder import Run
 
@@ -62,6 +65,43 @@ def test_a_run_goes_on_with_its_own_data_and_encoder_alone(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"Expected the encoder .* \(sha256 abc\), got another \(def\)"):
         run.manifest(some_data("f00d"), {"name": "vae", "sha256": "def"}, 0, "cpu")
     assert (run.path / "manifest.json").read_bytes() == before
+
+
+def labelled_data(values: list[float], confidence: float = 1.0) -> ImageData:
+    table = FactorTable((Factor("glasses", "binary", ("no", "yes")), Factor("hat", "binary", ("no", "yes"))),
+                        torch.tensor([values, [0.0, 1, 0]]).T, torch.full((3, 2), confidence))  # fmt: skip
+    return replace(some_data("f00d"), factors=table)
+
+
+def test_a_run_goes_on_with_its_own_labels_alone(tmp_path: Path) -> None:
+    """The images, and so their fingerprint and caches, are the same."""
+    run = Run(tmp_path / "run", OmegaConf.create({}))
+    for _ in range(2):
+        run.start_manifest(labelled_data([0, 1, 1]), 0, "cpu")
+        run.manifest(labelled_data([0, 1, 1]), None, 0, "cpu")
+    for other in (labelled_data([0, 1, 0]), labelled_data([0, 1, torch.nan])):
+        with pytest.raises(UserError, match="started with, got other labels of glasses: put them back, or choose"):
+            run.start_manifest(other, 0, "cpu")
+    with pytest.raises(UserError, match="got other labels of glasses, hat:"):
+        run.manifest(labelled_data([0, 1, 1], 0.5), None, 0, "cpu")
+    with pytest.raises(UserError, match="got other people:"):
+        run.start_manifest(replace(labelled_data([0, 1, 1]), people=torch.arange(3)), 0, "cpu")
+
+
+def test_a_manifest_of_an_earlier_version_has_no_digests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "run", OmegaConf.create({}))
+    run.start_manifest(labelled_data([0, 1, 1]), 0, "cpu")
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    manifest["data"].pop("people")
+    for factor in manifest["data"]["factors"]:
+        factor.pop("sha256")
+    manifest["data"]["fingerprint"] = "of sizes and times"
+    (run.path / "manifest.json").write_text(json.dumps(manifest))
+    run.start_manifest(labelled_data([0, 1, 1]), 0, "cpu")
+    assert "earlier version" in capsys.readouterr().out
+    fewer = some_data("f00d")
+    with pytest.raises(UserError, match="got other rows"):
+        run.start_manifest(fewer, 0, "cpu")
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 4, 0.02])
