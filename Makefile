@@ -7,7 +7,7 @@ ARGS ?=
 
 BASE ?= main
 
-.PHONY: train test check format docs bench planted kills same
+.PHONY: train test check format docs bench planted kills same tables
 
 train: .venv/.run
 	$(BIN)/python train.py $(ARGS)
@@ -23,6 +23,9 @@ planted: .venv/.run
 
 kills: .venv/.test
 	FACET_KILLS=1 $(BIN)/python -m pytest tests/training/test_kills.py $(ARGS)
+
+tables: .venv/.test
+	PYTHONPATH=. $(BIN)/python tests/datamodules/random_tables.py $(ARGS)
 
 same: .venv/.test
 	$(BIN)/python tests/same_numbers.py $(BASE)

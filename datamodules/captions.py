@@ -18,10 +18,11 @@ from torch import Tensor
 
 from datamodules.cache import fingerprint
 from datamodules.caption_files import read_captions
-from datamodules.factors import FactorTable, ImageData, split_numbers
+from datamodules.factors import FactorTable, ImageData
 from datamodules.features import FeatureData, extract
 from datamodules.images import decode_images, from_files
-from datamodules.splits import SPLITS, hash_split
+from datamodules.splits import SPLITS, hash_split, split_numbers
+from datamodules.table_files import nfc
 from datamodules.texts import TextData, extract_texts
 from datamodules.vectors import vectors
 from models import Count, PositiveShare, Share, UserError
@@ -73,15 +74,18 @@ def per_file(setting: str, value: Any, count: int) -> list[Any]:
 def pairs(path: str | Path | Sequence[str | Path] | None = None,
           images: str | Path | Sequence[str | Path] | None = None,
           texts: str | Path | Sequence[str | Path] | None = None,
-          image_column: str | None = None, text_column: str | None = None, split: str | Sequence[str] | None = None,
+          image_column: str | int | None = None, text_column: str | int | None = None,
+          split: str | Sequence[str] | None = None,
           captions: Count | None = None, most: Count | None = None, size: Count = 224, crop: PositiveShare = 1.0,
-          max_unreadable: Share = 0.01, cache_dir: str | Path = "cache") -> PairData:  # fmt: skip
+          max_unreadable: Share = 0.01, cache_dir: str | Path = "cache", header: bool | None = None,
+          separator: str | None = None) -> PairData:  # fmt: skip
     """Load pairs from files of captions with folders of images, or from two arrays of embeddings, `images` and `texts`.
 
-    `path` is a COCO json, a table, or a list of files. Images are loaded from the folder `images`, by default the
-    folder of the captions. `split` is a split name for all files, one for each, or a column. At most the first `most`
-    images of each file and the first `captions` captions of each image are taken. Pairs without an image or a caption
-    are omitted, as long as their share is at most `max_unreadable`.
+    `path` is COCO's or Karpathy's json, of which the latter has its own split, a table, or a list of files. Images are
+    loaded from the folder `images`, by default the folder of the captions. `split` is a split name for all files, one
+    for each, or a column. At most the first `most` images of each file and the first `captions` captions of each image
+    are taken. Pairs without an image or a caption are omitted, as long as their share is at most `max_unreadable`.
+    `header` and `separator` say how tables are to be read.
 
     Raises:
         UserError: a file, folder or column is missing or damaged, too many pairs are incomplete, an image is in two
@@ -103,16 +107,35 @@ def pairs(path: str | Path | Sequence[str | Path] | None = None,
     if lacking := [folder for folder in folders if not folder.is_dir()]:
         raise UserError(f"Expected a folder of images at {lacking[0]}, got no such folder: set data.images.")
     splits = per_file("split", split, len(files))
-    parts = []
+    parts: list[pd.DataFrame] = []
+    notes: list[str] = []
     for file, folder, name_or_column in zip(files, folders, splits, strict=True):
         column = None if name_or_column is None or str(name_or_column).lower() in SPLITS else str(name_or_column)
-        part = read_captions(file, image_column, text_column, column)
-        part = part.assign(file=[str(folder / name) for name in part["image"]])
+        part, lines = read_captions(file, image_column, text_column, column, header, separator)
+        part, notes = part.assign(file=image_files(folder, part["image"])), notes + lines
         if name_or_column is not None and column is None:
             part["split"] = name_or_column
         parts.append(part if most is None else part[part.groupby("file", sort=False).ngroup() < most])
     table = pd.concat(parts, ignore_index=True)
-    return image_pairs(table, captions, size, crop, max_unreadable, cache_dir)
+    data = image_pairs(table, captions, size, crop, max_unreadable, cache_dir)
+    return replace(data, notes=[*notes, *data.notes])
+
+
+def image_files(folder: Path, names: pd.Series) -> list[str]:
+    """Return the path of every image; names are compared in Unicode's composed form.
+
+    If no image is in the folder that the names have, as with Karpathy's `val2014/`, and all file names are different,
+    they are looked for without it.
+    """
+    files = {name: folder / name for name in names.unique() if name}
+    lacking = [name for name, file in files.items() if not file.is_file()]
+    plain = {Path(name).name for name in files}
+    if len(lacking) == len(files) == len(plain):
+        files = {name: folder / Path(name).name for name in files}
+    elif lacking:
+        below = {nfc(file.name): file for file in folder.iterdir() if not file.name.isascii()}
+        files |= {name: below[nfc(name)] for name in lacking if nfc(name) in below}
+    return [str(files.get(name, folder)) for name in names]
 
 
 def both_sides(table: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:

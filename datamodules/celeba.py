@@ -19,16 +19,15 @@ from datamodules.factors import (
     FactorTable,
     ImageData,
     check_training,
-    confidence_notes,
+    factor_notes,
     factor_table,
-    missing_notes,
     named_columns,
-    split_numbers,
 )
 from datamodules.images import decode_images
 from datamodules.people import check_people, people_numbers, split_names
-from datamodules.splits import TRAIN, complete_split, hash_split
-from datamodules.tables import join_tables, read_tables
+from datamodules.splits import TRAIN, complete_split, hash_split, split_numbers
+from datamodules.table_files import Table
+from datamodules.tables import join_tables, read_tables, rows_of
 from models import Count, Share, UserError
 
 __all__ = ["FACTORS", "celeba"]
@@ -68,7 +67,7 @@ def with_value_names(table: FactorTable, attributes: Sequence[str]) -> FactorTab
     return replace(table, factors=tuple(named))
 
 
-def known_people(ids: Sequence[str], identity: Mapping[str, pd.DataFrame]) -> Int64[Tensor, " n"] | None:
+def known_people(ids: Sequence[str], identity: Mapping[str, Table]) -> Int64[Tensor, " n"] | None:
     """Return the number of the person in each image, or None without a table of people."""
     if not identity:
         return None
@@ -77,7 +76,7 @@ def known_people(ids: Sequence[str], identity: Mapping[str, pd.DataFrame]) -> In
 
 
 def official_split(
-    ids: Sequence[str], partition: Mapping[str, pd.DataFrame], people: Int64[Tensor, " n"] | None
+    ids: Sequence[str], partition: Mapping[str, Table], people: Int64[Tensor, " n"] | None
 ) -> tuple[UInt8[Tensor, " n"], list[str]]:
     """Return the official split of these images, and notes about images that it does not list.
 
@@ -97,9 +96,9 @@ def official_split(
     return split, notes + more
 
 
-def subset_notes(n: int, labels: Mapping[str, pd.DataFrame]) -> list[str]:
+def subset_notes(n: int, labels: Mapping[str, Table]) -> list[str]:
     """Return a note if the tables describe more than the n images."""
-    described = max((len(table) for table in labels.values()), default=n)
+    described = max((rows_of(table) for table in labels.values()), default=n)
     return [f"A part of the data set: {n} of the {described} images in its tables."] if described > n else []
 
 
@@ -121,13 +120,18 @@ def celeba(
     download: bool = False,
     max_unreadable: Share = 0.01,
     cache_dir: str | Path = "cache",
+    kinds: Mapping[str, str] | None = None,
+    id_column: str | int | None = None,
+    header: bool | None = None,
+    separator: str | None = None,
 ) -> ImageData:
     """Load CelebA from below `root`, with the chosen attributes as factors; images are decoded once into `cache_dir`.
 
     `factors` maps a factor's name to an attribute (default: `FACTORS`; a list names factors after their attributes).
     `extra_attributes` are tables indexed by image id, relative to the working directory or to `root`; a column
     NAME_probability gives the probability that the labels in NAME are correct, see `factors.sure_labels`. `crop` is the
-    side of the centred square, in pixels of the photograph's 178; images of another size are cropped in proportion.
+    side of the centred square, in pixels of the photograph's 178; others are cropped in proportion. `kinds` declares
+    kinds of factors. `id_column`, `header` and `separator` say how the extra tables are to be read.
 
     Raises:
         UserError: images or labels are missing, an attribute is unknown or constant in the training split, a person is
@@ -137,17 +141,16 @@ def celeba(
         raise UserError(f"Expected data.crop between 1 and {WIDTH} pixels, got {crop}: choose a side within that.")
     root = Path(root).expanduser()
     images, labels, partition, identity = locate(root, download)
-    tables = labels | read_tables(extra_attributes, root)
-    if not tables:
+    extra = read_tables(extra_attributes, root, separator)
+    if not labels and not extra:
         raise UserError(f"Expected CelebA in {root}, got {len(images.ids)} images but no labels: {advice(root)}")
-    attributes = join_tables(images.ids, tables)
+    attributes = join_tables(images.ids, labels, extra, id_column, header)
     chosen, race_notes = without_race(named_columns(FACTORS if factors is None else factors), attributes.table)
-    table = with_value_names(factor_table(attributes.table, chosen, attributes.sources), list(chosen.values()))
+    table = with_value_names(factor_table(attributes.table, chosen, attributes.sources, kinds), list(chosen.values()))
     people = known_people(images.ids, identity)
     split, split_notes = official_split(images.ids, partition, people)
     check_training(table, split)  # before minutes of decoding, and again for the readable images
-    decoded = decode_images(images, size, cache_dir, crop_share(crop), max_unreadable)
-    rows = decoded.rows
+    rows = (decoded := decode_images(images, size, cache_dir, crop_share(crop), max_unreadable)).rows
     check_training(table[rows], split[rows])
     return ImageData(
         name="celeba",
@@ -158,11 +161,11 @@ def celeba(
         fingerprint=fingerprint(decoded.fingerprint, split[rows]),
         notes=[
             *decoded.notes,
+            *attributes.notes,
             *race_notes,
             *split_notes,
             *subset_notes(len(images.ids), labels),
-            *confidence_notes(attributes.table, chosen),
-            *missing_notes(table),
+            *factor_notes(table, attributes.table, chosen, kinds),
         ],
         skipped=decoded.skipped,
         people=None if people is None else people[rows],

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datamodules.file_tree import files_below
-from datamodules.images import EncodedImages, from_files, from_parquet, from_zip
+from datamodules.images import EncodedImages, from_files, from_parquet, from_zip, image_field
 from datamodules.pictures import is_image
 from datamodules.splits import SPLITS
-from datamodules.tables import ID_COLUMNS, parse_table, read_table
+from datamodules.table_files import Table
+from datamodules.tables import ID_COLUMNS, from_frame, join_tables, label_table_of
 from models import UserError
 from models.archives import check_archive
 
@@ -30,6 +31,7 @@ HQ_IMAGES, HQ_LABELS = "CelebA-HQ-img", "CelebAMask-HQ-attribute-anno"
 HQ_MAPPING, HQ_FILE, HQ_NUMBER = "CelebA-HQ-to-CelebA-mapping", "orig_file", "orig_idx"
 LAST_TRAIN, LAST_VALIDATION = 162_770, 182_637  # photographs of CelebA's official split, which is by their numbers
 PERSON = "celeb_id"  # column of the Hugging Face hub's parquet files
+FILES = "the parquet files"
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -37,15 +39,15 @@ class Layout(NamedTuple):
     """CelebA's images, and its tables of labels, splits and people by file name (none or one of each)."""
 
     images: EncodedImages
-    labels: dict[str, pd.DataFrame]
-    partition: dict[str, pd.DataFrame]
-    people: dict[str, pd.DataFrame] = {}
+    labels: dict[str, Table]
+    partition: dict[str, Table]
+    people: dict[str, Table] = {}
 
 
-def tables_named(stem: str, files: Iterable[Path]) -> dict[str, pd.DataFrame]:
+def tables_named(stem: str, files: Iterable[Path]) -> dict[str, Table]:
     """Read the first table with that name, as {path: table}."""
     paths = [path for path in files if path.stem == stem and path.suffix in (".txt", ".csv")]
-    return {str(path): read_table(path) for path in paths[:1]}
+    return {str(path): label_table_of(str(path), path.read_bytes()) for path in paths[:1]}
 
 
 def folder_layout(files: Iterable[Path]) -> Layout | None:
@@ -78,11 +80,11 @@ def archive_members(path: Path) -> list[zipfile.ZipInfo]:
     return sorted(kept, key=lambda member: member.filename)
 
 
-def archive_tables(path: Path, members: Sequence[zipfile.ZipInfo], stem: str) -> dict[str, pd.DataFrame]:
+def archive_tables(path: Path, members: Sequence[zipfile.ZipInfo], stem: str) -> dict[str, Table]:
     """Read the first table with that name in an archive, as {path: table}."""
     names = [m.filename for m in members if re.search(rf"(^|/){stem}\.(txt|csv)$", m.filename)][:1]
     with zipfile.ZipFile(path) as archive:
-        return {f"{path}/{name}": parse_table(name, archive.read(name)) for name in names}
+        return {f"{path}/{name}": label_table_of(name, archive.read(name)) for name in names}
 
 
 def archive_layout(files: Sequence[Path]) -> Layout | None:
@@ -106,7 +108,7 @@ def has_images(path: Path) -> bool:
         UserError: it is damaged.
     """
     try:
-        return "image" in pq.read_schema(path).names
+        return image_field(pq.read_schema(path)) is not None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Expected a parquet file in {path}, got a damaged one: download it again.") from error
 
@@ -123,14 +125,15 @@ def parquet_labels(path: Path, root: Path) -> pd.DataFrame:
     They are `.id`, the image's file name, `.row`, its position in the file, and `.split`.
     """
     schema = pq.read_schema(path)
-    image = schema.field("image").type
+    field = image_field(schema) or "image"
+    image = schema.field(field).type
     named = pa.types.is_struct(image) and image.get_field_index("path") >= 0
-    columns = [name for name in schema.names if name != "image"]
+    columns = [name for name in schema.names if name != field]
     with pq.ParquetFile(path) as file:
-        table = file.read(columns=columns + ["image.path"] * named)
+        table = file.read(columns=columns + [f"{field}.path"] * named)
     labels = table.select(columns).to_pandas()
     own = [column for column in columns if column in ID_COLUMNS]
-    names = pc.struct_field(table["image"], "path").to_pylist() if named else [None] * len(table)
+    names = pc.struct_field(table[field], "path").to_pylist() if named else [None] * len(table)
     stem = path.relative_to(root).with_suffix("").as_posix()
     labels[".id"] = labels[own[0]].astype(str) if own else [name and PurePosixPath(name).name for name in names]
     labels[".row"] = [f"{stem}/{row:06d}" for row in range(len(table))]
@@ -150,9 +153,9 @@ def parquet_layout(files: Sequence[Path], root: Path) -> Layout | None:
     partition = table[[".split"]].rename(columns={".split": "split"})
     images = from_parquet(paths, [str(name) for name in table.index])
     return Layout(
-        images, {"the parquet files": labels} if labels.size else {},
-        {"the parquet files": partition} if bool(partition["split"].notna().all()) else {},
-        {"the parquet files": table[[PERSON]]} if PERSON in table else {},
+        images, {FILES: from_frame(FILES, labels)} if labels.size else {},
+        {FILES: from_frame(FILES, partition)} if bool(partition["split"].notna().all()) else {},
+        {FILES: from_frame(FILES, table[[PERSON]])} if PERSON in table else {},
     )  # fmt: skip
 
 
@@ -180,10 +183,11 @@ def hq_split(mapping: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"split": parts.to_numpy()}, index=mapping.index)
 
 
-def by_original(mapping: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def by_original(mapping: pd.DataFrame, tables: dict[str, Table]) -> dict[str, Table]:
     """Return CelebA's tables for the images of CelebA-HQ."""
-    original = mapping[HQ_FILE]
-    return {name: table.reindex(original).set_axis(mapping.index, axis=0) for name, table in tables.items()}
+    original = mapping[HQ_FILE].tolist()
+    found = {name: join_tables(original, {name: table}).table for name, table in tables.items()}
+    return {name: from_frame(name, table.set_axis(mapping.index, axis=0)) for name, table in found.items()}
 
 
 def hq_layout(files: Sequence[Path]) -> Layout | None:
@@ -199,7 +203,7 @@ def hq_layout(files: Sequence[Path]) -> Layout | None:
     if not mapping:
         return Layout(layout.images, own, {}, {})
     table = hq_mapping(mapping[0])
-    split = {str(mapping[0]): hq_split(table)}
+    split = {str(mapping[0]): from_frame(str(mapping[0]), hq_split(table))}
     return Layout(layout.images, own or by_original(table, celeba), split, by_original(table, people))
 
 

@@ -1,9 +1,8 @@
 """Tables of factors, inferred from the columns of label tables, and data sets of images."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -11,23 +10,23 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from datamodules.splits import SPLITS, TRAIN
+from datamodules.label_kinds import KINDS, MOST_CLASSES, Labels, infer_labels
+from datamodules.splits import TRAIN
+from datamodules.table_files import nfc
 from models import UserError, near_names
 from models.labels import Factor
 
 __all__ = [
     "FactorTable",
     "ImageData",
-    "MOST_CLASSES",
     "SPLIT_WORDS",
     "check_training",
     "confidence_notes",
+    "factor_notes",
     "factor_table",
-    "infer_labels",
     "missing_notes",
     "named_columns",
     "probability_column",
-    "split_numbers",
     "sure_labels",
     "words",
 ]
@@ -35,7 +34,6 @@ __all__ = [
 NO_YES = {"false": 0.0, "no": 0.0, "true": 1.0, "yes": 1.0}
 PROBABILITY = "_probability"  # suffix of the column with the probabilities that a column's labels are correct
 SURE = 0.6  # labels with a lower probability are omitted
-MOST_CLASSES = 20  # text with more different values is taken as names (people, files), not as classes of a factor
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ class FactorTable:
             UserError: no factor has that name; the message suggests similar names.
         """
         names = [factor.name for factor in self.factors]
-        same = names if name in names else [normalize("NFC", each) for each in names]
-        if name not in same and (name := normalize("NFC", name)) not in same:
+        same = names if name in names else [nfc(each) for each in names]
+        if name not in same and (name := nfc(name)) not in same:
             raise UserError(f"Expected a factor among {', '.join(names)}, got {name!r}.{near_names(name, names)}")
         return same.index(name)
 
@@ -93,17 +91,6 @@ class ImageData:
         return self.images.shape[-1]
 
 
-class Labels(NamedTuple):
-    """An attribute as numbers: 0 and 1 if binary, the class index if categorical, NaN where unknown.
-
-    `values` are the names of the numbers, as in `Factor`; there are fewer than two if the attribute does not vary.
-    """
-
-    kind: Literal["binary", "categorical", "continuous"]
-    values: tuple[str, ...]
-    numbers: Float[Tensor, " n"]
-
-
 def plain(column: pd.Series) -> pd.Series:
     """Convert a column to float if it has numbers (also as text), true/false or yes/no, else to stripped text.
 
@@ -115,33 +102,12 @@ def plain(column: pd.Series) -> pd.Series:
     if column.isna().all():
         return pd.Series(np.full(len(column), np.nan))
     text = column.astype(object).map(str, na_action="ignore").str.strip().reset_index(drop=True)
-    text = text.where(text != "")
+    text = text.where(~text.isin(["", "nan", "NaN"]))
     lower = text.str.lower()
     if set(lower.dropna()) <= NO_YES.keys():
         return lower.map(NO_YES).astype(float)
     numbers = pd.to_numeric(text, errors="coerce")
     return numbers if bool((numbers.notna() == text.notna()).all()) else text
-
-
-def infer_labels(column: pd.Series) -> Labels:
-    """Infer an attribute's kind of factor from its values, and convert it to numbers.
-
-    Two different values, numbers or text, are binary, and the smaller one is 0. More numbers are continuous, and more
-    texts are categorical, in alphabetical order.
-
-    >>> infer_labels(pd.Series(["no", "yes", None])).numbers
-    tensor([0., 1., nan])
-    """
-    known = plain(column)
-    values = sorted(known.dropna().unique())
-    if pd.api.types.is_numeric_dtype(known.dtype):
-        if len(values) > 2:
-            return Labels("continuous", ("low", "high"), torch.tensor(known.to_numpy(), dtype=torch.float32))
-        names = ("no", "yes") if values in ([0, 1], [-1, 1]) else tuple(f"{value:g}" for value in values)
-    else:
-        names = tuple(str(value) for value in values)
-    numbers = known.map({value: number for number, value in enumerate(values)}).to_numpy(dtype=float)
-    return Labels("categorical" if len(values) > 2 else "binary", names, torch.tensor(numbers, dtype=torch.float32))
 
 
 def named_columns(factors: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
@@ -209,8 +175,23 @@ def confidence_notes(attributes: pd.DataFrame, factors: Mapping[str, str] | Sequ
     return notes
 
 
-def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
-    """Return the labels of one factor.
+def check_kinds(kinds: Mapping[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """Return the declared kinds, after checking that each is one and that its factor or column is there.
+
+    Raises:
+        UserError: a name or a kind is unknown.
+    """
+    for name, kind in (kinds or {}).items():
+        if kind not in KINDS:
+            raise UserError(f"Expected data.kinds={{{name}: …}} to be one of {', '.join(KINDS)}, got {kind!r}.")
+        if nfc(str(name)) not in names:
+            near = near_names(str(name), names) or f" There are: {', '.join(names[:50])}."
+            raise UserError(f"Expected data.kinds of factors or columns of the table, got {name!r}.{near}")
+    return {nfc(str(name)): kind for name, kind in (kinds or {}).items()}
+
+
+def factor_labels(name: str, column: str, attributes: pd.DataFrame, kind: str | None = None) -> Labels:
+    """Return the labels of one factor, of the declared kind if there is one.
 
     Raises:
         UserError: there is no such attribute, it is constant on these rows, or it has too many classes.
@@ -219,7 +200,7 @@ def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
         names = [str(c) for c in attributes]
         near = near_names(column, names) or f" There are: {', '.join(names[:50])}."
         raise UserError(f"Expected factor {name!r} to be an attribute of the tables, got {column!r}.{near}")
-    labels = infer_labels(sure_labels(column, attributes))
+    labels = infer_labels(sure_labels(column, attributes), kind)
     if len(labels.values) < 2:
         got = f"only {labels.values[0]!r}" if labels.values else "no value at all"
         raise UserError(
@@ -235,18 +216,21 @@ def factor_labels(name: str, column: str, attributes: pd.DataFrame) -> Labels:
 
 
 def factor_table(
-    attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str], sources: Mapping[str, str] | None = None
-) -> FactorTable:
+    attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str], sources: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> FactorTable:  # fmt: skip
     """Build the table of factors of the chosen attributes, with a row per row of `attributes`.
 
-    `factors` maps a factor's name to its attribute, `sources` an attribute to a description of its source.
+    `factors` maps a factor's name to its attribute, `sources` an attribute to a description of its source, `kinds` a
+    factor or an attribute to its declared kind.
 
     Raises:
         UserError: see `factor_labels`.
     """
     chosen, values, confidence = [], torch.empty(len(attributes), 0), torch.empty(len(attributes), 0)
+    declared = check_kinds(kinds, [*named_columns(factors), *map(str, attributes)])
     for name, column in named_columns(factors).items():
-        labels = factor_labels(name, column, attributes)
+        labels = factor_labels(name, column, attributes, declared.get(name, declared.get(column)))
         # Yes and no would be ambiguous for a factor that is named differently than its attribute.
         names = (f"not {column}", column) if labels.values == ("no", "yes") and name != column else labels.values
         chosen.append(Factor(name, labels.kind, names, (sources or {}).get(column, column)))
@@ -257,6 +241,27 @@ def factor_table(
         )  # labels without a probability are omitted
         confidence = torch.cat([confidence, sure[:, None]], dim=1)
     return FactorTable(tuple(chosen), values, confidence if bool((confidence < 1).any()) else None)
+
+
+def reading_notes(
+    attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str], kinds: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return a note for each factor whose labels could mean something else than they were read as."""
+    declared = {nfc(str(name)): kind for name, kind in (kinds or {}).items()}
+    return [
+        f"{name}: {note}"
+        for name, column in named_columns(factors).items()
+        for note in factor_labels(name, column, attributes, declared.get(name, declared.get(column))).notes
+    ]
+
+
+def factor_notes(
+    table: FactorTable, attributes: pd.DataFrame, factors: Mapping[str, str] | Sequence[str],
+    kinds: Mapping[str, str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Return all notes about the labels of the factors: omitted, ambiguous and missing ones."""
+    doubts = [*confidence_notes(attributes, factors), *reading_notes(attributes, factors, kinds)]
+    return [*doubts, *missing_notes(table)]
 
 
 def check_training(table: FactorTable, split: UInt8[Tensor, " n"]) -> None:
@@ -291,28 +296,10 @@ def missing_notes(table: FactorTable) -> list[str]:
     ]
 
 
-def split_numbers(column: pd.Series) -> Float[Tensor, " n"]:
-    """Convert a column of split names or numbers to 0 (train), 1 (validation) and 2 (test); empty cells are NaN.
-
-    Raises:
-        UserError: a cell has another word or number.
-
-    >>> import pandas as pd
-    >>> split_numbers(pd.Series(["train", "val", "test"]))
-    tensor([0., 1., 2.])
-    """
-    known = plain(column)
-    words = known.map(lambda v: v.lower() if isinstance(v, str) else f"{v:g}", na_action="ignore")
-    wrong = sorted(set(words.dropna()) - SPLITS.keys())
-    if wrong:
-        raise UserError(
-            f"Expected train, valid or test (or 0, 1, 2) in column {column.name!r}, got {wrong[0]!r}: correct the "
-            "table."
-        )
-    return torch.tensor(words.map(SPLITS).to_numpy(dtype=float), dtype=torch.float32)
-
-
 SPLIT_WORDS = ("train", "validation", "test")
+# Columns that tables of rows have themselves; a factor of such a name is written as label/<name>.
+OWN_COLUMNS = re.compile(r"(id|split|name|text|image|kind|side|t|x|y|z|on_map|cosine|euclidean|neighbors|embedding_\d+|"
+                         r"projection_[xyz])")  # fmt: skip
 
 
 def words(table: FactorTable) -> dict[str, np.ndarray]:
@@ -326,5 +313,5 @@ def words(table: FactorTable) -> dict[str, np.ndarray]:
         values = column.numpy()
         if factor.kind != "continuous":
             values = np.array([None if np.isnan(v) else factor.values[int(v)] for v in values], dtype=object)
-        columns[factor.name] = values
+        columns[f"label/{factor.name}" if OWN_COLUMNS.fullmatch(factor.name) else factor.name] = values
     return columns

@@ -11,30 +11,27 @@ from torch import Tensor
 
 from datamodules.cache import fingerprint
 from datamodules.factors import (
-    MOST_CLASSES,
     FactorTable,
     ImageData,
     check_training,
-    confidence_notes,
+    factor_notes,
     factor_table,
-    infer_labels,
-    missing_notes,
     named_columns,
     probability_column,
-    split_numbers,
     sure_labels,
 )
 from datamodules.file_tree import files_below, sorted_out
 from datamodules.images import IMAGE_SUFFIXES, decode_images, from_files
+from datamodules.label_kinds import MOST_CLASSES, infer_labels
 from datamodules.people import check_people, people_numbers, split_names
-from datamodules.splits import TRAIN, complete_split, hash_split
+from datamodules.splits import TRAIN, complete_split, hash_split, split_numbers
 from datamodules.subfolders import CLASS, Subfolders, subfolders
 from datamodules.tables import ID_COLUMNS, join_tables, read_tables
 from models import Count, PositiveShare, Seed, Share, UserError, near_names
 
 __all__ = ["folder"]
 
-SPLIT_COLUMNS = ("split", "partition")
+SPLIT_COLUMNS = ("split", "partition", "is_train", "is_valid", "is_val", "is_test")
 PEOPLE_COLUMNS = ("person", "identity")
 
 
@@ -59,9 +56,13 @@ def printable(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
 
 
-def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
-    """Return why an attribute cannot be a factor, or None if it can."""
-    labels = infer_labels(column)
+def unusable(column: pd.Series, training: Bool[Tensor, " n"], kind: str | None = None) -> str | None:
+    """Return why an attribute cannot be a factor, or None if it can.
+
+    Raises:
+        UserError: it can be read in two ways.
+    """
+    labels = infer_labels(column, kind)
     if len(labels.values) < 2:
         return "one value only" if labels.values else "no value at all"
     if labels.kind == "categorical" and len(labels.values) > MOST_CLASSES:
@@ -72,15 +73,32 @@ def unusable(column: pd.Series, training: Bool[Tensor, " n"]) -> str | None:
 
 
 def usable_columns(
-    table: pd.DataFrame, training: Bool[Tensor, " n"], people: str | None
+    table: pd.DataFrame, training: Bool[Tensor, " n"], others: Sequence[str | None], kinds: Mapping[str, str] | None
 ) -> tuple[list[str], list[str]]:
-    """Return the attributes that can be factors, and a note for each other one; ids, split and people are ignored."""
+    """Return the attributes that can be factors, and a note for each one that cannot; ids and `others` are ignored."""
     beside = {probability_column(column, table) for column in table}  # columns of probabilities
-    others = {*ID_COLUMNS, *SPLIT_COLUMNS}
-    chosen = [c for c in table if c.lower() not in others and c not in beside and c != people]
-    reasons = {column: unusable(sure_labels(column, table), training) for column in chosen}
-    notes = [f"{column} is not used as a factor: it has {why}." for column, why in reasons.items() if why]
-    return [column for column, why in reasons.items() if not why], notes
+    chosen = [c for c in table if c.lower() not in ID_COLUMNS and c not in beside and c not in others]
+    used, notes = [], []
+    for column in chosen:
+        try:
+            why = unusable(sure_labels(column, table), training, (kinds or {}).get(column))
+        except UserError as error:
+            notes.append(f"{column} is not used as a factor. {error}")
+            continue
+        used += [] if why else [column]
+        notes += [f"{column} is not used as a factor: it has {why}."] if why else []
+    return used, notes
+
+
+def chosen_factors(
+    factors: Mapping[str, str] | Sequence[str] | None, table: pd.DataFrame, training: Bool[Tensor, " n"],
+    others: Sequence[str | None], kinds: Mapping[str, str] | None,
+) -> tuple[dict[str, str], list[str]]:  # fmt: skip
+    """Return the attribute of each factor, by default of every usable one, and notes about those that are not."""
+    if factors is not None:
+        return named_columns(factors), []
+    usable, notes = usable_columns(table, training, others, kinds)
+    return named_columns(usable), notes
 
 
 def people_column(table: pd.DataFrame, named: str | None) -> str | None:
@@ -100,13 +118,28 @@ def people_column(table: pd.DataFrame, named: str | None) -> str | None:
     return named
 
 
+def split_column(table: pd.DataFrame, named: str | None) -> str | None:
+    """Return the column of the split: the given one, or the one with a usual name, or None.
+
+    Raises:
+        UserError: there is no such column, or several have usual names.
+    """
+    usual = [str(column) for column in table if column.lower() in SPLIT_COLUMNS]
+    if named is not None and named not in table:
+        near = near_names(named, [str(column) for column in table])
+        raise UserError(f"Expected data.split to be a column of data.attributes, got {named!r}: check its name.{near}")
+    if named is None and len(usual) > 1:
+        raise UserError(
+            f"Expected one column of the split, got {', '.join(usual)}: name it by data.split=, and leave the others "
+            "out of the table."
+        )
+    return named if named is not None else next(iter(usual), None)
+
+
 def folder_split(
-    ids: Sequence[str],
-    table: pd.DataFrame,
-    seed: int,
-    people: Int64[Tensor, " n"] | None,
-    places: Subfolders,
-) -> tuple[UInt8[Tensor, " n"], list[str]]:
+    ids: Sequence[str], table: pd.DataFrame, seed: int, people: Int64[Tensor, " n"] | None, places: Subfolders,
+    given: str | None = None,
+) -> tuple[UInt8[Tensor, " n"], list[str]]:  # fmt: skip
     """Return the table's own split, or that of the images' subfolders, `places`, or one by a hash, with notes.
 
     Images without a split in the table are split by a hash of the person or the id.
@@ -116,17 +149,17 @@ def folder_split(
     """
     names = split_names(people, ids)
     drawn = hash_split(names, seed)
-    columns = [column for column in table if column.lower() in SPLIT_COLUMNS]
-    if not columns and places.split is None:
+    column = split_column(table, given)
+    if column is None and places.split is None:
         return drawn, []
-    if not columns and places.split is not None:
+    if column is None and places.split is not None:
         check_people(people, places.split, ids)
         split, more = complete_split(places.split, names)
         return split, places.split_notes + more
-    numbers = split_numbers(table[columns[0]])
+    numbers = split_numbers(table[column])
     unknown = numbers.isnan()
     count = int(unknown.sum())
-    notes = [f"{count} images have no {columns[0]}: they are split by a hash of their ids."] if count else []
+    notes = [f"{count} images have no {column}: they are split by a hash of their ids."] if count else []
     split = torch.where(unknown, drawn, numbers.nan_to_num()).to(torch.uint8)
     check_people(people, split, ids)
     split, more = complete_split(split, names)
@@ -161,6 +194,11 @@ def folder(
     max_unreadable: Share = 0.01,
     cache_dir: str | Path = "cache",
     people: str | None = None,
+    split: str | None = None,
+    kinds: Mapping[str, str] | None = None,
+    id_column: str | int | None = None,
+    header: bool | None = None,
+    separator: str | None = None,
 ) -> ImageData:
     """Load all images below `root`, decoded once into `cache_dir`; an image's id is its path below `root`.
 
@@ -168,7 +206,9 @@ def folder(
     factor's name to one of their columns (default: every usable one). Without a table, subfolders of classes are the
     factor `class`; subfolders train, val and test are the split, unless a table has one. `crop` is the side of the
     centred square as a share of the shorter side. `people` is the column with the person in each image (default:
-    `person` or `identity`), so that no person is in two splits.
+    `person` or `identity`), so that no person is in two splits, `split` the column of the split (default: `split`,
+    `partition` or `is_train`). `kinds` declares kinds of factors. `id_column`, `header` and `separator` say how the
+    tables are to be read.
 
     Raises:
         UserError: there are no images, factors are given without a table, an attribute is unknown or constant in the
@@ -182,32 +222,32 @@ def folder(
     ids = [printable(path.relative_to(root)) for path in paths]
     places = subfolders(ids)
     classes = named(places.classes, factors) if attributes is None else None
-    labels = join_tables(ids, read_tables(attributes, root))
+    labels = join_tables(ids, {}, read_tables(attributes, root, separator), id_column, header)
     column = people_column(labels.table, people)
     known = None if column is None else people_numbers(labels.table[column], ids)
-    split, split_notes = folder_split(ids, labels.table, split_seed, known, places)
-    training = split == TRAIN
-    chosen, notes = usable_columns(labels.table, training, column) if factors is None else (named_columns(factors), [])
-    chosen = chosen if classes is None else []
-    table = factor_table(labels.table, chosen, labels.sources) if classes is None else classes
-    check_training(table, split)  # before minutes of decoding, and again for the readable images
+    parts, split_notes = folder_split(ids, labels.table, split_seed, known, places, split)
+    others = [column, split_column(labels.table, split)]
+    chosen, notes = chosen_factors([] if attributes is None else factors, labels.table, parts == TRAIN, others, kinds)
+    table = factor_table(labels.table, chosen, labels.sources, kinds) if classes is None else classes
+    check_training(table, parts)  # before minutes of decoding, and again for the readable images
     decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
     rows = decoded.rows
-    check_training(table[rows], split[rows])
+    check_training(table[rows], parts[rows])
     return ImageData(
         name="folder",
         images=decoded.images,
         ids=[ids[row] for row in rows.tolist()],
         factors=table[rows],
-        split=split[rows],
-        fingerprint=fingerprint(decoded.fingerprint, split[rows]),
-        notes=other_files
-        + decoded.notes
-        + (places.class_notes if attributes is None else [])
-        + notes
-        + split_notes
-        + confidence_notes(labels.table, chosen)
-        + missing_notes(table),
+        split=parts[rows],
+        fingerprint=fingerprint(decoded.fingerprint, parts[rows]),
+        notes=[
+            *other_files,
+            *decoded.notes,
+            *(places.class_notes if attributes is None else labels.notes),
+            *notes,
+            *split_notes,
+            *factor_notes(table, labels.table, chosen, kinds),
+        ],  # fmt: skip
         skipped=decoded.skipped,
         people=None if known is None else known[rows],
     )

@@ -41,6 +41,7 @@ __all__ = [
     "from_files",
     "from_parquet",
     "from_zip",
+    "image_field",
 ]
 
 # Counted by hand and no digest of the code, as it is part of what data a run was made of: another word or a faster
@@ -86,12 +87,21 @@ def from_zip(path: Path, members: list[zipfile.ZipInfo], ids: list[str]) -> Enco
 
 
 def from_parquet(paths: Sequence[Path], ids: list[str]) -> EncodedImages:
-    """Return the `image` column of parquet files, which holds bytes or the Hugging Face's {bytes, path}."""
+    """Return the images of parquet files, as bytes or the Hugging Face's {bytes, path}, see `image_field`."""
 
     def contents() -> Iterator[Callable[[], bytes]]:
         return (partial(bytes, content) for path in paths for content in read_rows(path))
 
     return EncodedImages(ids, partial(digests, paths), contents)
+
+
+def image_field(schema: pa.Schema) -> str | None:
+    """Return the name of the column of images, `image` or `img`, or None if there is none.
+
+    >>> image_field(pa.schema([("img", pa.binary()), ("label", pa.int64())]))
+    'img'
+    """
+    return next((name for name in ("image", "img") if name in schema.names), None)
 
 
 def read_rows(path: Path) -> Iterator[bytes]:
@@ -100,10 +110,12 @@ def read_rows(path: Path) -> Iterator[bytes]:
     Raises:
         UserError: the file is damaged.
     """
-    nested = pa.types.is_struct(pq.read_schema(path).field("image").type)
+    schema = pq.read_schema(path)
+    name = image_field(schema) or "image"
+    nested = pa.types.is_struct(schema.field(name).type)
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64, columns=["image.bytes" if nested else "image"]):
+            for batch in file.iter_batches(batch_size=64, columns=[f"{name}.bytes" if nested else name]):
                 column = batch.column(0).field("bytes") if nested else batch.column(0)
                 yield from (content or b"" for content in column.to_pylist())
     except (OSError, pa.ArrowException) as error:

@@ -4,11 +4,11 @@ A .txt file has a text per line; .csv, .tsv, .jsonl and .parquet files have a co
 those of images. Without a split of their own, rows are split 80/10/10 by a hash of the text.
 """
 
-import io
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -16,20 +16,21 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from datamodules.cache import cache_errors, code_digest, fingerprint, write_whole
-from datamodules.factors import FactorTable, split_numbers
+from datamodules.factors import FactorTable
 from datamodules.feature_cache import Shards
 from datamodules.features import FeatureData
+from datamodules.headers import first_row
 from datamodules.progress import with_progress
-from datamodules.splits import SPLITS, hash_split
-from datamodules.vector_files import readable
-from datamodules.vector_labels import label_table
+from datamodules.splits import SPLITS, hash_split, split_numbers
+from datamodules.table_files import SUFFIXES, Table, named, nfc, read_table
+from datamodules.vector_labels import described, label_table
 from models import Count, UserError, near_names
 from models.interfaces import TextEncoder
 from models.text_length import cut_note
 
-__all__ = ["TextData", "check_cells", "extract_texts", "read_lines", "read_texts", "texts"]
+__all__ = ["TextData", "USUAL", "extract_texts", "one_text_per_row", "read_texts", "text_column", "texts"]
 
-TABLES = {".csv": ",", ".tsv": "\t"}
+TEXT, SPLIT, LINE = ".text", ".split", ".line"  # columns beside those of the file
 USUAL = ("text", "caption", "sentence", "word", "query", "title", "name")
 
 
@@ -51,73 +52,119 @@ class TextData:
         return torch.nonzero(self.split == split).flatten()
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, split at line feeds only: texts may contain what str.splitlines also splits at."""
-    return path.read_text("utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
-
-
-def check_cells(table: pd.DataFrame) -> None:
-    """Check that rows are not longer than the header, because pandas would take their first cells as an index.
-
-    Raises:
-        ValueError: they are.
-    """
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError("rows have more cells than the header; quote texts that have the separator in them")
-
-
-def read_texts(path: Path) -> pd.DataFrame:
+def read_texts(path: Path, wanted: Sequence[str] = (), header: bool | None = None,
+               separator: str | None = None) -> Table:  # fmt: skip
     """Read a file as a table; a .txt file becomes a column `text`.
 
+    The first line is a header if it has a usual name of a column of texts, or a `wanted` one.
+
     Raises:
-        UserError: the file is missing, of another type, damaged or empty.
+        UserError: the file is missing, of another type, damaged or empty, or its first line may be a header or not.
     """
     suffix = path.suffix.lower()
     if not path.is_file():
         raise UserError(f"Expected a file of texts at {path}, got no such file: set data.path to one.")
-    if suffix not in (".txt", ".jsonl", ".parquet", *TABLES):
+    if suffix not in SUFFIXES:
         raise UserError(f"Expected texts in a .txt, .csv, .tsv, .jsonl or .parquet file, got {path}.")
-    with readable(path, f"a {suffix} file"):
-        if suffix == ".parquet":
-            table = pd.read_parquet(path)
-        elif suffix == ".jsonl":
-            table = pd.DataFrame([json.loads(line) for line in read_lines(path) if line.strip()])
-        elif suffix == ".txt":
-            table = pd.DataFrame({"text": read_lines(path)}, dtype=object)
-        else:
-            content = io.StringIO(path.read_text("utf-8-sig"))
-            table = pd.read_csv(content, sep=TABLES[suffix], dtype=str, keep_default_na=False)
-            check_cells(table)
-    if not len(table):
+    table = read_table(path, "a file of texts", separator=separator, lines=True)
+    if not len(table.cells):
         raise UserError(f"Expected texts in {path}, got no row: give a file with some.")
-    return table.set_axis([str(name) for name in table.columns], axis=1)
+    if suffix == ".txt" and separator is None and not header:
+        return named(table, False, ["text"])
+    table = named(table, has_header(table, wanted) if header is None and table.header is None else bool(header))
+    if not len(table.cells):
+        raise UserError(f"Expected texts in {path}, got no row: give a file with some.")
+    return table
 
 
-def text_column(path: Path, table: pd.DataFrame, column: str | None) -> str:
+def has_header(table: Table, wanted: Sequence[str]) -> bool:
+    """Tell whether the first line of a table of texts is a header.
+
+    Raises:
+        UserError: it may be one or not.
+    """
+    first, guess = [nfc(str(cell).strip()) for cell in table.cells.iloc[0]], first_row(table.cells)
+    is_usual = any(name.lower() in USUAL for name in first)
+    if any(name in wanted for name in first) or (is_usual and guess == "header"):
+        return True
+    if guess is not None and not is_usual:
+        return guess == "header"
+    got = f"{', '.join(first)}" if len(first) > 1 else repr(first[0])
+    if len(first) > 1:
+        raise UserError(f"Expected one column of texts in {table.name}, got {got}: name it by data.column=, or set "
+                        "data.header=false if the first line is no header.")  # fmt: skip
+    raise UserError(f"Expected a header such as text in {table.name}, got {got}, which may be one or a text: set "
+                    "data.header=true or false, or save the texts as a .txt.")  # fmt: skip
+
+
+def text_column(path: Path, table: Table, column: str | int | None) -> str:
     """Return the column of texts: the given one, one with a usual name, or the only column.
 
     Raises:
         UserError: there is no such column, or several are possible.
     """
-    if column is not None and column not in table:
-        near = near_names(column, table.columns)
-        raise UserError(f"Expected data.column among {', '.join(table)} of {path}, got {column!r}.{near}")
+    names = [str(name) for name in table.cells]
+    column = None if column is None else nfc(str(column))
+    if column is not None and column not in names:
+        near = near_names(column, names)
+        raise UserError(f"Expected data.column among {', '.join(names)} of {path}, got {column!r}.{near}")
     if column is not None:
         return column
-    lower = {name.lower(): name for name in reversed(table.columns)}
+    lower = {name.lower(): name for name in reversed(names)}
     usual = next((lower[name] for name in USUAL if name in lower), None)
-    if usual is None and table.shape[1] > 1:
-        raise UserError(f"Expected one column of texts in {path}, got {', '.join(table)}: name it by data.column=.")
-    return usual or str(table.columns[0])
+    if usual is None and len(names) > 1:
+        raise UserError(f"Expected one column of texts in {path}, got {', '.join(names)}: name it by data.column=.")
+    return usual or names[0]
 
 
-def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
+def listed(cell: Any) -> list[str | None] | None:
+    """Return the texts of a list, or of a list as Python or json writes it; None of any other cell."""
+    if isinstance(cell, str) and cell.strip().startswith("[") and cell.strip().endswith("]"):
+        try:
+            cell = ast.literal_eval(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    if not isinstance(cell, list) or not all(item is None or isinstance(item, str) for item in cell):
+        return None
+    return cell
+
+
+def one_text_per_row(table: Table, column: str) -> Table:
+    """Repeat the rows whose cell in a column is a list of texts, once for each text.
+
+    Raises:
+        UserError: some cells are lists and others texts, or objects.
+    """
+    cells = table.cells[column]
+    lists = cells.map(listed)
+    filled = cells.map(lambda cell: cell is not None and cell != "")
+    single = filled & lists.isna()
+    objects = cells.map(lambda cell: isinstance(cell, list | dict)) & single
+    if objects.any() or (single.any() and 2 * int(single.sum()) < int(filled.sum())):
+        row = int((objects if objects.any() else single).to_numpy().argmax())
+        raise UserError(
+            f"Expected a text in every cell of column {column!r} of {table.name}, or a list of texts in every one, got "
+            f"{str(cells.iloc[row])[:40]!r} in line {table.lines[row]}: write all cells alike."
+        )
+    if not lists.notna().any() or single.any():
+        return table
+    spread = table.cells.copy()
+    spread[column] = lists.where(lists.notna(), None)
+    spread[LINE] = list(table.lines)
+    spread = spread.explode(column, ignore_index=True)
+    spread[column] = spread[column].where(spread[column].notna(), None)
+    return replace(table, cells=spread.drop(columns=LINE), lines=spread[LINE].tolist())
+
+
+def texts(path: str | Path | Sequence[str | Path], column: str | int | None = None,
           labels: str | Sequence[str] | None = None, split: str | Sequence[str | int] | None = None,
-          most: Count | None = None) -> TextData:  # fmt: skip
+          most: Count | None = None, kinds: Mapping[str, str] | None = None, header: bool | None = None,
+          separator: str | None = None) -> TextData:  # fmt: skip
     """Load the texts of one or several files, a text per row.
 
-    `labels` are columns. `split` is a split name for all files, one for each, or a column. At most the first `most`
-    rows of each file are taken. Rows without text are omitted, with a note.
+    `labels` are columns, and `kinds` declares their kinds. `split` is a split name for all files, one for each, or a
+    column. At most the first `most` rows of each file are taken. Rows without text are omitted, with a note. `header`
+    and `separator` say how tables are to be read.
 
     Raises:
         UserError: a file or column is missing or damaged, there is no text, or a split is unknown.
@@ -127,52 +174,72 @@ def texts(path: str | Path | Sequence[str | Path], column: str | None = None,
         raise UserError("Expected a file of texts, got an empty list: set data.path.")
     if most is not None and most < 1:
         raise UserError(f"Expected data.most of at least 1, got {most}: choose more, or null for all.")
-    tables = [read_texts(p)[:most] for p in paths]
+    own = [nfc(name) for name in ([labels] if isinstance(labels, str) else labels or ())]
+    splits = [split] * len(paths) if isinstance(split, str) else [nfc(str(name)) for name in split or ()]
+    columns_of_splits = [name for name in splits if name.lower() not in SPLITS]
+    wanted = [*own, *columns_of_splits, *([] if column is None else [nfc(str(column))])]
+    tables = [read_texts(p, wanted, header, separator) for p in paths]
+    tables = [replace(table, cells=table.cells[:most], lines=table.lines[:most]) for table in tables]
     columns = [text_column(p, table, column) for p, table in zip(paths, tables, strict=True)]
-    columns_of_labels = [labels] if isinstance(labels, str) else list(labels or ())
-    for name in columns_of_labels:
-        if lacking := [p for p, table in zip(paths, tables, strict=True) if name not in table]:
-            near = near_names(name, tables[0].columns)
+    for name in own:
+        if lacking := [p for p, table in zip(paths, tables, strict=True) if name not in table.cells]:
+            near = near_names(name, map(str, tables[0].cells))
             raise UserError(f"Expected data.labels to be columns of {lacking[0]}, got {name!r}.{near}")
-    splits = [split] * len(paths) if isinstance(split, str) else [str(name) for name in split or ()]
-    if splits and (len(splits) != len(paths) or not all(s.lower() in SPLITS or s in tables[0] for s in splits)):
+    if splits and (len(splits) != len(paths) or not all(s.lower() in SPLITS or s in tables[0].cells for s in splits)):
         raise UserError(f"Expected data.split to be train, valid or test for each of {len(paths)} files, or a column, "
                         f"got {split}.")  # fmt: skip
-    parts = [pd.DataFrame({"text": table[name].astype(object), **{label: table[label] for label in columns_of_labels},
-                           "split": pd.Series(dtype=object) if not splits else
-                           (table[splits[i]] if splits[i] in table else splits[i])})
+    tables = [one_text_per_row(table, name) for table, name in zip(tables, columns, strict=True)]
+    parts = [pd.DataFrame({TEXT: table.cells[name].astype(object), **{label_key(k): table.cells[k] for k in own},
+                           SPLIT: pd.Series(dtype=object) if not splits else
+                           (table.cells[splits[i]] if splits[i] in table.cells else splits[i])})
              for i, (table, name) in enumerate(zip(tables, columns, strict=True))]  # fmt: skip
+    notes = [reading_note(p, table, name, [*own, *columns_of_splits])
+             for p, table, name in zip(paths, tables, columns, strict=True)]  # fmt: skip
     rows = pd.concat(parts, ignore_index=True)
-    return text_data(rows, columns_of_labels, bool(splits), paths[0])
+    return text_data(rows, own, splits[0] if splits else None, paths[0], kinds, notes)
 
 
-def text_data(rows: pd.DataFrame, labels: Sequence[str], has_split: bool, path: Path) -> TextData:
-    """Build the data set of a table with the columns `text`, `split` and the labels.
+def label_key(name: str) -> str:
+    return f"label/{name}"  # so that a label may have any name
+
+
+def reading_note(path: Path, table: Table, column: str, used: Sequence[str]) -> str:
+    """Return a line on how a file was read."""
+    names = [str(name) for name in table.cells]
+    left = [name for name in names if name != column and name not in used]
+    how = f"texts in column {column!r}" if len(names) > 1 else "a text per row"
+    how += f", not used: {', '.join(left)}" if left else ""
+    return described(path, len(table.cells), table, how, names)
+
+
+def text_data(rows: pd.DataFrame, labels: Sequence[str], split: str | None, path: Path,
+              kinds: Mapping[str, str] | None, notes: Sequence[str]) -> TextData:  # fmt: skip
+    """Build the data set of a table with a column of texts, one of the split and those of the labels.
 
     Raises:
         UserError: all texts are empty, or a row has no split.
     """
-    rows = rows.assign(text=rows["text"].map(lambda cell: "" if pd.isna(cell) else str(cell).strip()))
-    empty = rows["text"] == ""
+    rows = rows.assign(**{TEXT: rows[TEXT].map(lambda cell: "" if cell is None else str(cell).strip())})
+    empty = rows[TEXT] == ""
     if empty.all():
         raise UserError(f"Expected texts in {path}, got {len(rows)} empty ones: choose another data.column=.")
-    notes = [f"{int(empty.sum())} of {len(rows)} rows have no text and are left out."] if empty.any() else []
+    left_out = [f"{int(empty.sum())} of {len(rows)} rows have no text and are left out."] if empty.any() else []
     rows = rows[~empty].reset_index(drop=True)
-    repeated = int(rows["text"].duplicated().sum())
+    repeated = int(rows[TEXT].duplicated().sum())
     if repeated:
-        notes.append(f"{repeated} of {len(rows)} texts occur more than once.")
-    own = rows["text"].tolist()
+        left_out.append(f"{repeated} of {len(rows)} texts occur more than once.")
+    own = rows[TEXT].tolist()
     ids = [f"{i:06d}" for i in range(len(own))] if repeated else own
     parts = hash_split(own)  # equal texts are in the same split
-    if has_split:
-        numbers = split_numbers(rows["split"])
+    if split is not None:
+        numbers = split_numbers(rows[SPLIT].rename(split))
         if numbers.isnan().any():
             raise UserError(f"Expected train, valid or test in every row of the split of {path}, got none in some.")
         parts = numbers.to(torch.uint8)
-    known = {name: (rows[name].where(rows[name] != ""), f"{name} of {path.name}") for name in labels}
-    table, label_notes = label_table(known, len(own))
+    known = {name: (rows[label_key(name)], f"{name} of {path.name}") for name in labels}
+    table, label_notes = label_table(known, len(own), kinds)
     key = fingerprint("texts", own, table.factors, table.values, parts)
-    return TextData("texts", own, ids, table, parts, key, [*notes, *label_notes])
+    return TextData("texts", own, ids, table, parts, key, [*notes, *left_out, *label_notes])
 
 
 def extract_texts(data: TextData, encoder: TextEncoder, cache_dir: str | Path, device: torch.device | str = "cpu",

@@ -6,9 +6,7 @@ A float .npy file is memory-mapped; arrays of an archive and columns of a table 
 import math
 import os
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,19 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from datamodules.readable import readable
 from datamodules.tables import ID_COLUMNS
 from datamodules.word_vectors import WORD_SUFFIXES, read_word_vectors
 from models import UserError, near_names
 from models.archives import check_archive, check_parquet
 
-__all__ = ["SUFFIXES", "VectorFile", "readable", "vector_file"]
+__all__ = ["SUFFIXES", "VectorFile", "vector_file"]
 
 SUFFIXES = (".npy", ".npz", ".parquet", *WORD_SUFFIXES)
 SPARSE = {"format", "shape", "data"}  # arrays of an archive that scipy.sparse.save_npz wrote
 NUMBERS = "fiub"  # numpy's kinds of numbers
 # Columns of single numbers that are not features by default.
 NO_FEATURES = (*ID_COLUMNS, "id", "index", "row", "__index_level_0__", "label", "labels", "class", "target", "y",
-               "cluster", "split", "partition")  # fmt: skip
+               "cluster", "split", "partition", "is_train", "is_valid", "is_val", "is_test")  # fmt: skip
 
 
 class VectorFile(NamedTuple):
@@ -42,25 +41,6 @@ class VectorFile(NamedTuple):
     columns: Mapping[str, Callable[[], pd.Series]]
     notes: Sequence[str] = ()
     names: Sequence[str] | None = None  # of the rows, which word vectors have
-
-
-@contextmanager
-def readable(path: Path, kind: str) -> Iterator[None]:
-    """Turn the errors of reading a damaged file into a `UserError`.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error,
-            pa.ArrowException) as error:  # fmt: skip
-        reason = str(error).strip().split("\n")[0].rstrip(".")
-        raise UserError(
-            f"Expected {kind} in {path}, got a file that cannot be read as one ({reason}): repair or replace it."
-        ) from error
 
 
 def vector_file(path: Path, column: str | None, taken: Sequence[str]) -> VectorFile:
@@ -214,7 +194,8 @@ def read_parquet(path: Path, column: str | None, taken: Sequence[str]) -> Vector
     """Read a column of lists of numbers, or else all columns of single numbers."""
     check_parquet(path)
     schema = pq.read_schema(path)
-    lists = [field.name for field in schema if is_list(stored(field.type)) and is_number(stored(field.type).value_type)]
+    lists = [field.name for field in schema
+             if is_list(stored(field.type)) and is_simple_number(stored(field.type).value_type)]  # fmt: skip
     single = [field.name for field in schema if is_number(field.type) and field.name not in taken]
     numbers = [name for name in single if name.lower() not in NO_FEATURES]
     used, notes = numbers, []
@@ -244,8 +225,12 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def is_number(kind: pa.DataType) -> bool:
+def is_simple_number(kind: pa.DataType) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return is_simple_number(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
 
 
 def read_lists(path: Path, column: str) -> np.ndarray:
@@ -291,7 +276,9 @@ def read_numbers(path: Path, columns: Sequence[str]) -> np.ndarray:
     rows = np.empty((pq.read_metadata(path).num_rows, len(columns)), np.float32)
     for i, name in enumerate(columns):
         with np.errstate(over="ignore"):
-            rows[:, i] = pq.read_table(path, columns=[name]).column(0).to_numpy()
+            column = pq.read_table(path, columns=[name]).column(0)
+            column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
+            rows[:, i] = column.cast(pa.float64(), safe=False).to_numpy()
     return rows
 
 

@@ -7,7 +7,7 @@ their own, rows are split 80/10/10 by a hash of their ids.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from datamodules.cache import fingerprint
-from datamodules.factors import split_numbers
 from datamodules.features import FeatureData
 from datamodules.shards import expanded
-from datamodules.splits import SPLITS, TRAIN, hash_split
+from datamodules.splits import SPLITS, TRAIN, hash_split, split_numbers
 from datamodules.vector_files import SUFFIXES, VectorFile, vector_file
 from datamodules.vector_labels import column_of, label_columns, label_table, row_ids
 from models import UserError
@@ -164,15 +163,19 @@ def vectors(
     names_column: str | int | None = None,
     labels: str | Path | Sequence[str] | None = None,
     split: str | Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    header: bool | None = None,
+    separator: str | None = None,
 ) -> FeatureData:
     """Load the vectors of one or several .npy, .npz or .parquet files, of a folder or a pattern of them, or of words.
 
     Word vectors are files of word2vec, fastText or GloVe, whose words are the ids.
 
     `column` names the array of an .npz file or the column of lists of a .parquet file, if there is more than one.
-    Further axes are flattened, and square uint8 images are kept for thumbnails. `names` and `labels` are a csv file or
-    a column of the files themselves; labels of a csv are matched by id if it has a column of the names, else by row.
-    `split` is a split name for all files, one for each, or a column.
+    Further axes are flattened, and square uint8 images are kept for thumbnails. `names` and `labels` are a table or a
+    column of the files themselves; labels of a table are matched by id if it has a column of the names, else by row.
+    `split` is a split name for all files, one for each, or a column. `kinds` declares kinds of labels; `header` and
+    `separator` say how the tables are to be read.
 
     Raises:
         UserError: files, columns, names or labels are missing, damaged or do not match, values are NaN or infinite,
@@ -186,11 +189,12 @@ def vectors(
     shards, found = expanded(paths, SUFFIXES)
     files = [vector_file(file, column, taken) for file in shards]
     n = sum(len(file.rows) for file in files)
-    ids = word_ids(files) if names is None else None
-    ids = row_ids(names, names_column, files, n) if ids is None else ids
+    ids, name_notes = (word_ids(files), []) if names is None else (None, [])
+    if ids is None:
+        ids, name_notes = row_ids(names, names_column, files, n, header, separator)
     parts = row_split(split, files, ids)
-    columns = label_columns(labels, files, ids, names is not None) if labels is not None else {}
-    table, notes = label_table(columns, n)
+    columns, reading = label_columns(labels or [], files, ids, names is not None, header, separator)
+    table, notes = label_table(columns, n, kinds)
     values, images = float_rows(files), thumbnails(files)
     zeros = check_values(values, files)
     rows = torch.from_numpy(values)
@@ -202,6 +206,6 @@ def vectors(
         factors=table,
         split=parts,
         fingerprint=fingerprint("vectors", rows.shape, *rows.split(step), ids, table.factors, table.values, parts),
-        notes=[*found, *(note for file in files for note in file.notes), *notes, *zeros],
+        notes=[*found, *(note for file in files for note in file.notes), *name_notes, *reading, *notes, *zeros],
         images=None if images is None else torch.from_numpy(images),
     )

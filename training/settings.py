@@ -35,7 +35,15 @@ PLACES = ("ckpt", "run_dir", "runs_dir", "cache_dir", "data.cache_dir", "groups"
 FREE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "measured_images", "identity_model",
         "judge_model", "compose", "compile")  # fmt: skip
 REFERRED = ("image_size",)  # other settings interpolate it
-MAPPINGS = ("prompts", "judge_model", "data.correlate", "data.factors", "prompt_encoder")  # their keys are free
+# Mappings with free keys.
+MAPPINGS = (
+    "prompts",
+    "judge_model",
+    "data.correlate",
+    "data.factors",
+    "data.kinds",
+    "prompt_encoder",
+)  # their keys are free
 PAIRS = "datamodules.captions.pairs"  # pairs of an image and a text, which only model=mds reads
 SMALLEST = {"layer_epochs": 0}  # the smallest value of a whole number of a stage, where that is not 1
 

@@ -92,7 +92,7 @@ def vocabulary_of(source: Source, options: Options) -> tuple[list[str], Float[Te
         names, values = texts.ids, texts.values
     else:
         table = read_texts(path)
-        words = table[text_column(path, table, None)].dropna().astype(str).str.strip()
+        words = table.cells[text_column(path, table, None)].dropna().astype(str).map(str.strip)
         if not (names := list(dict.fromkeys(word for word in words if word))):
             raise UserError(f"Expected texts in {path}, got {len(words)} empty ones: give a file with some.")
         values = torch.cat([source.embed_text(names[i : i + 256]) for i in range(0, len(names), 256)])

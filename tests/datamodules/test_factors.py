@@ -8,12 +8,11 @@ from datamodules.factors import (
     check_training,
     confidence_notes,
     factor_table,
-    infer_labels,
     missing_notes,
     named_columns,
-    split_numbers,
 )
-from datamodules.splits import complete_split, hash_split
+from datamodules.label_kinds import infer_labels
+from datamodules.splits import complete_split, hash_split, split_numbers
 from models import UserError, near_names
 
 nan = float("nan")

@@ -59,6 +59,8 @@ def test_every_usable_column_becomes_a_factor(tmp_path: Path) -> None:
     ]
     assert data.factors.values[:3].tolist() == [[0, 0, 0], [1, 1, 0.5], [0, 2, 1]]
     assert data.notes == [
+        "table.csv: 24 rows, separated by comma, with a header; 24 of 24 ids in column 'file' match an image; columns: "
+        "hat, shape, size, constant, person.",
         "constant is not used as a factor: it has one value only.",
     ]
     assert data.people is not None and len(data.people.unique()) == 24  # person is no factor, it says who is there
@@ -73,7 +75,7 @@ def test_chosen_factors_and_a_split_column(tmp_path: Path) -> None:
     drawn = hash_split(names).tolist()
     assert data.split.tolist() == [(0, 1, 2, drawn[i])[i % 4] for i in range(12)]
     assert data.factors.factors[0].name == "wears" and data.factors.factors[0].values == ("not hat", "hat")
-    assert data.notes == ["3 images have no Split: they are split by a hash of their ids."]
+    assert data.notes[1:] == ["3 images have no Split: they are split by a hash of their ids."]
 
 
 def test_a_factor_that_varies_in_the_other_parts_alone(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_factor_that_varies_in_the_other_parts_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
     data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
     assert [factor.name for factor in data.factors.factors] == ["hat"]
-    assert data.notes == [
+    assert data.notes[1:] == [
         "rare is not used as a factor: it has one value only in the training split.",
         "late is not used as a factor: it has no value at all in the training split.",
     ]
@@ -108,7 +110,7 @@ def test_images_the_table_does_not_know_have_no_label(tmp_path: Path) -> None:
     data = folder(tmp_path / "in", tmp_path / "t.csv", size=4, cache_dir=tmp_path / "cache")
     assert data.ids == ["a/000.png", "a/002.png", "b/001.png", "b/003.png"]
     assert data.factors.values.nan_to_num(-1).flatten().tolist() == [-1, 1, -1, 0]
-    assert data.notes == ["hat: 2 of 4 images have no label."]
+    assert data.notes[1:] == ["hat: 2 of 4 images have no label."]
 
 
 def test_unreadable_images_leave_their_rows_out(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_empty_and_repeated_rows_are_told(tmp_path: Path) -> None:
     path.write_text('text,kind\ncat,a\n"",b\ncat,b\n" dog ",\n')
     found = texts(path, labels="kind")
     assert found.texts == ["cat", "cat", "dog"] and found.ids == ["000000", "000001", "000002"]
-    assert found.notes[:2] == ["1 of 4 rows have no text and are left out.", "1 of 3 texts occur more than once."]
+    assert found.notes[1:3] == ["1 of 4 rows have no text and are left out.", "1 of 3 texts occur more than once."]
     assert found.factors.values[:2, 0].tolist() == [0, 1] and bool(found.factors.values[2, 0].isnan())
 
 
@@ -81,13 +81,13 @@ def test_empty_and_repeated_rows_are_told(tmp_path: Path) -> None:
         ("words.csv", "text,kind\n1,2\n", {"split": "part"}, "Expected data.split to be train, valid or test"),
         ("words.csv", "text,part\n1,train\n2,other\n", {"split": "part"}, "Expected train.*got 'other'"),
         ("words.csv", "text,part\none,train\n", {"split": [3]}, "Expected data.split to be train, valid or test"),
+        ("words.csv", "text\nred, and blue\ngreen\n", {}, "got 2 cells in line 2 after 1 in line 1.*data.separator="),
         (
             "words.csv",
-            "text\nred, and blue\ngreen\n",
+            "text\ngreen\nred, and blue\n",
             {},
-            "Expected a .csv file .*rows have more cells than the",
+            "got 2 cells in line 3 after 1 in line 1, separated by comma",
         ),
-        ("words.csv", "text\ngreen\nred, and blue\n", {}, "Expected a .csv file .*Expected 1 fields in line 3, saw 2"),
         ("words.txt", "cat\ndog\n", {"most": 0}, "Expected data.most of at least 1, got 0"),
         ("words.jsonl", '{"text": "a"}\n{"tex', {}, "words.jsonl"),
         ("words.parquet", "not one", {}, "words.parquet"),
@@ -106,7 +106,7 @@ def test_cells_stay_texts(tmp_path: Path) -> None:
     path = tmp_path / "words.csv"
     path.write_text("word\n007\nnan\nNone\n1.50\n")
     assert texts(path).texts == ["007", "nan", "None", "1.50"]
-    assert read_texts(path)["word"].tolist() == ["007", "nan", "None", "1.50"]
+    assert read_texts(path).cells["word"].tolist() == ["007", "nan", "None", "1.50"]
 
 
 @pytest.mark.parametrize("name", ["words.txt", "words.jsonl"])
@@ -145,3 +145,24 @@ def test_features_are_computed_once_and_in_order(tmp_path: Path) -> None:
     assert sorted(encoder.asked[1:]) == sorted(data.texts), "each once, after one that says the width"
     again = Lengths()
     assert torch.equal(extract_texts(data, again, tmp_path).values, found.values) and len(again.asked) == 1
+
+
+def test_a_table_without_a_header_is_a_question_and_loses_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "words.csv"
+    path.write_text("a cat\na dog\na red car\n")
+    with pytest.raises(UserError, match="got 'a cat', which may be one or a text: set data.header=true or false"):
+        texts(path)
+    assert texts(path, header=False).texts == ["a cat", "a dog", "a red car"]
+    assert texts(path, header=True).texts == ["a dog", "a red car"]
+    path.write_text("text;label\nred, and blue;1\ngreen;0\n")
+    assert texts(path, labels="label").texts == ["red, and blue", "green"]
+
+
+def test_cells_with_lists_and_columns_with_our_names(tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text('{"caption": ["a cat", "one cat"], "split": "x"}\n{"caption": ["a dog"], "split": "y"}\n')
+    found = texts(path, labels="split")
+    assert found.texts == ["a cat", "one cat", "a dog"] and found.factors.values[:, 0].tolist() == [0, 0, 1]
+    path.write_text('{"caption": ["a cat"]}\n{"caption": ["b"]}\n{"caption": "c"}\n')
+    with pytest.raises(UserError, match="got 'c' in line 3: write all cells alike"):
+        texts(path)

@@ -215,14 +215,15 @@ def test_labels_by_name(tmp_path: Path) -> None:
         ["animal,what", *reversed(lines), "cat,another thing", "dog,a third thing"],
     ):
         data = vectors(**settings, labels=csv(tmp_path, text))
-        assert data.factors.values[:, 0].tolist() == expected and len(data.factors.factors) == 1 and data.notes == []
+        assert data.factors.values[:, 0].tolist() == expected and len(data.factors.factors) == 1
+        assert len(data.notes) == 2 and "12 of 1" in data.notes[1] and "in column" in data.notes[1]
     for missing in (1, 5):  # a table as long as there are rows, and a shorter one
         data = vectors(**settings, labels=csv(tmp_path, ["animal,what", *lines[missing:]]))
         assert (
             data.factors.values[missing:, 0].tolist() == expected[missing:] and data.factors.factors[0].name == "animal"
         )
         assert data.factors.values[:missing].isnan().all()
-        assert data.notes == [f"animal: {missing} of 12 rows have no label."]
+        assert data.notes[2:] == [f"animal: {missing} of 12 rows have no label."]
     by_row = vectors(**settings, labels=csv(tmp_path, ["animal,tame", *(f"{cls},thing 1" for cls in CLASSES)]))
     assert by_row.factors.values[:, 0].tolist() == expected  # one column has a known name in every line: no ids
     fails("every id once in .*, got 'thing 3' again", **settings, labels=csv(tmp_path, ["a,b", *lines, *lines[3:5]]))
@@ -247,6 +248,7 @@ def test_columns_that_say_nothing_of_groups(tmp_path: Path) -> None:
     data = vectors(npy(tmp_path), labels=csv(tmp_path, ["title,constant,empty,animal", *lines]))
     assert [factor.name for factor in data.factors.factors] == ["animal"]
     assert data.notes == [
+        "t.csv: 12 rows, separated by comma, with a header; a row per vector; columns: title, constant, empty, animal.",
         "title is not used as a label: it has another value in every row.",
         "constant is not used as a label: it has one value only.",
         "empty is not used as a label: it has no value at all.",
@@ -362,8 +364,8 @@ def test_constant_features_and_zero_rows_are_allowed(tmp_path: Path) -> None:
         ([*IDS, ""], "got an empty line after line 12, .*: remove it, or write nan there"),
         (["a,a", *(f"{name},1" for name in IDS)], "different column names in .*, got 'a' twice"),
         ([",", *(f"{name},1" for name in IDS)], "a column with a name in .*, got none in its first line"),
-        ("", "a csv file in .*, got a file that cannot be read as one"),
-        ("a\nb,c\n", "a csv file in .*, got a file that cannot be read as one"),
+        ("", "Expected 12 lines in .*, got 0"),
+        ("a\nb,c\n", "Expected a table in .*, got 2 cells in line 2 after 1 in line 1, separated by comma: correct"),
     ],
 )
 def test_names_that_do_not_fit(text: str | list[str], message: str, tmp_path: Path) -> None:
@@ -373,10 +375,10 @@ def test_names_that_do_not_fit(text: str | list[str], message: str, tmp_path: Pa
 def test_names_and_labels_that_are_not_there(tmp_path: Path) -> None:
     path = npz(tmp_path, x=VALUES, species=np.arange(N) % 3, short=np.arange(5), wide=np.zeros((N, 2), int))
     fails("a table for data.names at none.csv, got no such file", path, names="none.csv")
-    fails(r"data.names to be a csv file or a column of .* \(species, short, wide\), got 'nam'", path, names="nam")
-    fails("data.labels to be a csv file or the path of one, got 'y'", npy(tmp_path), labels="y")
+    fails(r"data.names to be a table or a column of .* \(species, short, wide\), got 'nam'", path, names="nam")
+    fails("data.labels to be a table or the path of one, got 'y'", npy(tmp_path), labels="y")
     fails("got 'specie'. Did you mean species?", path, labels="specie")
-    fails("a csv file or a column of .*, got .*v.npz", path, labels=path)
+    fails("arrays of one length in .*v.npz, got 12 in species, 5 in short: save the labels", path, labels=path)
     fails("Expected 12 values, one per row, in short of .*, got 5", path, labels="short")
     fails(r"per row in wide of .*, got an array of shape \(12, 2\)", path, labels="wide")
     fails("Expected 12 lines in .*, got 10", path, labels=csv(tmp_path, CLASSES[:10]))

@@ -135,16 +135,12 @@ def test_a_map_without_labels_has_names_and_no_colour(tmp_path: Path, capsys: py
         assert window.errors() == []
 
 
-def test_columns_that_the_map_has_itself(tmp_path: Path) -> None:
-    data = circle(tmp_path)
-    table, out = pd.read_csv(tmp_path / "v.csv"), tmp_path / "out"
-    table.rename(columns={"half": "kind"}).to_csv(tmp_path / "v.csv")
-    with pytest.raises(UserError, match="Expected no label 'kind' beside the map's own"):
-        main([*data, "method=pca", "prompts=[at0]", f"out={out}"])
-    table.rename(columns={"half": "image"}).to_csv(tmp_path / "v.csv")
-    with pytest.raises(UserError, match="Expected no column 'image' beside the map's own"):
-        main([*data, "method=pca", f"out={out}"])
-    assert not out.exists(), "a map that was half written"
+def test_a_label_with_the_name_of_a_column_of_the_map(tmp_path: Path) -> None:
+    data, out = circle(tmp_path), tmp_path / "out"
+    table = pd.read_csv(tmp_path / "v.csv").rename(columns={"half": "image", "turn": "kind"})
+    table.to_csv(tmp_path / "v.csv")
+    main([*data, "method=pca", f"out={out}"])
+    assert pd.read_parquet(out / "points.parquet")["label/image"].tolist() == table["image"].tolist()
 
 
 def test_it_prints_what_to_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
