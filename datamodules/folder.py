@@ -184,6 +184,11 @@ def named(classes: FactorTable | None, factors: Mapping[str, str] | Sequence[str
     )
 
 
+def check_crop(crop: float) -> None:
+    if not 0 < crop <= 1:
+        raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
+
+
 def folder(
     root: str | Path,
     attributes: str | Path | Sequence[str | Path] | None = None,
@@ -206,17 +211,14 @@ def folder(
     factor's name to one of their columns (default: every usable one). Without a table, subfolders of classes are the
     factor `class`; subfolders train, val and test are the split, unless a table has one. `crop` is the side of the
     centred square as a share of the shorter side. `people` is the column with the person in each image (default:
-    `person` or `identity`), so that no person is in two splits, `split` the column of the split (default: `split`,
-    `partition` or `is_train`). `kinds` declares kinds of factors. `id_column`, `header` and `separator` say how the
-    tables are to be read.
+    `person` or `identity`), so that no person is in two splits, `split` that of the split (default: `split`, `partition`
+    or `is_train`). `kinds` declares kinds; `id_column`, `header` and `separator` say how the tables are to be read.
 
     Raises:
         UserError: there are no images, factors are given without a table, an attribute is unknown or constant in the
-            training split, a person is in two splits, images or tables cannot be read, or the cache folder cannot be
-            written.
+            training split, a person is in two splits, or files cannot be read or the cache folder not be written.
     """
-    if not 0 < crop <= 1:
-        raise UserError(f"Expected data.crop above 0 and at most 1, got {crop}: choose a share within that.")
+    check_crop(crop)
     root = Path(root).expanduser()
     paths, other_files = find_images(root)
     ids = [printable(path.relative_to(root)) for path in paths]
@@ -230,8 +232,9 @@ def folder(
     chosen, notes = chosen_factors([] if attributes is None else factors, labels.table, parts == TRAIN, others, kinds)
     table = factor_table(labels.table, chosen, labels.sources, kinds) if classes is None else classes
     check_training(table, parts)  # before minutes of decoding, and again for the readable images
-    decoded = decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)
-    rows = decoded.rows
+    reading = places.class_notes if attributes is None else labels.notes
+    doubts = factor_notes(table, labels.table, chosen, kinds)
+    rows = (decoded := decode_images(from_files(paths, ids), size, cache_dir, crop, max_unreadable)).rows
     check_training(table[rows], parts[rows])
     return ImageData(
         name="folder",
@@ -240,14 +243,7 @@ def folder(
         factors=table[rows],
         split=parts[rows],
         fingerprint=fingerprint(decoded.fingerprint, parts[rows]),
-        notes=[
-            *other_files,
-            *decoded.notes,
-            *(places.class_notes if attributes is None else labels.notes),
-            *notes,
-            *split_notes,
-            *factor_notes(table, labels.table, chosen, kinds),
-        ],  # fmt: skip
+        notes=[*other_files, *decoded.notes, *reading, *notes, *split_notes, *doubts],
         skipped=decoded.skipped,
         people=None if known is None else known[rows],
     )

@@ -189,7 +189,8 @@ def vectors(
     shards, found = expanded(paths, SUFFIXES)
     files = [vector_file(file, column, taken) for file in shards]
     n = sum(len(file.rows) for file in files)
-    ids, name_notes = (word_ids(files), []) if names is None else (None, [])
+    name_notes: list[str] = []
+    ids = word_ids(files) if names is None else None
     if ids is None:
         ids, name_notes = row_ids(names, names_column, files, n, header, separator)
     parts = row_split(split, files, ids)

@@ -93,7 +93,7 @@ def written(pick: random.Random, rows: list[list[str]], header: list[str] | None
     lines = ([header] if header is not None else []) + rows
     trailing = pick.random() < 0.1 and len(lines[0]) > 1
     lines = [[*row, ""] for row in lines] if trailing else lines
-    quoting = pick.choice([csv.QUOTE_MINIMAL] * 3 + [csv.QUOTE_ALL])
+    quoting: Any = pick.choice([csv.QUOTE_MINIMAL] * 3 + [csv.QUOTE_ALL])
     end = pick.choice(["\n", "\n", "\r\n"])
     buffer_text = io.StringIO(newline="")
     special = any(any(mark in cell for mark in (separator, '"', "\n")) for row in lines for cell in row)
@@ -235,7 +235,7 @@ def caption_case(pick: random.Random) -> tuple[bool, Callable[..., bool]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, file.name)
             path.write_bytes(file.content)
-            columns = {} if not asked or has_header else {"image_column": 1, "text_column": 2}
+            columns: dict[str, Any] = {} if not asked or has_header else {"image_column": 1, "text_column": 2}
             found, _ = read_captions(path, **columns, **options)
         return found[["image", "text"]].values.tolist() == [[image, text.strip()] for image, text in rows]
 
