@@ -211,8 +211,8 @@ def folder(
     factor's name to one of their columns (default: every usable one). Without a table, subfolders of classes are the
     factor `class`; subfolders train, val and test are the split, unless a table has one. `crop` is the side of the
     centred square as a share of the shorter side. `people` is the column with the person in each image (default:
-    `person` or `identity`), so that no person is in two splits, `split` that of the split (default: `split`, `partition`
-    or `is_train`). `kinds` declares kinds; `id_column`, `header` and `separator` say how the tables are to be read.
+    `person` or `identity`), so that no person is in two splits, `split` that of the split (`split`, `partition` or
+    `is_train`). `kinds` declares kinds; `id_column`, `header` and `separator` say how the tables are to be read.
 
     Raises:
         UserError: there are no images, factors are given without a table, an attribute is unknown or constant in the
