@@ -1,5 +1,6 @@
 """Train and measure, stage by stage: python train.py [data=… encoder=… model=… trainer=… experiment=… key=value]."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,9 @@ def main(config: DictConfig) -> None:
     """Compose the settings and train; a user's error is one line, the rest of a sweep goes on, the exit code is 2."""
     global composed, failed
     composed = True
+    # Hydra prints what any library logs; its own lines say which job of a sweep runs.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("hydra").setLevel(logging.INFO)
     from training.defaults import with_encoder
     from training.interrupt import Interrupted, interruptible
     from training.run_folder import how_to_go_on, open_run

@@ -37,7 +37,7 @@ from models.text_length import cut_note
 from training.build import build, is_trained_here
 from training.checkpoints import load_module
 from training.files import ImageSource
-from training.manifest import difference
+from training.manifest import described_data, difference
 from training.places import check_links, take_cache, take_places
 from training.run_files import read_array, read_manifest, read_run_table
 from training.run_folder import find_run, finished
@@ -92,7 +92,7 @@ class LoadedRun:
         """
         data = build(self.config.data)
         computed = self.config.get("prompts") or ()  # factors that the run has labelled itself
-        if part := difference(self.manifest.get("data") or {}, data, computed):
+        if part := difference(self.manifest.get("data") or {}, described_data(data), computed):
             raise UserError(
                 f"Expected the data that {self.path} was trained on, got other {part}: put the files back, or train a "
                 "new run."

@@ -29,7 +29,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         file = io.BytesIO()
         torch.save(checkpoint, file)
-        write_recorded(self.folder, Path(path).relative_to(self.folder).as_posix(), file.getvalue())
+        write_recorded(self.folder, Path(path).resolve().relative_to(self.folder.resolve()).as_posix(), file.getvalue())
 
 
 def resumable(partial: Path) -> Path | None:

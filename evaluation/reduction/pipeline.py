@@ -1,6 +1,7 @@
 """Fit reductions of a run's features at every dimension, measure retrieval, and write table and figure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,13 +153,13 @@ def pair_features(config: Settings, data: PairData, run: Run, device: torch.devi
     Raises:
         UserError: an encoder that does not read texts and images.
     """
-    identity = None
+    identity, read = None, data.fingerprint  # that of files, which loading a run compares; embeddings have another
     with run.stage("encode", len(data.ids)):
         if not isinstance(data.texts, FeatureData):
             encoder = text_encoder(config)
             data, identity = extract_pairs(data, encoder, config.cache_dir, device), encoder.identity
     assert isinstance(data.texts, FeatureData)
-    run.manifest(described_data(data), identity, config.seed, str(device))
+    run.manifest(replace(described_data(data), fingerprint=read), identity, config.seed, str(device))
     return data
 
 

@@ -1,6 +1,5 @@
 """Draw the charts of a run from the numbers in its folder: leakage matrices, strength curves, training curves."""
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -129,7 +128,6 @@ def event_curves(folder: Path) -> dict[str, list[Points]]:
     """
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it prints a line for each file that it has read
     curves: dict[str, list[Points]] = {}
     for place in sorted({file.parent for file in folder.rglob("events.out.tfevents.*")}):  # a stage, of one seed
         events = EventAccumulator(str(place), size_guidance={SCALARS: 2000}).Reload()

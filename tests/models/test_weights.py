@@ -11,7 +11,7 @@ from models.backbones import read_weights
 from models.token_matrix import read_tensors
 from models.vae import VAE
 from models.weights import first_line, load_tensors
-from training.checkpoints import check_readable, load_module
+from training.checkpoints import load_module, resumable
 
 
 class Attack:
@@ -24,7 +24,7 @@ class Attack:
         return Path.touch, (self.file,)
 
 
-@pytest.mark.parametrize("read", [read_weights, lambda file: read_tensors(file, None), check_readable,
+@pytest.mark.parametrize("read", [read_weights, lambda file: read_tensors(file, None), resumable,
                                   lambda file: load_module(VAE, file)], ids=range(4))  # fmt: skip
 @pytest.mark.parametrize("zipped", [True, False])
 def test_pickled_code_is_named_and_not_run(tmp_path: Path, read: Any, zipped: bool) -> None:

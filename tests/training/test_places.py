@@ -62,7 +62,7 @@ def test_data_that_have_moved(trained: Path, tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out.splitlines()[-1])
     np.save("other.npy", np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32))
     for command in (explore, tsne):
-        with pytest.raises(UserError, match=r"Expected the data that .*run was trained on .*, got other data"):
+        with pytest.raises(UserError, match=r"Expected the data that .*run was trained on, got other rows"):
             command.main(
                 [f"run={trained}", "data.path=other.npy", *([f"query={ids[0]}"] if command is explore else [])]
             )

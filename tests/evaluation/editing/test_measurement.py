@@ -13,7 +13,7 @@ FACTORS = (Factor("glasses", "binary", ("no", "yes")), Factor("hat", "binary", (
 def test_keys_leave_out_what_is_not_known() -> None:
     row = torch.tensor([torch.nan, 0.25])
     first = FactorMeasurement(10, 0.9, 0.25, row, None, 1e-5, 0.5, None, ((0.0, 0.0, 0.0),))
-    second = FactorMeasurement(0, leakage=float("nan"))
+    second = FactorMeasurement(0)
     measurement = Measurement(FACTORS, (first, second))
     assert keys(measurement, "baseline/linear_svm") == {
         "baseline/linear_svm/glasses/success": 0.9,
