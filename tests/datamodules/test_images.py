@@ -192,7 +192,12 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path: Path, monkeypatch
     monkeypatch.setattr(file_digests, "RECENT", 0)
     read: list[str] = []
     whole = file_digests.digest
-    monkeypatch.setattr(file_digests, "digest", lambda path: read.append(path.name) or whole(path))
+
+    def counted(path: Path) -> bytes:
+        read.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(file_digests, "digest", counted)
     paths = [tmp_path / name for name in ("a", "b", "missing")]
     paths[0].write_bytes(b"a")
     paths[1].write_bytes(b"b")

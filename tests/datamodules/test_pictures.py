@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def lab(picture: Image.Image) -> Image.Image:
 
 
 # What is stored, and how far the pixels may be from those of the photograph.
-FILES = {
+FILES: dict[str, tuple[Image.Image, dict[str, Any], int]] = {
     "a.jpg": (photograph(), {"quality": 98, "subsampling": 0}, 4),
     "a.JPE": (photograph(), {"quality": 98, "subsampling": 0, "format": "JPEG"}, 4),
     "a.jfif": (photograph(), {"quality": 98, "subsampling": 0, "format": "JPEG"}, 4),
@@ -121,10 +122,10 @@ def test_ranges_of_numbers() -> None:
     for numbers in (level, level.astype(np.float32), level / 255, level.astype(np.int32), level.astype(np.int64)):
         assert in_eight_bits(numbers).tolist() == [[0, 51, 255]]
     assert in_eight_bits(np.array([[True, False]])).tolist() == [[255, 0]]
-    unclear = ([-1.0, 1.0], [0.0, 1.5], [0.0, 300.0], [0.0, np.nan], [-1, 5], [0, 70_000])
-    for numbers in unclear:
+    unclear: list[list[Any]] = [[-1.0, 1.0], [0.0, 1.5], [0.0, 300.0], [0.0, np.nan], [-1, 5], [0, 70_000]]
+    for row in unclear:
         with pytest.raises(ValueError, match=r"for (decimals|whole numbers) from 0"):
-            in_eight_bits(np.array([numbers]))
+            in_eight_bits(np.array([row]))
 
 
 def test_arrays_with_channels_first_or_last() -> None:
@@ -155,7 +156,7 @@ def test_transparency_becomes_white() -> None:
 def test_the_first_of_several_frames(tmp_path: Path) -> None:
     first, second = photograph(), photograph().rotate(180)
     for name in ("a.gif", "a.webp", "a.png", "a.tif"):
-        options = {"lossless": True} if name == "a.webp" else {}
+        options: dict[str, Any] = {"lossless": True} if name == "a.webp" else {}
         first.save(tmp_path / name, save_all=True, append_images=[second], **options)
         with Image.open(tmp_path / name) as opened:
             assert frames_of(opened) == 2

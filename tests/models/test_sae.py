@@ -26,7 +26,7 @@ def test_a_combination_is_the_dense_product() -> None:
 
 
 @pytest.mark.parametrize(("weighting", "expected"), [("uniform", (4.0 + 1.0) / 2), ("reverse", (2 * 4.0 + 1.0) / 3)])
-def test_matryoshka_loss_by_hand(weighting: str, expected: float) -> None:
+def test_matryoshka_loss_by_hand(weighting: Any, expected: float) -> None:
     sae = SAE(2, active=[2, 1], weighting=weighting)
     rows, zero = torch.tensor([[2.0, 2.0]]), torch.zeros(1, 2)
     assert float(matryoshka_loss(rows, [zero, zero + 1], sae.weights)) == pytest.approx(expected)

@@ -96,8 +96,8 @@ def train_flow(folder: Path) -> None:
                       "trainer.guide.batch_size=16", "trainer.iin.batch_size=16")  # fmt: skip
     run, latents = Run(folder / "run", config), Latents(world().latents, torch.full_like(world().latents, -4.0))
     guide = train_guide(config, replace(world().data, split=torch.zeros(200, dtype=torch.uint8)), latents,
-                        world().encoder, run)  # type: ignore[arg-type]  # fmt: skip
-    train_iin(config, latents, world().data.factors, guide, run, world().encoder)  # type: ignore[arg-type]
+                        world().encoder, run)  # fmt: skip
+    train_iin(config, latents, world().data.factors, guide, run, world().encoder)
 
 
 class Spatial:
@@ -122,8 +122,8 @@ def train_spatial_flow(folder: Path, coupling: str) -> None:
     mean = torch.randn(80, 32, generator=torch.Generator().manual_seed(0)) + pictures().factors.values
     run, latents = Run(folder / "run", config), Latents(mean, torch.full_like(mean, -4.0))
     data, encoder = replace(pictures(), split=torch.zeros(80, dtype=torch.uint8)), Spatial()
-    guide = train_guide(config, data, latents, encoder, run)  # type: ignore[arg-type]
-    train_iin(config, latents, data.factors, guide, run, encoder)  # type: ignore[arg-type]
+    guide = train_guide(config, data, latents, encoder, run)
+    train_iin(config, latents, data.factors, guide, run, encoder)
 
 
 def train_clusterings(folder: Path) -> None:
@@ -172,7 +172,7 @@ def train_classifier(folder: Path) -> None:
 def train_pairs(folder: Path) -> None:
     known = world()
     train_oracle(known.data, known.encoder, known.latents, torch.arange(200), epochs=3, batch=64, width=8,
-                 cache_dir=folder / "cache")  # type: ignore[arg-type]  # fmt: skip
+                 cache_dir=folder / "cache")  # fmt: skip
 
 
 TRAININGS: dict[Callable[[Path], None], tuple[str, ...]] = {
@@ -257,7 +257,8 @@ def test_stages_that_are_ended_at_any_step_go_on_to_the_same_bits(
             end_at(step, kill, patched, stage)
             with pytest.raises((Killed, Interrupted)) as ended, interruptible():
                 train(tmp_path)
-        assert isinstance(ended.value, Killed) or ended.value.code == 128 + kill, stage
+        error: Any = ended.value
+        assert isinstance(error, Killed) or error.code == 128 + kill, stage
         torch.manual_seed(12345 + step)  # a new process does not know the random state of the former
     train(tmp_path)
     found = results(tmp_path)

@@ -1,6 +1,7 @@
 """The oracle in a world whose counterfactuals it can learn."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def world() -> World:
     return linear_world(1200)
 
 
-def train(world: World, **options: int) -> Oracle:
+def train(world: World, **options: Any) -> Oracle:
     rows = world.data.rows(TRAIN)
     options = {"epochs": 30, "batch": 64, "width": 64} | options
     return train_oracle(world.data, world.encoder, world.latents[rows], rows, **options)

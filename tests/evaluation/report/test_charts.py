@@ -92,7 +92,7 @@ def test_strength_curves_have_the_editors_colours(tmp_path: Path) -> None:
 
 
 def test_the_curve_of_a_single_factor_has_no_leakage(tmp_path: Path) -> None:
-    strength_curves(tmp_path / "s.png", {"flow": {"glasses": CURVE | {"leakage": [None, None, None]}}})
+    strength_curves(tmp_path / "s.png", {"flow": {"glasses": CURVE | {"leakage": [float("nan")] * 3}}})
     assert (tmp_path / "s.png").exists()
 
 
