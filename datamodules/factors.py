@@ -21,6 +21,7 @@ __all__ = [
     "ImageData",
     "SPLIT_WORDS",
     "check_training",
+    "column_name",
     "confidence_notes",
     "factor_notes",
     "factor_table",
@@ -302,6 +303,15 @@ OWN_COLUMNS = re.compile(r"(id|split|name|text|image|kind|side|t|x|y|z|on_map|co
                          r"projection_[xyz])")  # fmt: skip
 
 
+def column_name(factor: str) -> str:
+    """Return the column of a factor in tables of rows: its name, or label/<name> where tables have such a column.
+
+    >>> column_name("hat"), column_name("image")
+    ('hat', 'label/image')
+    """
+    return f"label/{factor}" if OWN_COLUMNS.fullmatch(factor) else factor
+
+
 def words(table: FactorTable) -> dict[str, np.ndarray]:
     """Return the labels as names of values, or as numbers for continuous factors; unknown ones are missing.
 
@@ -313,5 +323,5 @@ def words(table: FactorTable) -> dict[str, np.ndarray]:
         values = column.numpy()
         if factor.kind != "continuous":
             values = np.array([None if np.isnan(v) else factor.values[int(v)] for v in values], dtype=object)
-        columns[f"label/{factor.name}" if OWN_COLUMNS.fullmatch(factor.name) else factor.name] = values
+        columns[column_name(factor.name)] = values
     return columns

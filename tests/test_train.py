@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,28 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(folder: Path, run:
     assert {key: value for key, value in whole.items() if not key.startswith(machine)} == {
         key: value for key, value in parts.items() if not key.startswith(machine)
     }
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_first_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """SLURM sends SIGTERM; a person types Ctrl-C. The checkpoint is of a step in the middle of an epoch."""
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "train.py"), "model=sae", "data=digits", "encoder=pixels",
+               "trainer.accelerator=cpu", "sae.expansion=2", "trainer.sae.steps=100000", "trainer.sae.batch_size=8",
+               f"run_dir={run}", f"cache_dir={tmp_path / 'cache'}"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    partial, deadline = run / "checkpoints/sae.partial.ckpt", time.monotonic() + 100
+    while not partial.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in errors
+    assert (
+        f"Stopped by {number.name}, what is trained is saved in {run}: go on by python train.py ckpt={partial}"
+        in errors
+    )
+    assert torch.load(partial, weights_only=True)["global_step"] > 0 and not list(run.rglob("*.tmp"))

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from omegaconf import MISSING
 
+from datamodules.factors import column_name
 from evaluation.command import option
 from evaluation.maps.export import check_columns, write_points, write_projector
 from evaluation.maps.neighbours import nearest_rows
@@ -40,7 +41,7 @@ class Options:
 
 def colours(run: LoadedRun, table: pd.DataFrame) -> dict[str, pd.Series]:
     """Choose the columns that colour the picture: the first factor with classes, and the run's own clusters."""
-    labels = [factor.name for factor in run.vectors.factors.factors if factor.kind != "continuous"]
+    labels = [column_name(factor.name) for factor in run.vectors.factors.factors if factor.kind != "continuous"]
     chosen = [*labels[:1], f"{run.config.model.name} cluster"]
     shown = {name: table[name] for name in chosen if name in table and table[name].notna().any()}
     return shown or {"split": table["split"]}
