@@ -50,7 +50,7 @@ VERSION = 1
 DEEP = 2  # the same for the formats that have decimals and other colour spaces, which version 1 misread
 TIFF, SEVERAL = (".tif", ".tiff"), (".gif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff")
 PIXELS, MANIFEST = "images.uint8", "manifest.json"
-SAMPLED = 4096  # MiB of the decoded images that are checked whenever they are opened: three seconds from memory
+SAMPLED = 4096  # MiB of the decoded images that are checked whenever they are opened: 2.4 s at 1.7 GiB/s
 
 
 class EncodedImages(NamedTuple):
